@@ -1,0 +1,1 @@
+"""Shards and their index, tokenizer, lanes, packing, loader, preparation. Imports objectives alone."""
