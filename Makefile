@@ -1,0 +1,42 @@
+# The two commands of the README, and what they are made of.
+#   make train      install, pack real text, train a tokenizer, pretrain on seven objectives, print a table
+#   make test       what CI runs: ruff, mypy, the suite with a pairwise cover of the large matrices
+#   make test-full  every cell of the matrices
+
+PYTHON ?= python3
+VENV   ?= .venv
+# The one place that sets up a machine without a GPU: this release has a CPU build on the machines of CI, where a
+# plain `torch` would bring gigabytes of CUDA. On a cluster, install your own torch first and leave this out.
+TORCH  ?= torch==2.13.0
+
+BIN      := $(VENV)/bin
+HEADRACE := $(BIN)/headrace
+WORK     := work
+
+.PHONY: train test test-full check clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
+	@touch $@
+
+train: $(VENV)/installed
+	@test -e $(WORK)/code.index  || $(HEADRACE) data pack --builtin code  --out $(WORK)/code
+	@test -e $(WORK)/prose.index || $(HEADRACE) data pack --builtin prose --out $(WORK)/prose
+	@test -e $(WORK)/tokenizer.model || $(HEADRACE) tokenizer train $(WORK)/code.index $(WORK)/prose.index --out $(WORK)/tokenizer.model --vocabulary 8192
+	$(HEADRACE) train configs/first.yaml --processes 2
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/python -m pytest
+
+test-full: check
+	$(BIN)/python -m pytest -m "full or not full"
+
+clean:
+	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
