@@ -1,0 +1,97 @@
+"""The choices that make a model, and the combinations that are refused.
+
+One frozen value, read by every file of this room and written into the run's config complete. A choice that
+cannot work with another is refused here, in words that begin with the key, before anything is built; what
+follows from other choices (the width of a head, the feed-forward width) is a property and cannot be set
+beside them.
+"""
+
+from dataclasses import dataclass
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "stack": ("single",),
+    "norm": ("rms", "layer"),
+    "placement": ("pre", "post"),
+    "positions": ("rope", "learned"),
+    "activation": ("swiglu", "gelu"),
+    "initialisation": ("scaled", "plain"),
+    "attention": ("auto", "dense", "pieces", "causal", "flex"),
+}
+"""The values of each key that is a word."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and choices of one Transformer. A bad value is a ValueError "key: what was expected".
+
+    hidden None means four times the width for gelu, and 8/3 of it, rounded up to a multiple of 64, for swiglu
+    (Shazeer 2020: the same number of parameters). kv_heads None means as many as heads. `longest` is the
+    largest T that the run may ever use; the launcher sets it from the plan. `chunk` is the number of
+    positions whose logits exist at one time.
+    """
+
+    layers: int = 6
+    width: int = 384
+    heads: int = 6
+    kv_heads: int | None = None
+    hidden: int | None = None
+    stack: str = "single"
+    norm: str = "rms"
+    placement: str = "pre"
+    positions: str = "rope"
+    rope_base: float = 10000.0
+    activation: str = "swiglu"
+    qk_norm: bool = False
+    tied: bool = True
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    z_loss: float = 0.0
+    initialisation: str = "scaled"
+    deviation: float = 0.02
+    attention: str = "auto"
+    chunk: int = 512
+    longest: int = 2048
+
+    def __post_init__(self) -> None:
+        for key, known in CHOICES.items():
+            if getattr(self, key) not in known:
+                raise ValueError(f"{key}: expected one of {', '.join(known)}, got {getattr(self, key)!r}")
+        for key in ("layers", "width", "heads", "kv_heads", "hidden", "chunk", "longest"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key}: expected a whole number of at least 1, got {value}")
+        for key in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"{key}: expected a number from 0 to below 1, got {getattr(self, key)}")
+        for key in ("z_loss", "deviation"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"{key}: expected a number of at least 0, got {getattr(self, key)}")
+        if self.width % self.heads:
+            raise ValueError(f"heads: width {self.width} is not a multiple of {self.heads} heads")
+        if self.heads % self.key_heads:
+            raise ValueError(f"kv_heads: {self.heads} heads are not a multiple of {self.key_heads} kv_heads")
+        if self.positions == "rope" and self.head_width % 2:
+            raise ValueError(f"heads: rope needs an even head width, got {self.width}/{self.heads}")
+        if self.positions == "rope" and self.rope_base <= 1:
+            raise ValueError(f"rope_base: expected a number above 1, got {self.rope_base}")
+        if self.attention == "flex" and self.attention_dropout:
+            raise ValueError("attention: flex has no dropout; set attention_dropout to 0 or choose dense")
+
+    @property
+    def head_width(self) -> int:
+        """Features of one attention head."""
+        return self.width // self.heads
+
+    @property
+    def key_heads(self) -> int:
+        """Heads of keys and values; fewer than `heads` is grouped-query attention (Ainslie et al. 2023)."""
+        return self.kv_heads or self.heads
+
+    @property
+    def feed_width(self) -> int:
+        """Features inside the feed-forward layer."""
+        if self.hidden is not None:
+            return self.hidden
+        if self.activation == "gelu":
+            return 4 * self.width
+        return -(-8 * self.width // 3 // 64) * 64

@@ -1,0 +1,175 @@
+"""The layers: Embedding, Block, and the small modules inside them.
+
+No module touches a weight that is not its own, and only inside its forward: engines that keep weights in
+parts bring them together around exactly that. A weight is made unfilled (NaN) and filled by name
+(initialise.py), so building a model is cheap and a forgotten initialisation shows itself at the first loss.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.attention import Visibility
+from model.config import ModelConfig
+from model.rotary import turn
+
+Result = TypeVar("Result")
+
+
+def weight(*shape: int) -> nn.Parameter:
+    """A parameter that waits for its initialisation."""
+    return nn.Parameter(torch.full(shape, torch.nan))
+
+
+class Linear(nn.Module):
+    """x [.., inputs] → [.., outputs], without bias."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = weight(outputs, inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+
+class RMSNorm(nn.Module):
+    """x / √(mean x² + ε) · gain over the last dimension (Zhang and Sennrich 2019)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = weight(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
+
+
+class LayerNorm(nn.Module):
+    """(x − mean) / √(variance + ε) · gain + bias over the last dimension (Ba et al. 2016)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = weight(width)
+        self.bias = weight(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
+
+
+def norm(config: ModelConfig, width: int) -> nn.Module:
+    """The normalisation that the config names."""
+    return RMSNorm(width) if config.norm == "rms" else LayerNorm(width)
+
+
+class TokenTable(nn.Module):
+    """The table [vocabulary, width] alone: both ends of a tied model hold this module and nothing of it."""
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__()
+        self.weight = weight(vocabulary, width)
+
+    def forward(self, x: Tensor, use: Callable[[Tensor, Tensor], Result]) -> Result:
+        """use(x, table): the weight is lent to `use` and to nobody else."""
+        return use(x, self.weight)
+
+
+class Embedding(nn.Module):
+    """Token ids [rows, T] → hidden [rows, T, width], with learned positions where the config wants them."""
+
+    def __init__(self, config: ModelConfig, vocabulary: int) -> None:
+        super().__init__()
+        self.table = TokenTable(vocabulary, config.width)
+        self.places = TokenTable(config.longest, config.width) if config.positions == "learned" else None
+        self.dropout = config.dropout
+
+    def forward(self, tokens: Tensor, sight: Visibility) -> Tensor:
+        hidden = self.table(tokens, F.embedding)
+        if self.places is not None:
+            hidden = hidden + self.places(sight.place, F.embedding)
+        return F.dropout(hidden, self.dropout, self.training)
+
+
+class Memory:
+    """Keys and values of one block so far, [rows, positions, kv heads, head width] each, for generation."""
+
+    def __init__(self) -> None:
+        self._parts: tuple[Tensor, Tensor] | None = None
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values, the new ones last."""
+        if self._parts is not None:
+            k, v = torch.cat([self._parts[0], k], 1), torch.cat([self._parts[1], v], 1)
+        self._parts = (k, v)
+        return k, v
+
+
+class Attention(nn.Module):
+    """Self-attention over what `sight` lets a position see; q, k, v come from one matrix."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.key_heads, self.head_width = config.heads, config.key_heads, config.head_width
+        self.dropout = config.attention_dropout
+        self.qkv = Linear(config.width, (self.heads + 2 * self.key_heads) * self.head_width)
+        self.out = Linear(config.width, config.width)
+        self.q_norm = norm(config, self.head_width) if config.qk_norm else None
+        self.k_norm = norm(config, self.head_width) if config.qk_norm else None
+
+    def forward(self, hidden: Tensor, sight: Visibility, memory: Memory | None = None) -> Tensor:
+        rows, length, width = hidden.shape
+        qkv = self.qkv(hidden).view(rows, length, -1, self.head_width)
+        qk, v = qkv.split([self.heads + self.key_heads, self.key_heads], dim=2)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = qk.split([self.heads, self.key_heads], dim=2)
+            qk = torch.cat([self.q_norm(q), self.k_norm(k)], dim=2)
+        if sight.angles is not None:
+            qk = turn(qk, sight.angles)
+        q, k = qk.split([self.heads, self.key_heads], dim=2)
+        if memory is not None:
+            k, v = memory.extend(k, v)
+        seen = sight.attend(q, k, v, self.dropout if self.training else 0.0)
+        return self.out(seen.reshape(rows, length, width))
+
+
+class FeedForward(nn.Module):
+    """down(silu(gate)·up) (SwiGLU, Shazeer 2020; gate and up are one matrix) or down(gelu(up))."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gated = config.activation == "swiglu"
+        self.up = Linear(config.width, config.feed_width * (2 if self.gated else 1))
+        self.down = Linear(config.feed_width, config.width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        if self.gated:
+            gate, up = self.up(hidden).chunk(2, dim=-1)
+            return self.down(F.silu(gate) * up)
+        return self.down(F.gelu(self.up(hidden), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """hidden [rows, T, width] → the same shape: attention, then feed-forward, each added to its input.
+
+    Normalised before each half (pre: GPT-2, Llama) or after each sum (post: the 2017 Transformer, BERT).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.pre = config.placement == "pre"
+        self.dropout = config.dropout
+        self.attention_norm = norm(config, config.width)
+        self.attention = Attention(config)
+        self.feed_norm = norm(config, config.width)
+        self.feed = FeedForward(config)
+
+    def forward(self, hidden: Tensor, sight: Visibility, memory: Memory | None = None) -> Tensor:
+        if self.pre:
+            hidden = hidden + self._drop(self.attention(self.attention_norm(hidden), sight, memory))
+            return hidden + self._drop(self.feed(self.feed_norm(hidden)))
+        hidden = self.attention_norm(hidden + self._drop(self.attention(hidden, sight, memory)))
+        return self.feed_norm(hidden + self._drop(self.feed(hidden)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x

@@ -1,0 +1,138 @@
+"""The Transformer: one flat list of layers, run in a row, from a micro-batch's arrays to its loss.
+
+    Embedding    (tokens, sight)          → hidden
+    Block × n    (hidden, sight)          → hidden
+    Head         (hidden, what is asked)  → loss and its sums
+
+`sight` is made from the arrays start and bound (attention.py), once. The list may be cut anywhere: what
+passes a cut is hidden, start and bound, three tensors, and each part makes its own sight of the latter two.
+Only the Head knows of targets, and of objectives only which output each uses.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from model.attention import see
+from model.config import ModelConfig
+from model.layers import Block, Embedding, Linear, TokenTable, norm
+from model.loss import cross_entropy, sums
+
+HEADS = ("vocabulary", "pair")
+"""Outputs that an objective may use: the vocabulary, or two classes."""
+
+
+class Head(nn.Module):
+    """Last normalisation, the projection on the token table, and the two classes.
+
+    Logits are computed only where there is a target: those positions are selected first, which is the one
+    point of a step at which the host waits for the device. Every weight takes part in every step, if with an
+    empty selection, so that each always has a gradient and engines never wait for one.
+    """
+
+    def __init__(self, config: ModelConfig, table: TokenTable, heads: Sequence[str], corpora: int) -> None:
+        super().__init__()
+        self.pairs = tuple(number for number, head in enumerate(heads) if head == "pair")
+        self.objectives, self.corpora = len(heads), corpora
+        self.z_loss, self.chunk = config.z_loss, config.chunk
+        self.norm = norm(config, config.width) if config.placement == "pre" else nn.Identity()
+        self.table = table
+        self.pair = Linear(config.width, 2)
+
+    def forward(
+        self, hidden: Tensor, batch: Mapping[str, Tensor], accuracy: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Transformer.forward's result, for hidden [rows, T, width]."""
+        flat = {name: batch[name].flatten() for name in ("targets", "weights", "objective", "corpus")}
+        asked, paired = flat["targets"] >= 0, torch.zeros_like(flat["targets"], dtype=torch.bool)
+        for number in self.pairs:
+            paired |= flat["objective"] == number
+        to_table, to_pair = (asked & ~paired).nonzero()[:, 0], (asked & paired).nonzero()[:, 0]
+        places = torch.cat([to_table, to_pair])
+        states = self.norm(hidden.flatten(0, 1).index_select(0, places))
+        targets, weights, objective, corpus = (array.index_select(0, places) for array in flat.values())
+        n = len(to_table)
+        words = self.table(
+            states[:n],
+            lambda x, table: cross_entropy(x, table, targets[:n], weights[:n], self.z_loss, self.chunk),
+        )
+        scores = self.pair(states[n:]).float()
+        lost = F.cross_entropy(scores, targets[n:].long(), reduction="none")
+        entropy = torch.cat([words.entropy, lost.detach()])
+        add = partial(
+            sums, objective=objective, corpus=corpus, objectives=self.objectives, corpora=self.corpora
+        )
+        loss, by = words.loss + (weights[n:] * lost).sum(), add(weights * entropy)
+        if not accuracy:
+            return loss, by
+        return loss, by, add(torch.cat([words.correct, scores.argmax(1) == targets[n:]]))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits, float32 [.., V], at every position of hidden [.., width]."""
+        return self.table(self.norm(hidden), F.linear).float()
+
+
+def build_layers(config: ModelConfig, vocabulary: int, heads: Sequence[str], corpora: int) -> list[nn.Module]:
+    """Embedding, Block × layers, Head. heads: the output of each objective id, of HEADS."""
+    for head in heads:
+        if head not in HEADS:
+            raise ValueError(f"heads: expected {' or '.join(HEADS)}, got {head!r}")
+    embedding = Embedding(config, vocabulary)
+    table = embedding.table if config.tied else TokenTable(vocabulary, config.width)
+    return [embedding, *(Block(config) for _ in range(config.layers)), Head(config, table, heads, corpora)]
+
+
+class Transformer(nn.Module):
+    """The layers in a row. Weights are unfilled until initialise.initialise or a checkpoint fills them."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocabulary: int,
+        heads: Sequence[str],
+        corpora: int,
+        checkpoint_blocks: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config, self.vocabulary = config, vocabulary
+        self.checkpoint_blocks = checkpoint_blocks
+        self.layers = nn.ModuleList(build_layers(config, vocabulary, heads, corpora))
+
+    def forward(self, batch: Mapping[str, Tensor], accuracy: bool = False) -> tuple[Tensor, ...]:
+        """(loss, sums), or (loss, sums, correct), of a micro-batch.
+
+        batch: tokens, targets, start, bound (integers), weights (float32, scaled as the loss wants them),
+        objective, corpus (integers, −1 where there is no target), all [rows, T]. loss: 0-dim,
+        Σ weight·(cross-entropy + z_loss·lse²). sums: float32 [objectives, corpora], without gradient, of the
+        very terms weight·cross-entropy. correct: the number of targets that have the largest logit, in the
+        same shape; only in a pass without gradients.
+        """
+        if accuracy and torch.is_grad_enabled():
+            raise ValueError("accuracy is counted in passes without gradients (torch.no_grad)")
+        return self.head(self.hidden(batch), batch, accuracy)
+
+    @property
+    def head(self) -> Head:
+        """The last layer."""
+        return cast(Head, self.layers[-1])
+
+    def hidden(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """[rows, T, width]: what the Head is given. Needs tokens, start, bound."""
+        embedding, *blocks, _ = self.layers
+        sight = see(batch["start"], batch["bound"], self.config)
+        hidden = embedding(batch["tokens"], sight)
+        for block in blocks:
+            if self.checkpoint_blocks and torch.is_grad_enabled():
+                hidden = checkpoint(block, hidden, sight, use_reentrant=False)
+            else:
+                hidden = block(hidden, sight)
+        return hidden
+
+    def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Vocabulary logits, float32 [rows, T, V], at every position: for tests and small batches."""
+        return self.head.logits(self.hidden(batch))
