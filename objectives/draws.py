@@ -49,26 +49,48 @@ def key(seed: int, purpose: str, *parts: int | str) -> int:
     return extend(VERSION, seed, purpose, *parts)
 
 
-class Draws:
-    """A sequence of random numbers that is a function of `key` alone. One Draws serves one decision."""
+@lru_cache(maxsize=32)
+def _counters(capacity: int) -> np.ndarray:
+    """uint64 [capacity]: the multiples 1, 2, … of the golden increment. Read-only: all draws share it."""
+    counters = np.arange(1, capacity + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    counters.flags.writeable = False
+    return counters
 
-    def __init__(self, key: int) -> None:
+
+class Draws:
+    """A sequence of random numbers that is a function of extend(key, *parts) alone. One Draws serves one
+    decision. The key is folded when the first number is asked for: most pieces of text ask for none."""
+
+    __slots__ = ("_count", "_key", "_parts")
+
+    def __init__(self, key: int, *parts: int | str) -> None:
         self._key = key & _MASK
+        self._parts = parts
         self._count = 0
+
+    def _state(self) -> int:
+        """The generator's state before its next number."""
+        if self._parts:
+            self._key, self._parts = extend(self._key, *self._parts), ()
+        return (self._key + self._count * _GOLDEN) & _MASK
 
     def bits(self, n: int) -> np.ndarray:
         """uint64 [n]: the next n raw numbers."""
-        counter = np.arange(self._count + 1, self._count + n + 1, dtype=np.uint64)
+        x = _counters(1 << n.bit_length())[:n] + np.uint64(self._state())
         self._count += n
-        x = counter * np.uint64(_GOLDEN) + np.uint64(self._key)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
-        return x ^ (x >> np.uint64(31))
+        shifted = x >> np.uint64(30)
+        x ^= shifted
+        x *= np.uint64(_MIX_1)
+        x ^= np.right_shift(x, np.uint64(27), out=shifted)
+        x *= np.uint64(_MIX_2)
+        x ^= np.right_shift(x, np.uint64(31), out=shifted)
+        return x
 
     def number(self) -> float:
         """One float64 in [0, 1)."""
+        state = self._state()
         self._count += 1
-        return (_mix((self._count * _GOLDEN + self._key) & _MASK) >> 11) * 2.0**-53
+        return (_mix((state + _GOLDEN) & _MASK) >> 11) * 2.0**-53
 
     def integer(self, low: int, high: int) -> int:
         """One integer in [low, high)."""

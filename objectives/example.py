@@ -11,6 +11,7 @@ predicted *at* position i, and position i may see position j iff 0 ≤ j ≤ bou
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -81,11 +82,13 @@ class Source:
     lexicon: Lexicon
     neighbour: "Source | None" = None
     """The piece whose second half a false next-sentence pair takes."""
+    split: int = 0
+    """Length of the first half of a next-sentence piece; 0 leaves it to the objective."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """n positions, relative to the first. All arrays have length n ≤ T."""
+    """n positions, relative to the first. All arrays have length n ≤ T. They may be read-only views."""
 
     tokens: np.ndarray  # int32
     targets: np.ndarray  # int32, IGNORE where nothing is predicted
@@ -100,16 +103,23 @@ class Objective(Protocol):
     name: ClassVar[str]
     head: ClassVar[str]
     """'vocabulary', or 'pair' for two classes."""
-    pairs: ClassVar[bool]
-    """True where half of the pieces exchange their second halves (next-sentence)."""
+    id: ClassVar[int]
+    """Place in the registry: what `Example.objective` holds."""
+
+    @property
+    def pairs(self) -> bool:
+        """True where some pieces exchange their second halves (next-sentence)."""
 
     @property
     def density(self) -> float:
         """Expected loss weight per source token: the planned share in `normalise: objective`."""
 
-    def fit(self, remaining: np.ndarray, length: int, lexicon: Lexicon) -> int:
-        """How many tokens of `remaining` (the rest of a document, int32) one piece may take so that its
-        Example has at most `length` positions whatever is drawn. At least 1."""
+    def fit(
+        self, remaining: np.ndarray, length: int, lexicon: Lexicon, first: bool = True, last: bool = True
+    ) -> int:
+        """How many tokens of `remaining` (a run of a document, int32) one piece may take from its start so
+        that its Example has at most `length` positions whatever is drawn. At least 1. `first`, `last`: the
+        run opens, closes its document."""
 
     def make(self, source: Source, draws: Draws) -> Example:
         """The Example of a piece; a pure function of its arguments."""
@@ -118,3 +128,48 @@ class Objective(Protocol):
 def concatenate(*parts: Sequence[int] | np.ndarray) -> np.ndarray:
     """int32: token runs one behind the other."""
     return np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
+
+
+@lru_cache(maxsize=64)
+def _shared(kind: str, capacity: int, value: int) -> np.ndarray:
+    """A read-only array of which many Examples hold a view: allocating them anew costs more than the text."""
+    array: np.ndarray
+    if kind == "ramp":
+        array = np.arange(capacity, dtype=np.int32)
+    else:
+        array = np.full(capacity, value, dtype={"weight": np.float32, "objective": np.int8}[kind])
+    array.flags.writeable = False
+    return array
+
+
+def ramp(n: int) -> np.ndarray:
+    """int32 [n]: 0, 1, …, n−1, the bound of causal positions. Read-only."""
+    return _shared("ramp", 1 << n.bit_length(), 0)[:n]
+
+
+def ones(n: int) -> np.ndarray:
+    """float32 [n]: weight one throughout. Read-only."""
+    return _shared("weight", 1 << n.bit_length(), 1)[:n]
+
+
+def marked(objective: int, n: int) -> np.ndarray:
+    """int8 [n]: the registry id at every position. Read-only."""
+    return _shared("objective", 1 << n.bit_length(), objective)[:n]
+
+
+def next_token(run: np.ndarray, objective: int) -> Example:
+    """The causal Example in which each token of `run` (int32 [n+1]) but the last predicts its successor."""
+    n = len(run) - 1
+    return Example(run[:-1], run[1:], ones(n), ramp(n), marked(objective, n))
+
+
+def continuation(run: np.ndarray, prompt: int, objective: int) -> Example:
+    """As `next_token`, but the first `prompt` ≥ 1 positions see each other and only their last predicts."""
+    n = len(run) - 1
+    targets = run[1:].copy()
+    targets[: prompt - 1] = IGNORE
+    weights = ones(n).copy()
+    weights[: prompt - 1] = 0
+    bound = ramp(n).copy()
+    bound[:prompt] = prompt - 1
+    return Example(run[:-1], targets, weights, bound, marked(objective, n))

@@ -1,0 +1,47 @@
+"""prefix: a prompt seen bidirectionally, then its continuation token by token (UniLM, T5's prefix LM).
+
+Positions as in causal. Of the N positions the first k = ⌊u·N⌋, at least one, are the prompt, u uniform in
+(low, high): they see one another, and the last of them predicts the first token behind the prompt.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from objectives.causal import causal_fit, causal_run
+from objectives.draws import Draws
+from objectives.example import Example, Lexicon, Source, continuation
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """low, high: the range of the prompt's share of the piece."""
+
+    name: ClassVar[str] = "prefix"
+    head: ClassVar[str] = "vocabulary"
+    id: ClassVar[int] = 4
+    pairs: ClassVar[bool] = False
+
+    low: float = 0.1
+    high: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < 1:
+            raise ValueError(f"low: expected a share of at least 0 and less than 1, got {self.low}")
+        if not self.low <= self.high < 1:
+            raise ValueError(f"high: expected a share from low ({self.low}) to less than 1, got {self.high}")
+
+    @property
+    def density(self) -> float:
+        return 1 - (self.low + self.high) / 2
+
+    def fit(
+        self, remaining: np.ndarray, length: int, lexicon: Lexicon, first: bool = True, last: bool = True
+    ) -> int:
+        return causal_fit(len(remaining), length, last)
+
+    def make(self, source: Source, draws: Draws) -> Example:
+        run = causal_run(source)
+        share = self.low + (self.high - self.low) * draws.number()
+        return continuation(run, max(1, int(share * (len(run) - 1))), self.id)
