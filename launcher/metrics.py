@@ -1,0 +1,45 @@
+"""What a run's metrics.jsonl files say, read along the lineage.
+
+Each attempt writes a file of its own and goes on from one step of one earlier attempt (the `step` and
+`parent` of its first ledger line). So the run's history is: the newest attempt's lines, before them its
+parent's lines up to the step where it went on, and so on back. Lines that no later weights descend from
+(those after the last checkpoint of a killed attempt, those of a future that a rewind gave up) do not appear.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from launcher.run_folder import RunFolder, read_lines
+
+
+def lineage(run: RunFolder) -> list[tuple[int, int, int | None]]:
+    """(attempt, after, upto) oldest first: the attempt's lines with after < step ≤ upto count (None: all)."""
+    parts: list[tuple[int, int, int | None]] = []
+    numbers = run.attempts()
+    attempt: int | None = numbers[-1] if numbers else None
+    upto: int | None = None
+    while attempt is not None:
+        first = next(read_lines(run.attempt_path(attempt) / "ledger.jsonl"))
+        parent = first["parent"]
+        # A run's first attempt also has the evaluation before its first step.
+        after = first["step"] if parent is not None else -1
+        if upto is None or upto > after:
+            parts.append((attempt, after, upto))
+        # A parent's own lines end where this attempt began, and where it had itself been cut.
+        upto = after if upto is None else min(after, upto)
+        attempt = parent
+    return parts[::-1]
+
+
+def merged(run: RunFolder, after: int = -1) -> Iterator[dict[str, Any]]:
+    """The lines of the run's history with a step above `after`, oldest first."""
+    for attempt, start, upto in lineage(run):
+        for line in read_lines(run.attempt_path(attempt) / "metrics.jsonl"):
+            step = line["step"]
+            if step > max(start, after) and (upto is None or step <= upto):
+                yield line
+
+
+def steps(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The lines of training steps: neither evaluations nor samples."""
+    return (line for line in lines if "eval" not in line and "samples" not in line)

@@ -1,0 +1,261 @@
+"""A run on disk: one folder, one attempt a start, and a ledger of what happened (DESIGN §7).
+
+    runs/NAME/
+      config.yaml, tokenizer.model      as first started
+      plan.jsonl                        written by the stream's plan
+      attempts/0001/                    one start of the run, one writer
+        writer.json                     who writes (writer.py)
+        config.yaml                     as this attempt runs it, edits included
+        ledger.jsonl, metrics.jsonl, openings.bin, rank-0000.log …
+      checkpoints/
+
+An attempt gets its number by one rename: the folder is prepared under a name of its own, its lock held, and
+appears as attempts/NNNN complete or not at all. It counts as started once its ledger has a first line, so a
+start that loses a race leaves no trace and fences nobody.
+"""
+
+import errno
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import BadInput
+from launcher import config as configs
+from launcher.config import Config
+from launcher.writer import BEAT_SECONDS, WATCH_SECONDS, Writer, live
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything of a run lies."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The config as first started."""
+        return self.path / "config.yaml"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The run's own copy of its SentencePiece model."""
+        return self.path / "tokenizer.model"
+
+    @property
+    def plan(self) -> Path:
+        """The plan's segments."""
+        return self.path / "plan.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    def attempt_path(self, number: int) -> Path:
+        """The folder of an attempt."""
+        return self.path / "attempts" / f"{number:04d}"
+
+    def attempts(self) -> list[int]:
+        """The numbers of the attempts that were started, ascending."""
+        return [number for number in self._claimed() if _started(self.attempt_path(number))]
+
+    def _claimed(self) -> list[int]:
+        folder = self.path / "attempts"
+        return sorted(int(entry.name) for entry in folder.glob("[0-9]*")) if folder.is_dir() else []
+
+    def first_config(self) -> Config:
+        """The config as first started."""
+        return configs.load(self.config_file)
+
+    def current_config(self) -> Config:
+        """The config of the newest attempt: as first started, with all edits of resumes since."""
+        for number in reversed(self.attempts()):
+            return configs.load(self.attempt_path(number) / "config.yaml")
+        return self.first_config()
+
+    def ledger(self) -> Iterator[dict[str, Any]]:
+        """The ledger lines of all attempts, oldest first, each with its `attempt`."""
+        for number in self.attempts():
+            for line in read_lines(self.attempt_path(number) / "ledger.jsonl"):
+                yield {"attempt": number, **line}
+
+    def writer(self, watch_seconds: float = 0.0) -> str | None:
+        """Who writes the run at this moment, in words; None when nobody does."""
+        for number in reversed(self._claimed()):
+            holder = live(self.attempt_path(number) / "writer.json", watch_seconds)
+            if holder:
+                return f"attempt {number}, {holder}"
+        return None
+
+
+def open_run(path: str | Path) -> RunFolder:
+    """The run in a folder. BadInput where there is none."""
+    folder = RunFolder(Path(path).absolute())
+    if not folder.config_file.is_file():
+        raise BadInput(f"{path}: expected the folder of a run, with a config.yaml in it")
+    return folder
+
+
+def start(config: Config) -> tuple[RunFolder, Config]:
+    """The folder of the run that a config names, made if it is not there, and the config to go on with.
+
+    A run that exists is gone on with if it was started with this config, or runs with it now; edits made by
+    resumes since stay in force. Any other config is BadInput with the keys that differ.
+    """
+    folder = RunFolder(config.path)
+    folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    (folder.path / "attempts").mkdir(exist_ok=True)
+    if not folder.config_file.exists():
+        configs.require_files(config)
+        write_once(folder.tokenizer, Path(config.tokenizer.model).read_bytes())
+        write_once(folder.config_file, configs.dump(config).encode())
+    current = folder.current_config()
+    if configs.difference(folder.first_config(), config) and (changed := configs.difference(current, config)):
+        raise BadInput(
+            f"{folder.path}: this run exists with another config; keys that differ: {'; '.join(changed)}. "
+            f"Give the new one another run.name, or edit this one: headrace resume {folder.path} key=value"
+        )
+    return folder, current
+
+
+class Attempt:
+    """One start of a run, held by its one writing process (rank 0) from `claim` to `close`."""
+
+    def __init__(self, folder: RunFolder, number: int, writer: Writer) -> None:
+        self.folder = folder
+        self.number = number
+        self.path = folder.attempt_path(number)
+        self._writer = writer
+
+    def begin(self, step: int, parent: int | None, **fields: Any) -> None:
+        """The first ledger line: from which step this attempt goes on, and of which attempt that step was.
+
+        `parent` is None for a start from nothing. From here on the attempt fences the ones before it, and
+        readers follow `parent` to find the lines that led here.
+        """
+        event = "start" if parent is None else "resume"
+        self.record(event, step=step, parent=parent, host=socket.gethostname(), pid=os.getpid(), **fields)
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Append a line to the ledger, on the disk when this returns."""
+        line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, ensure_ascii=False)
+        append(self.path / "ledger.jsonl", line)
+
+    def may_publish(self) -> bool:
+        """Whether this attempt is still the newest that was started; if not, another has taken over."""
+        return self.folder.attempts()[-1:] == [self.number]
+
+    def close(self) -> None:
+        """Let go of the run."""
+        self._writer.close()
+
+
+def claim(
+    folder: RunFolder,
+    config: Config,
+    watch_seconds: float = WATCH_SECONDS,
+    beat_seconds: float = BEAT_SECONDS,
+) -> Attempt:
+    """The next attempt of a run, for this process to write. BadInput while another process writes the run."""
+    _refuse(folder, folder.writer(watch_seconds))
+    prepared = folder.path / "attempts" / f".new-{uuid.uuid4().hex}"
+    prepared.mkdir()
+    writer = Writer(prepared / "writer.json", beat_seconds)
+    try:
+        write_once(prepared / "config.yaml", configs.dump(config).encode())
+        number = _take_number(folder, prepared)
+        # Two starts at the same moment both saw no writer: the lower number goes on.
+        for lower in folder._claimed():
+            holder = live(folder.attempt_path(lower) / "writer.json", 0) if lower < number else None
+            if holder:
+                prepared = folder.attempt_path(number)
+                _refuse(folder, f"attempt {lower}, {holder}")
+    except BaseException:
+        writer.close()
+        shutil.rmtree(prepared)
+        raise
+    return Attempt(folder, number, writer)
+
+
+def _refuse(folder: RunFolder, writer: str | None) -> None:
+    if writer:
+        raise BadInput(f"{folder.path}: is being written by {writer}; stop that first, or wait for its end")
+
+
+def _take_number(folder: RunFolder, prepared: Path) -> int:
+    number = max(folder._claimed(), default=0) + 1
+    while True:
+        try:
+            os.rename(prepared, folder.attempt_path(number))
+            return number
+        except OSError:
+            # An attempt's folder is never empty, so a rename onto it fails: that number is taken.
+            if not folder.attempt_path(number).exists():
+                raise
+            number += 1
+
+
+def _started(path: Path) -> bool:
+    ledger = path / "ledger.jsonl"
+    return ledger.exists() and ledger.stat().st_size > 0
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """Make a file that is complete and on the disk from the moment it is there; one that exists stays."""
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Put a folder's names on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def append(path: Path, line: str, sync: bool = True) -> None:
+    """Append one line to a file, whole or not at all (BadInput: a full disk); synced unless told not to."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    content = line.encode() + b"\n"
+    length = os.fstat(handle).st_size
+    try:
+        if os.write(handle, content) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if sync:
+            os.fsync(handle)
+    except OSError as error:
+        os.ftruncate(handle, length)
+        raise BadInput(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        os.close(handle)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects in a file of JSON lines; a last line that its writer never finished is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)

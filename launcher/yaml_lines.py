@@ -1,0 +1,149 @@
+"""YAML as plain values, with the line of every key remembered, so that an error can point at its cause.
+
+A config is read by composing YAML's nodes (PyYAML's safe loader, so no tag ever builds an object) and walking
+them into dicts, lists and scalars. While walking, `lines` notes where each key stands. Three things differ
+from PyYAML's habit, each because a config was once misread by it: a key that stands twice is refused instead
+of the last one winning; keys are always text (a corpus may be called 2024 or no); numbers follow YAML 1.2,
+so 3e-4 is a number and 12:30 is text.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.errors import BadInput
+
+Key = tuple[str | int, ...]
+"""A key path: ('data', 'corpora', 'code', 'shards', 0)."""
+
+_YAML = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader with YAML 1.2's scalars and no others."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in [
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9][0-9_]*", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?([0-9][0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)?|[-+]?\.[0-9]+([eE][-+]?[0-9]+)?",
+        "-+.0123456789",
+    ),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+]:
+    _Loader.add_implicit_resolver(_YAML + _tag, re.compile(f"^(?:{_pattern})$"), [*_first])
+
+
+@dataclass(frozen=True)
+class Document:
+    """The mapping that a file holds, and for every key path in it where it stands ('first.yaml:12')."""
+
+    data: dict[str, Any]
+    places: Mapping[Key, str]
+
+
+def read(path: str | Path) -> Document:
+    """The mapping in a YAML file. BadInput: no such file, not YAML, not a mapping, a key standing twice."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: expected YAML text in UTF-8") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str) -> Document:
+    """As `read`, of a text; `name` stands for the file in messages."""
+    places: dict[Key, str] = {}
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        data = {} if node is None else _plain(loader, node, name, (), places, [])
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise BadInput(f"{name}:{line}: not YAML: {_line(error.problem or error.context)}") from None
+    except yaml.YAMLError as error:
+        raise BadInput(f"{name}: not YAML: {_line(error)}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(data, dict):
+        raise BadInput(f"{name}:1: expected sections such as 'run:' and 'model:', got {type(data).__name__}")
+    return Document(data, places)
+
+
+def parse_value(text: str) -> Any:
+    """The value that a text stands for, as after 'key: ' in a file; for key=value on the command line."""
+    return parse(f"value: {text}" if text.strip() else "value: ''", f"'{text}'").data["value"]
+
+
+def dump_yaml(data: dict[str, Any]) -> str:
+    """YAML text that `parse` reads back as the same values, in the order of `data`."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes by the loader's rules above, so that the text '3e-4' and the number 3e-4 stay apart."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def _short_list(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.Node:
+    flow = all(not isinstance(item, dict) for item in items)
+    return dumper.represent_sequence(_YAML + "seq", items, flow_style=flow)
+
+
+_Dumper.add_representer(list, _short_list)
+
+
+def _plain(
+    loader: _Loader, node: yaml.Node, name: str, key: Key, places: dict[Key, str], above: list[yaml.Node]
+) -> Any:
+    """The value of a node; `above` are the nodes around it, by which an alias to itself is noticed."""
+    line = node.start_mark.line + 1
+    places.setdefault(key, f"{name}:{line}")
+    if any(node is outer for outer in above):
+        raise BadInput(f"{name}:{line}: an alias that contains itself")
+    above = [*above, node]
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(loader, item, name, (*key, i), places, above) for i, item in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return _scalar(loader, node)
+    data: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        here = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise BadInput(f"{name}:{here}: expected a plain word as a key")
+        word = key_node.value
+        if word in data:
+            first = places[(*key, word)].rpartition(":")[2]
+            raise BadInput(f"{name}:{here}: {dotted((*key, word))}: stands twice, first in line {first}")
+        places[(*key, word)] = f"{name}:{here}"
+        data[word] = _plain(loader, value_node, name, (*key, word), places, above)
+    return data
+
+
+def _scalar(loader: _Loader, node: yaml.Node) -> Any:
+    if node.tag == _YAML + "int":
+        return int(node.value.replace("_", ""))
+    if node.tag.removeprefix(_YAML) not in ("str", "float", "bool", "null"):
+        raise yaml.MarkedYAMLError(problem=f"a value of type {node.tag}", problem_mark=node.start_mark)
+    return loader.construct_object(node)
+
+
+def _line(message: object) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in str(message)).split())
+
+
+def dotted(key: Key) -> str:
+    """'data.corpora.code' for the key path ('data', 'corpora', 'code')."""
+    return ".".join(str(part) for part in key)
