@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from objectives.draws import Draws
-from objectives.example import Example, Lexicon, Source, next_token
+from objectives.example import Example, Lexicon, Objective, Source, next_token
 
 
 def causal_fit(remaining: int, length: int, last: bool) -> int:
@@ -33,7 +33,7 @@ def causal_run(source: Source) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Causal:
+class Causal(Objective):
     """No settings."""
 
     name: ClassVar[str] = "causal"

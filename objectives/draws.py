@@ -44,9 +44,32 @@ def extend(key: int, *parts: int | str) -> int:
     return key
 
 
+def extend_all(keys: np.ndarray, *parts: np.ndarray | str) -> np.ndarray:
+    """`extend` of many keys at once. keys: uint64 [n]; a part is a text, or int64 [n]: one for each."""
+    golden = np.uint64(_GOLDEN)
+    for part in parts:
+        if isinstance(part, str):
+            inner: np.ndarray | np.uint64 = np.uint64(_mix((_text(part) + _GOLDEN) & _MASK))
+        else:
+            inner = _mix_all(part.astype(np.uint64) + golden)
+        keys = _mix_all((keys + golden) ^ inner)
+    return keys
+
+
 def key(seed: int, purpose: str, *parts: int | str) -> int:
     """The 64-bit key of the decision `purpose` at the place that `parts` name, in the order of the layout."""
     return extend(VERSION, seed, purpose, *parts)
+
+
+def _mix_all(x: np.ndarray) -> np.ndarray:
+    """`_mix` of a uint64 array, in place."""
+    shifted = x >> np.uint64(30)
+    x ^= shifted
+    x *= np.uint64(_MIX_1)
+    x ^= np.right_shift(x, np.uint64(27), out=shifted)
+    x *= np.uint64(_MIX_2)
+    x ^= np.right_shift(x, np.uint64(31), out=shifted)
+    return x
 
 
 @lru_cache(maxsize=32)
@@ -59,38 +82,24 @@ def _counters(capacity: int) -> np.ndarray:
 
 class Draws:
     """A sequence of random numbers that is a function of extend(key, *parts) alone. One Draws serves one
-    decision. The key is folded when the first number is asked for: most pieces of text ask for none."""
+    decision."""
 
-    __slots__ = ("_count", "_key", "_parts")
+    __slots__ = ("_count", "_key")
 
     def __init__(self, key: int, *parts: int | str) -> None:
-        self._key = key & _MASK
-        self._parts = parts
+        self._key = extend(key & _MASK, *parts)
         self._count = 0
-
-    def _state(self) -> int:
-        """The generator's state before its next number."""
-        if self._parts:
-            self._key, self._parts = extend(self._key, *self._parts), ()
-        return (self._key + self._count * _GOLDEN) & _MASK
 
     def bits(self, n: int) -> np.ndarray:
         """uint64 [n]: the next n raw numbers."""
-        x = _counters(1 << n.bit_length())[:n] + np.uint64(self._state())
+        state = (self._key + self._count * _GOLDEN) & _MASK
         self._count += n
-        shifted = x >> np.uint64(30)
-        x ^= shifted
-        x *= np.uint64(_MIX_1)
-        x ^= np.right_shift(x, np.uint64(27), out=shifted)
-        x *= np.uint64(_MIX_2)
-        x ^= np.right_shift(x, np.uint64(31), out=shifted)
-        return x
+        return _mix_all(_counters(1 << n.bit_length())[:n] + np.uint64(state))
 
     def number(self) -> float:
         """One float64 in [0, 1)."""
-        state = self._state()
         self._count += 1
-        return (_mix((state + _GOLDEN) & _MASK) >> 11) * 2.0**-53
+        return (_mix((self._key + self._count * _GOLDEN) & _MASK) >> 11) * 2.0**-53
 
     def integer(self, low: int, high: int) -> int:
         """One integer in [low, high)."""
@@ -107,3 +116,38 @@ class Draws:
     def permutation(self, n: int) -> np.ndarray:
         """int64 [n]: a permutation of 0 … n−1."""
         return np.argsort(self.bits(n), kind="stable")
+
+    def alone(self) -> "DrawsOfMany":
+        """A bundle of this one, from its first number on."""
+        return DrawsOfMany(np.array([self._key], dtype=np.uint64))
+
+
+class DrawsOfMany:
+    """The Draws of many pieces side by side: each piece gets the very numbers that its own Draws would give,
+    whoever shares the bundle. keys: uint64 [pieces]."""
+
+    def __init__(self, keys: np.ndarray) -> None:
+        self._keys = keys.astype(np.uint64)
+        self._counts = np.zeros(len(keys), dtype=np.uint64)
+
+    def of(self, piece: int) -> Draws:
+        """The Draws of one piece, from its first number on."""
+        return Draws(int(self._keys[piece]))
+
+    def part(self, first: int, stop: int) -> "DrawsOfMany":
+        """A fresh bundle for the pieces [first, stop)."""
+        return DrawsOfMany(self._keys[first:stop])
+
+    def numbers(self) -> np.ndarray:
+        """float64 [pieces]: one number in [0, 1) for each."""
+        self._counts += np.uint64(1)
+        bits = _mix_all(self._keys + self._counts * np.uint64(_GOLDEN))
+        return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def bits(self, sizes: np.ndarray) -> np.ndarray:
+        """uint64 [Σ sizes]: the next sizes[p] raw numbers of each piece p, one run behind the other."""
+        total = int(sizes.sum())
+        before = np.cumsum(sizes) - sizes
+        state = self._keys + (self._counts - before.astype(np.uint64)) * np.uint64(_GOLDEN)
+        self._counts += sizes.astype(np.uint64)
+        return _mix_all(np.repeat(state, sizes) + _counters(1 << total.bit_length())[:total])

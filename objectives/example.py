@@ -16,7 +16,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from objectives.draws import Draws
+from objectives.draws import Draws, DrawsOfMany
 
 IGNORE = -1
 """Target of a position at which nothing is predicted."""
@@ -98,7 +98,7 @@ class Example:
 
 
 class Objective(Protocol):
-    """One pretraining objective: a frozen dataclass of its settings with these members."""
+    """A pretraining objective: a frozen dataclass of its settings, derived from this, with these members."""
 
     name: ClassVar[str]
     head: ClassVar[str]
@@ -123,6 +123,11 @@ class Objective(Protocol):
 
     def make(self, source: Source, draws: Draws) -> Example:
         """The Example of a piece; a pure function of its arguments."""
+
+    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
+        """The Examples of many pieces, each what `make` gives for it alone. Overridden where many at once
+        are quicker."""
+        return [self.make(source, draws.of(i)) for i, source in enumerate(sources)]
 
 
 def concatenate(*parts: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -163,13 +168,24 @@ def next_token(run: np.ndarray, objective: int) -> Example:
     return Example(run[:-1], run[1:], ones(n), ramp(n), marked(objective, n))
 
 
-def continuation(run: np.ndarray, prompt: int, objective: int) -> Example:
-    """As `next_token`, but the first `prompt` ≥ 1 positions see each other and only their last predicts."""
-    n = len(run) - 1
-    targets = run[1:].copy()
-    targets[: prompt - 1] = IGNORE
-    weights = ones(n).copy()
-    weights[: prompt - 1] = 0
-    bound = ramp(n).copy()
-    bound[:prompt] = prompt - 1
-    return Example(run[:-1], targets, weights, bound, marked(objective, n))
+def continuations(
+    tokens: np.ndarray, sizes: np.ndarray, prompts: np.ndarray, objective: int
+) -> list[Example]:
+    """Examples of prompts seen bidirectionally and their continuations, causal.
+
+    tokens: ragged int32 [Σ sizes]. Of each piece the first prompts[p] ≥ 1 positions are the prompt; its last
+    position and all behind it predict the next token. The last token of a piece is a target only.
+    """
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    place = np.arange(len(tokens), dtype=np.int32) - np.repeat(starts.astype(np.int32), sizes)
+    last_of_prompt = np.repeat((prompts - 1).astype(np.int32), sizes)
+    predicts = place >= last_of_prompt
+    targets = np.full(len(tokens), IGNORE, dtype=np.int32)
+    np.copyto(targets[:-1], tokens[1:], where=predicts[:-1])
+    weights = predicts.astype(np.float32)
+    bound = np.maximum(place, last_of_prompt)
+    return [
+        Example(tokens[a:b], targets[a:b], weights[a:b], bound[a:b], marked(objective, b - a))
+        for a, b in zip(starts.tolist(), (ends - 1).tolist())
+    ]

@@ -15,13 +15,13 @@ import numpy as np
 
 from objectives.causal import causal_run
 from objectives.draws import Draws
-from objectives.example import Example, Lexicon, Source, next_token
+from objectives.example import Example, Lexicon, Objective, Source, next_token
 
 _MARKS = 3
 
 
 @dataclass(frozen=True)
-class Fim:
+class Fim(Objective):
     """rate: share of pieces rearranged; spm: share of these with the suffix first."""
 
     name: ClassVar[str] = "fim"

@@ -5,15 +5,16 @@ Documents are cut from the left. Before each cut the objective is chosen that is
 lengths of documents; choosing before packing is what keeps the padding small (facts/data.md, Objectives).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 
-from objectives.draws import Draws
+from objectives.draws import Draws, DrawsOfMany, extend_all
 from objectives.example import Example, Lexicon, Objective, Source
-from objectives.nsp import Nsp, exchange, half_limit, split_point
+from objectives.noise import LONGEST
+from objectives.nsp import Nsp, exchange, half_limit, split_points
 from objectives.registry import NAMES, OBJECTIVES, objective_class, objective_id
 from objectives.schedule import Schedule
 from objectives.settings import describe_settings, parse_settings
@@ -21,6 +22,9 @@ from objectives.shares import Shares
 
 SHORTEST = 8
 """The least T: below it not every objective has room for a token and its marks."""
+
+BATCH = 1 << 15
+"""Source tokens dressed at once."""
 
 
 @dataclass(frozen=True)
@@ -156,18 +160,27 @@ def dress(
     than T. A document is cut only where it is longer than its objective's fit. The draws of a piece are keyed
     (its document's key, its first token, the objective's name).
     """
-    if length < SHORTEST:
-        raise ValueError(f"length: expected at least {SHORTEST} positions a row, got {length}")
+    if not SHORTEST <= length <= LONGEST:
+        raise ValueError(f"length: expected {SHORTEST} to {LONGEST} positions a row, got {length}")
     dressing = _Dressing(rests, mixture, row, length, lexicon, key, document_keys)
     for rest in rests:
         dressing.cut(rest, dressing.shares.active)
     for alone in dressing.pair():
         dressing.cut(alone, dressing.unpaired)
-    return dressing.pieces
+    return dressing.pieces()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A piece to be dressed; a next-sentence piece with its split, a false one also with its partner's."""
+
+    piece: Rest
+    split: int = 0
+    partner: "_Job | None" = None
 
 
 class _Dressing:
-    """The work on one block: who is owed what, pieces waiting for a partner, pieces done."""
+    """The work on one block: who is owed what, pieces waiting for a partner, pieces to be dressed."""
 
     def __init__(
         self,
@@ -179,12 +192,12 @@ class _Dressing:
         key: int,
         document_keys: Sequence[int],
     ) -> None:
-        self.objectives = [entry.objective for entry in mixture.entries]
         typical = sum(rest.stop - rest.start for rest in rests) / max(len(rests), 1)
+        self.objectives = [entry.objective for entry in mixture.entries]
         self.shares = Shares(mixture.weights(row).tolist(), min(length, typical), Draws(key, "shares"))
         self.unpaired = [i for i in self.shares.active if not self.objectives[i].pairs]
         self.waiting: dict[int, list[Rest]] = {}
-        self.pieces: list[Piece] = []
+        self.jobs: dict[int, list[_Job]] = {i: [] for i in self.shares.active}
         self.length = length
         self.lexicon = lexicon
         self.key = key
@@ -206,65 +219,91 @@ class _Dressing:
             if objective.pairs:
                 self.waiting.setdefault(chosen, []).append(piece)
             else:
-                self._finish(chosen, piece)
+                self.jobs[chosen].append(_Job(piece))
             start += n
 
     def pair(self) -> list[Rest]:
-        """Finishes the waiting pieces. Returns those whose objective has to be drawn again: they were to be
-        half of a false pair and found no partner (where the mixture has no other, they become true pairs)."""
+        """Finds partners for the waiting pieces. Returns those whose objective has to be drawn again: they
+        were to be half of a false pair and found no partner (they become true pairs where the mixture has no
+        other objective)."""
         again: list[Rest] = []
         for chosen, pieces in self.waiting.items():
             nsp = cast(Nsp, self.objectives[chosen])
-            false = []
-            for piece in pieces:
-                luck = self._draws(piece, nsp.name, "true").number()
-                if luck >= nsp.true_rate and piece.stop - piece.start > 1:
-                    false.append(piece)
-                else:
-                    self._finish(chosen, piece, split=self._split(piece))
+            limits = np.full(len(pieces), half_limit(self.length))
+            texts = [piece.tokens[piece.start : piece.stop] for piece in pieces]
+            splits = split_points(texts, self.lexicon, limits, self._draws(pieces, nsp.name, "split"))
+            halved = [_Job(piece, split) for piece, split in zip(pieces, splits.tolist())]
+            luck = self._draws(pieces, nsp.name, "true").numbers().tolist()
+            is_false = [
+                number >= nsp.true_rate and job.split < job.piece.stop - job.piece.start
+                for number, job in zip(luck, halved)
+            ]
+            false = [job for job, swapped in zip(halved, is_false) if swapped]
             ring = Draws(self.key, nsp.name, "ring")
-            pairs, alone = exchange([piece.document for piece in false], ring)
-            for i, j in pairs:
-                self._finish(chosen, false[i], self._split(false[i]), false[j])
+            pairs, alone = exchange([job.piece.document for job in false], ring)
+            self.jobs[chosen] += [job for job, swapped in zip(halved, is_false) if not swapped]
+            self.jobs[chosen] += [_Job(false[i].piece, false[i].split, false[j]) for i, j in pairs]
+            if not self.unpaired:
+                self.jobs[chosen] += [false[i] for i in alone]
+                continue
             for i in alone:
-                if self.unpaired:
-                    self.shares.book(chosen, false[i].start - false[i].stop)
-                    again.append(false[i])
-                else:
-                    self._finish(chosen, false[i], split=self._split(false[i]))
+                self.shares.book(chosen, false[i].piece.start - false[i].piece.stop)
+                again.append(false[i].piece)
         return again
 
-    def _draws(self, piece: Rest, *purpose: str) -> Draws:
-        return Draws(self.document_keys[piece.document], piece.start, *purpose)
+    def pieces(self) -> list[Piece]:
+        """All that was cut, dressed, objective by objective."""
+        pieces: list[Piece] = []
+        for chosen, jobs in self.jobs.items():
+            objective = self.objectives[chosen]
+            draws = self._draws([job.piece for job in jobs], objective.name)
+            for first, stop in _batches([job.piece.stop - job.piece.start for job in jobs]):
+                sources = [self._source(job) for job in jobs[first:stop]]
+                examples = objective.make_all(sources, draws.part(first, stop))
+                for job, example in zip(jobs[first:stop], examples):
+                    if len(example.tokens) > self.length:
+                        raise ValueError(_too_long(objective.name, job, example, self.length))
+                    pieces.append(Piece(objective.id, _spans(job), example))
+        return pieces
 
-    def _split(self, piece: Rest) -> int:
-        draws = self._draws(piece, Nsp.name, "split")
-        return split_point(
-            piece.tokens[piece.start : piece.stop], self.lexicon, half_limit(self.length), draws
-        )
+    def _draws(self, pieces: list[Rest], *purpose: str) -> DrawsOfMany:
+        keys = np.array([self.document_keys[piece.document] for piece in pieces], dtype=np.uint64)
+        return DrawsOfMany(extend_all(keys, np.array([piece.start for piece in pieces]), *purpose))
 
-    def _source(self, piece: Rest, split: int = 0, neighbour: Source | None = None) -> Source:
+    def _source(self, job: _Job) -> Source:
+        piece = job.piece
         tokens, start, stop = piece.tokens, piece.start, piece.stop
         first, last = start == 0, stop == len(tokens)
         before = self.begin if first else int(tokens[start - 1])
         after = self.end if last else int(tokens[stop])
-        return Source(tokens[start:stop], before, after, first, last, self.lexicon, neighbour, split)
+        neighbour = None if job.partner is None else self._source(job.partner)
+        return Source(tokens[start:stop], before, after, first, last, self.lexicon, neighbour, job.split)
 
-    def _finish(self, chosen: int, piece: Rest, split: int = 0, partner: Rest | None = None) -> None:
-        """Makes the Example of a piece; with a partner, of its first half and the partner's second half."""
-        objective = self.objectives[chosen]
-        document, start, stop = piece.document, piece.start, piece.stop
-        spans: tuple[Span, ...] = (Span(document, start, stop),)
-        neighbour = None
-        if partner is not None:
-            other = self._split(partner)
-            neighbour = self._source(partner, other)
-            second = Span(partner.document, partner.start + other, partner.stop)
-            spans = (Span(document, start, start + split), second)
-        example = objective.make(self._source(piece, split, neighbour), self._draws(piece, objective.name))
-        if len(example.tokens) > self.length:
-            raise ValueError(
-                f"{objective.name}: {stop - start} tokens became {len(example.tokens)} positions, more than "
-                f"{self.length}: its fit or the lexicon's spread is wrong"
-            )
-        self.pieces.append(Piece(objective.id, spans, example))
+
+def _spans(job: _Job) -> tuple[Span, ...]:
+    """The source tokens that a job uses."""
+    piece = job.piece
+    if job.partner is None:
+        return (Span(piece.document, piece.start, piece.stop),)
+    other = job.partner.piece
+    return (
+        Span(piece.document, piece.start, piece.start + job.split),
+        Span(other.document, other.start + job.partner.split, other.stop),
+    )
+
+
+def _batches(sizes: list[int]) -> Iterator[tuple[int, int]]:
+    """Runs [first, stop) of pieces that make up about BATCH tokens: much for numpy, little for the cache."""
+    first = tokens = 0
+    for i, size in enumerate(sizes):
+        tokens += size
+        if tokens >= BATCH or i == len(sizes) - 1:
+            yield first, i + 1
+            first, tokens = i + 1, 0
+
+
+def _too_long(name: str, job: _Job, example: Example, length: int) -> str:
+    return (
+        f"{name}: {job.piece.stop - job.piece.start} tokens became {len(example.tokens)} positions, more "
+        f"than {length}: its fit or the lexicon's spread is wrong"
+    )

@@ -8,21 +8,22 @@ rate is exact in the mean also for short pieces, but at least one. Of the chosen
 are reached; the word that crosses the line is taken with the chance that makes the mean exact.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from objectives.draws import Draws
-from objectives.example import IGNORE, Example, Lexicon, Source, marked
-from objectives.noise import choose, round_randomly
+from objectives.draws import Draws, DrawsOfMany
+from objectives.example import IGNORE, Example, Lexicon, Objective, Source, marked
+from objectives.noise import choose, shuffle, starts_of
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
 @dataclass(frozen=True)
-class Mlm:
+class Mlm(Objective):
     """select: share of tokens chosen; mask, random, keep: what becomes of them; whole_word: choose words."""
 
     name: ClassVar[str] = "mlm"
@@ -56,45 +57,68 @@ class Mlm:
         return min(len(remaining), length)
 
     def make(self, source: Source, draws: Draws) -> Example:
-        tokens, chosen = self.corrupt(source.tokens, source.lexicon, draws)
-        n = len(tokens)
-        targets = np.full(n, IGNORE, dtype=np.int32)
-        targets[chosen] = source.tokens[chosen]
-        weights = np.zeros(n, dtype=np.float32)
+        return self.make_all([source], draws.alone())[0]
+
+    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
+        text = np.concatenate([source.tokens for source in sources])
+        sizes = np.array([len(source.tokens) for source in sources])
+        tokens, chosen = self.corrupt(text, sizes, sources[0].lexicon, draws)
+        targets = np.full(len(text), IGNORE, dtype=np.int32)
+        targets[chosen] = text[chosen]
+        weights = np.zeros(len(text), dtype=np.float32)
         weights[chosen] = 1
-        return Example(tokens, targets, weights, np.full(n, n - 1, dtype=np.int32), marked(self.id, n))
+        bound = np.repeat((sizes - 1).astype(np.int32), sizes)
+        ends = np.cumsum(sizes)
+        return [
+            Example(tokens[a:b], targets[a:b], weights[a:b], bound[a:b], marked(self.id, b - a))
+            for a, b in zip((ends - sizes).tolist(), ends.tolist())
+        ]
 
     def corrupt(
-        self, tokens: np.ndarray, lexicon: Lexicon, draws: Draws, border: int = 0
+        self,
+        text: np.ndarray,
+        sizes: np.ndarray,
+        lexicon: Lexicon,
+        draws: DrawsOfMany,
+        seams: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(int32 [n], int64 [k]): the tokens with noise, and the chosen places in ascending order. `border`:
-        a place at which a word begins whatever the lexicon says (the seam of two texts)."""
+        """(int32 [Σ sizes], int64 [k]): ragged text with noise, and the chosen places in ascending order.
+        `seams`: places at which a word begins whatever the lexicon says (where two texts meet)."""
         if self.whole_word:
-            chosen = self._words(lexicon.word_start[tokens], border, draws)
+            starts = lexicon.word_start[text]
+            starts[starts_of(sizes)] = True
+            if seams is not None:
+                starts[seams] = True
+            chosen = np.flatnonzero(self._words(starts, sizes, draws))
         else:
-            chosen = choose(len(tokens), max(1, round_randomly(len(tokens) * self.select, draws)), draws)
+            counts = (sizes * self.select + draws.numbers()).astype(np.int64)
+            chosen = np.flatnonzero(choose(sizes, np.maximum(counts, 1), draws))
         # Of each 64-bit number the upper half decides the fate, the lower half the random token.
-        bits = draws.bits(len(chosen))
+        counts = np.diff(np.searchsorted(chosen, np.append(0, np.cumsum(sizes))))
+        bits = draws.bits(counts)
         fate = bits >> _HALF
-        masked = round(self.mask * 2**32)
-        replaced = fate < np.uint64(round((self.mask + self.random) * 2**32))
         ordinary = lexicon.ordinary
         noise = ordinary[((bits & _LOW) * np.uint64(len(ordinary))) >> _HALF]
-        noise[fate < np.uint64(masked)] = lexicon.control.mask
-        noisy = tokens.astype(np.int32)
-        noisy[chosen[replaced]] = noise[replaced]
-        return noisy, chosen
+        noise[fate < np.uint64(round(self.mask * 2**32))] = lexicon.control.mask
+        changed = fate < np.uint64(round((self.mask + self.random) * 2**32))
+        tokens = text.astype(np.int32)
+        tokens[chosen[changed]] = noise[changed]
+        return tokens, chosen
 
-    def _words(self, starts: np.ndarray, border: int, draws: Draws) -> np.ndarray:
-        """int64 [k]: the places of whole words, n·select of them in the mean. `starts`: bool [n]."""
-        starts[[0, border]] = True
-        word = np.cumsum(starts) - 1
-        sizes = np.bincount(word)
-        order = draws.permutation(len(sizes))
-        ends = np.cumsum(sizes[order])
-        room = len(starts) * self.select - (ends - sizes[order])
-        taken = draws.number() * sizes[order] < room
-        taken[0] = True
-        picked = np.zeros(len(sizes), dtype=bool)
+    def _words(self, starts: np.ndarray, sizes: np.ndarray, draws: DrawsOfMany) -> np.ndarray:
+        """bool [Σ sizes]: True over whole words, n·select tokens of a piece in the mean. starts: where a word
+        begins, at the first token of each piece too."""
+        begins = np.flatnonzero(starts)
+        lengths = np.diff(begins, append=len(starts))
+        words = np.diff(np.searchsorted(begins, np.append(0, np.cumsum(sizes))))
+        first = starts_of(words)
+        order = shuffle(words, draws)
+        drawn = lengths[order]
+        before = np.cumsum(drawn) - drawn
+        before -= np.repeat(before[first], words)
+        room = np.repeat(sizes * self.select, words) - before
+        taken = np.repeat(draws.numbers(), words) * drawn < room
+        taken[first] = True
+        picked = np.zeros(len(lengths), dtype=bool)
         picked[order[taken]] = True
-        return np.flatnonzero(picked[word])
+        return np.repeat(picked, lengths)

@@ -1,37 +1,67 @@
-"""The random choices that several objectives share: which k of n, and how a length falls into parts.
+"""The random choices that several objectives share, for many pieces at once.
 
-All are vectorised over the piece and take their numbers from a Draws, so a choice is a function of its key.
+A block has hundreds of short pieces, and a numpy call costs as much as a hundred tokens: so noise works on
+*ragged* arrays, the pieces of a block one behind the other with their sizes beside them. What happens to a
+piece is still a function of its own draws alone, whatever stands beside it.
 """
-
-import math
 
 import numpy as np
 
-from objectives.draws import Draws
+from objectives.draws import DrawsOfMany
+
+LONGEST = 1 << 20
+"""The most tokens of a piece, and `MOST` the most pieces at once: place, chance and piece share 64 bits."""
+MOST = 1 << 16
+
+_PLACE = np.uint64(LONGEST - 1)
+_PLACE_BITS = np.uint64(20)
+_CHANCE_SHIFT = np.uint64(36)
+_PIECE_SHIFT = np.uint64(48)
 
 
-def round_randomly(x: float, draws: Draws) -> int:
-    """x rounded up or down such that the mean over keys is x: short pieces keep a stated rate exactly."""
-    return math.floor(x + draws.number())
+def starts_of(sizes: np.ndarray) -> np.ndarray:
+    """int64 [pieces]: where each piece begins in the ragged array."""
+    return np.cumsum(sizes) - sizes
 
 
-def choose(n: int, k: int, draws: Draws) -> np.ndarray:
-    """int64 [k]: k distinct places of 0 … n−1 in ascending order, every set equally likely."""
-    if k >= n:
-        return np.arange(n)
-    if k == 1:
-        return np.array([draws.integer(0, n)])
-    bits = draws.bits(n)
-    chosen = np.flatnonzero(bits < np.partition(bits, k)[k])
-    if len(chosen) != k:  # two equal numbers of 64 bits: rare, and still k places are owed
-        chosen = np.sort(np.argsort(bits, kind="stable")[:k])
-    return chosen
+def places_in(sizes: np.ndarray) -> np.ndarray:
+    """int64 [Σ sizes]: 0 … size−1 in each piece."""
+    return np.arange(int(sizes.sum())) - np.repeat(starts_of(sizes), sizes)
 
 
-def partition(total: int, parts: int, draws: Draws) -> np.ndarray:
-    """int64 [parts]: lengths ≥ 1 whose sum is `total`, every way alike (T5's random_segmentation)."""
-    borders = np.empty(parts + 1, dtype=np.int64)
-    borders[0], borders[-1] = 0, total
-    if parts > 1:
-        borders[1:-1] = choose(total - 1, parts - 1, draws) + 1
+def _lots(sizes: np.ndarray, draws: DrawsOfMany) -> np.ndarray:
+    """uint64 [Σ sizes]: numbers that sort by piece, then by 28 bits of chance, then by place."""
+    piece = np.arange(len(sizes), dtype=np.uint64) << _PIECE_SHIFT
+    lots = draws.bits(sizes)
+    lots >>= _CHANCE_SHIFT
+    lots <<= _PLACE_BITS
+    lots |= places_in(sizes).astype(np.uint64)
+    lots |= np.repeat(piece, sizes)
+    return lots
+
+
+def choose(sizes: np.ndarray, counts: np.ndarray, draws: DrawsOfMany) -> np.ndarray:
+    """bool [Σ sizes]: True at counts[p] ≤ sizes[p] places of each piece p, every set equally likely."""
+    lots = _lots(sizes, draws)
+    ranked = np.append(np.sort(lots), ~np.uint64(0))
+    return lots < np.repeat(ranked[starts_of(sizes) + counts], sizes)
+
+
+def shuffle(sizes: np.ndarray, draws: DrawsOfMany) -> np.ndarray:
+    """int64 [Σ sizes]: for each piece a permutation of its places, as indices into the ragged array."""
+    places = (np.sort(_lots(sizes, draws)) & _PLACE).astype(np.int64)
+    return places + np.repeat(starts_of(sizes), sizes)
+
+
+def partition(totals: np.ndarray, parts: np.ndarray, draws: DrawsOfMany) -> np.ndarray:
+    """int64 [Σ parts]: each total as a sum of parts[p] lengths ≥ 1, every way equally likely (T5's
+    random_segmentation). A total of 0 is one part of length 0."""
+    inner = np.where(parts > 1, totals - 1, 0)
+    cut = np.flatnonzero(choose(inner, parts - 1, draws))
+    first = starts_of(parts)
+    is_first = np.zeros(int(parts.sum()) + 1, dtype=bool)
+    is_first[first] = is_first[-1] = True
+    borders = np.empty(len(is_first), dtype=np.int64)
+    borders[first], borders[-1] = starts_of(totals), totals.sum()
+    borders[~is_first] = cut + 1 + np.repeat(starts_of(totals) - starts_of(inner), parts - 1)
     return np.diff(borders)

@@ -19,16 +19,17 @@ from typing import ClassVar
 
 import numpy as np
 
-from objectives.draws import Draws
-from objectives.example import IGNORE, Example, Lexicon, Source
+from objectives.draws import Draws, DrawsOfMany
+from objectives.example import IGNORE, Example, Lexicon, Objective, Source
 from objectives.mlm import Mlm
+from objectives.noise import LONGEST, starts_of
 
 TYPICAL_PIECE = 256
 """Source tokens assumed of a piece where a weight per piece is stated per token."""
 
 
 @dataclass(frozen=True)
-class Nsp:
+class Nsp(Objective):
     """mlm: the noise on both halves; true_rate: share of true pairs; order: swap the halves instead of
     exchanging them; pair_weight: loss weight of the pair target (None: as its masked targets together)."""
 
@@ -64,35 +65,56 @@ class Nsp:
         return rest if rest <= most else most - (rest == most + 1 and most > 2)
 
     def make(self, source: Source, draws: Draws) -> Example:
-        """A false pair has source.neighbour; both then have `split`."""
-        n, control = len(source.tokens), source.lexicon.control
-        split = source.split or split_point(source.tokens, source.lexicon, n, draws)
-        halves = [source.tokens[:split], source.tokens[split:]]
-        true = source.neighbour is None
-        if source.neighbour is not None:
-            halves[1] = source.neighbour.tokens[source.neighbour.split :]
-        elif self.order and n > 1 and draws.number() >= self.true_rate:
-            halves.reverse()
-            true = False
+        """A false pair: `source` up to its split, and source.neighbour from its split on."""
+        return self.make_all([source], draws.alone())[0]
 
-        seam = len(halves[0])
-        text = np.concatenate(halves)
-        noisy, chosen = self.mlm.corrupt(text, source.lexicon, draws, seam if seam < len(text) else 0)
-        n = len(text) + 3
-        tokens = np.empty(n, dtype=np.int32)
-        tokens[[0, seam + 1, -1]] = control.cls, control.sep, control.sep
-        tokens[1 : seam + 1], tokens[seam + 2 : -1] = noisy[:seam], noisy[seam:]
-        at = chosen + 1 + (chosen >= seam)
-        targets = np.full(n, IGNORE, dtype=np.int32)
-        targets[at] = text[chosen]
-        weights = np.zeros(n, dtype=np.float32)
-        weights[at] = 1
-        objective = np.full(n, self.id, dtype=np.int8)
-        objective[at] = self.mlm.id
-        if seam < len(text):
-            targets[0] = true
-            weights[0] = len(chosen) if self.pair_weight is None else self.pair_weight
-        return Example(tokens, targets, weights, np.full(n, n - 1, dtype=np.int32), objective)
+    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
+        halves, true = self._halves(sources, draws)
+        text = np.concatenate([tokens for pair in halves for tokens in pair])
+        lengths = np.array([len(tokens) for pair in halves for tokens in pair])
+        seam, sizes = lengths[::2], lengths[::2] + lengths[1::2]
+        seams = (starts_of(sizes) + seam)[seam < sizes]
+        noisy, chosen = self.mlm.corrupt(text, sizes, sources[0].lexicon, draws, seams)
+
+        # Each piece is [CLS] A [SEP] B [SEP]; `place` is where a token of the text comes to stand.
+        control = sources[0].lexicon.control
+        starts = starts_of(sizes + 3)
+        halves_at = np.column_stack([starts + 1, starts + seam + 2]).ravel()
+        place = np.repeat(halves_at - starts_of(lengths), lengths) + np.arange(len(text))
+        tokens = np.full(len(text) + 3 * len(sizes), control.sep, dtype=np.int32)
+        tokens[starts], tokens[place] = control.cls, noisy
+        targets = np.full(len(tokens), IGNORE, dtype=np.int32)
+        targets[place[chosen]] = text[chosen]
+        weights = np.zeros(len(tokens), dtype=np.float32)
+        weights[place[chosen]] = 1
+        objective = np.full(len(tokens), self.id, dtype=np.int8)
+        objective[place[chosen]] = self.mlm.id
+        masked = np.diff(np.searchsorted(chosen, np.append(0, np.cumsum(sizes))))
+        paired = seam < sizes
+        targets[starts[paired]] = true[paired]
+        weights[starts[paired]] = masked[paired] if self.pair_weight is None else self.pair_weight
+        bound = np.repeat((sizes + 2).astype(np.int32), sizes + 3)
+        return [
+            Example(tokens[a:b], targets[a:b], weights[a:b], bound[a:b], objective[a:b])
+            for a, b in zip(starts.tolist(), (starts + sizes + 3).tolist())
+        ]
+
+    def _halves(
+        self, sources: Sequence[Source], draws: DrawsOfMany
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+        """The two halves of each pair as they will stand, and int64 [pieces]: 1 where the pair is true."""
+        limits = np.array([len(source.tokens) for source in sources])
+        own = split_points([source.tokens for source in sources], sources[0].lexicon, limits, draws)
+        swap = draws.numbers() >= self.true_rate if self.order else np.zeros(len(sources), dtype=bool)
+        true = ~swap
+        halves = []
+        for i, source in enumerate(sources):
+            split = source.split or int(own[i])
+            first, second = source.tokens[:split], source.tokens[split:]
+            if source.neighbour is not None:
+                second, true[i] = source.neighbour.tokens[source.neighbour.split :], False
+            halves.append((second, first) if swap[i] and len(second) else (first, second))
+        return halves, true.astype(np.int64)
 
 
 def half_limit(length: int) -> int:
@@ -100,18 +122,27 @@ def half_limit(length: int) -> int:
     return (length - 3) // 2
 
 
-def split_point(tokens: np.ndarray, lexicon: Lexicon, limit: int, draws: Draws) -> int:
-    """The length of the first half: even in the middle half of the piece, moved to the nearest word start
-    (the left of two); both halves have at least one token and at most `limit`. 1 for a single token."""
-    n = len(tokens)
-    low, high = max(1, n - limit, n // 4), min(n - 1, limit, n - n // 4)
-    if high <= low:
-        return low
-    split = draws.integer(low, high + 1)
-    starts = np.flatnonzero(lexicon.word_start[tokens[low : high + 1]])
-    if len(starts):
-        split = low + int(starts[np.argmin(np.abs(starts + (low - split)))])
-    return split
+def split_points(
+    pieces: Sequence[np.ndarray], lexicon: Lexicon, limits: np.ndarray, draws: DrawsOfMany
+) -> np.ndarray:
+    """int64 [pieces]: the lengths of the first halves. Even in the middle half of the piece, moved to the
+    nearest word start there (the left of two); both halves have at least one token and at most limits[p]. A
+    single token is a first half without a second."""
+    sizes = np.array([len(piece) for piece in pieces])
+    low = np.maximum(np.maximum(1, sizes - limits), sizes // 4)
+    high = np.maximum(low, np.minimum(np.minimum(sizes - 1, limits), sizes - sizes // 4))
+    split = low + (draws.numbers() * (high - low + 1)).astype(np.int64)
+    begins = np.flatnonzero(lexicon.word_start[np.concatenate(pieces)])
+    begins = np.concatenate(
+        [[-LONGEST], begins, [2 * sizes.sum() + LONGEST]]
+    )  # one on each side, out of reach
+    base = starts_of(sizes)
+    place = np.searchsorted(begins, base + split)
+    left, right = begins[place - 1] - base, begins[place] - base
+    to_left = np.where(left >= low, split - left, LONGEST)
+    to_right = np.where(right <= high, right - split, LONGEST)
+    nearest = np.where(to_left <= to_right, left, right)
+    return np.where(np.minimum(to_left, to_right) < LONGEST, nearest, split)
 
 
 def exchange(documents: Sequence[int], draws: Draws) -> tuple[list[tuple[int, int]], list[int]]:

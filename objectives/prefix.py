@@ -4,18 +4,19 @@ Positions as in causal. Of the N positions the first k = ⌊u·N⌋, at least on
 (low, high): they see one another, and the last of them predicts the first token behind the prompt.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from objectives.causal import causal_fit, causal_run
-from objectives.draws import Draws
-from objectives.example import Example, Lexicon, Source, continuation
+from objectives.draws import Draws, DrawsOfMany
+from objectives.example import Example, Lexicon, Objective, Source, continuations
 
 
 @dataclass(frozen=True)
-class Prefix:
+class Prefix(Objective):
     """low, high: the range of the prompt's share of the piece."""
 
     name: ClassVar[str] = "prefix"
@@ -42,6 +43,11 @@ class Prefix:
         return causal_fit(len(remaining), length, last)
 
     def make(self, source: Source, draws: Draws) -> Example:
-        run = causal_run(source)
-        share = self.low + (self.high - self.low) * draws.number()
-        return continuation(run, max(1, int(share * (len(run) - 1))), self.id)
+        return self.make_all([source], draws.alone())[0]
+
+    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
+        runs = [causal_run(source) for source in sources]
+        sizes = np.array([len(run) for run in runs])
+        share = self.low + (self.high - self.low) * draws.numbers()
+        prompts = np.maximum(1, (share * (sizes - 1)).astype(np.int64))
+        return continuations(np.concatenate(runs), sizes, prompts, self.id)

@@ -14,14 +14,14 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from objectives.draws import Draws
-from objectives.example import Example, Lexicon, Source, next_token
+from objectives.example import Example, Lexicon, Objective, Source, next_token
 
 BROKEN = "\ufffd"
 _CHARACTER_BYTES = 4  # the longest UTF-8 form
 
 
 @dataclass(frozen=True)
-class Reverse:
+class Reverse(Objective):
     """unit: what is turned round, tokens or characters."""
 
     name: ClassVar[str] = "reverse"

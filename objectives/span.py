@@ -13,15 +13,16 @@ in front. A denoiser without a mean has one run, at the end: UL2's S, a prefix L
 the seven of the UL2 paper (Tay et al. 2022, table 1), equally weighted.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from objectives.draws import Draws
-from objectives.example import IGNORE, Example, Lexicon, Source, marked, ramp
-from objectives.noise import partition
+from objectives.draws import Draws, DrawsOfMany
+from objectives.example import Example, Lexicon, Objective, Source, continuations
+from objectives.noise import partition, places_in, starts_of
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,6 @@ class Denoiser:
         """Positions of the Example of n tokens: two sentinels a run, and the mode."""
         return n + 2 * self.amounts(n)[1] + (self.mode is not None)
 
-    def lengths(self, n: int, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
-        """int64 [runs] twice: the lengths of kept and of noisy runs, which alternate, a kept one first."""
-        noise, runs = self.amounts(n)
-        if runs == 1:
-            return np.array([n - noise]), np.array([noise])
-        return partition(n - noise, runs, draws), partition(noise, runs, draws)
-
 
 UL2 = (
     Denoiser(mean=3.0, rate=0.15, mode="R"),
@@ -75,7 +69,7 @@ UL2 = (
 
 
 @dataclass(frozen=True)
-class Span:
+class Span(Objective):
     """mean, rate: the one noise, without mode token; or denoisers: several, or `ul2`."""
 
     name: ClassVar[str] = "span"
@@ -116,45 +110,43 @@ class Span:
         return min(len(remaining), _capacity(self.noises, length, len(lexicon.control.sentinels)))
 
     def make(self, source: Source, draws: Draws) -> Example:
-        noise = self._drawn(draws)
-        kept, noisy = noise.lengths(len(source.tokens), draws)
-        return self._assemble(source, noise.mode, kept, noisy)
+        return self.make_all([source], draws.alone())[0]
 
-    def _drawn(self, draws: Draws) -> Denoiser:
-        noises = self.noises
-        if len(noises) == 1:
-            return noises[0]
-        place = draws.number() * sum(noise.weight for noise in noises)
-        for noise in noises:
-            place -= noise.weight
-            if place < 0:
-                return noise
-        return noises[-1]
+    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
+        control = sources[0].lexicon.control
+        sizes = np.array([len(source.tokens) for source in sources])
+        noises = self._drawn(len(sources), draws)
+        amounts = np.array([noise.amounts(n) for noise, n in zip(noises, sizes.tolist())])
+        modes = np.array([-1 if noise.mode is None else control.modes[noise.mode] for noise in noises])
+        noisy, runs = amounts.T
+        kept_runs = partition(sizes - noisy, runs, draws)
+        noisy_runs = partition(noisy, runs, draws)
 
-    def _assemble(self, source: Source, mode: str | None, kept: np.ndarray, noisy: np.ndarray) -> Example:
-        """Both parts, one behind the other: their text in order, then the sentinels put between."""
-        control, runs = source.lexicon.control, len(noisy)
-        n, front = len(source.tokens), int(mode is not None)
-        run = np.arange(runs)
-        prompt = front + n - int(noisy.sum()) + runs
-        tokens = np.empty(n + 2 * runs + front, dtype=np.int32)
-        is_text = np.ones(len(tokens), dtype=bool)
-        places = np.concatenate([front + np.cumsum(kept) + run, prompt + np.cumsum(noisy) - noisy + run])
-        is_text[places] = False
-        tokens[places] = control.sentinels[:runs] * 2
-        if mode is not None:
-            tokens[0], is_text[0] = control.modes[mode], False
-        is_noise = np.repeat(np.tile([False, True], runs), np.column_stack([kept, noisy]).ravel())
-        tokens[is_text] = np.concatenate([source.tokens[~is_noise], source.tokens[is_noise]])
+        # A piece takes its mode, its tokens, two sentinels a run, and `end`, which is a target only.
+        moded = modes >= 0
+        prompts = moded + sizes - noisy + runs
+        taken = prompts + noisy + runs + 1
+        starts, run = starts_of(taken), places_in(runs)
+        behind_kept = np.cumsum(kept_runs) + np.repeat(starts + moded - starts_of(sizes - noisy), runs) + run
+        before_noisy = starts_of(noisy_runs) + np.repeat(starts + prompts - starts_of(noisy), runs) + run
+        tokens = np.empty(int(taken.sum()), dtype=np.int32)
+        tokens[starts[moded]] = modes[moded]
+        tokens[behind_kept] = tokens[before_noisy] = np.array(control.sentinels, dtype=np.int32)[run]
+        tokens[starts + taken - 1] = control.end
+        # The text alternates between kept and noisy runs; each moves as a whole.
+        lengths = np.column_stack([kept_runs, noisy_runs]).ravel()
+        goes_to = np.column_stack([behind_kept - kept_runs, before_noisy + 1]).ravel()
+        place = np.repeat(goes_to - starts_of(lengths), lengths) + np.arange(int(sizes.sum()))
+        tokens[place] = np.concatenate([source.tokens for source in sources])
+        return continuations(tokens, taken, prompts, self.id)
 
-        targets = np.full(len(tokens), IGNORE, dtype=np.int32)
-        targets[prompt - 1 : -1] = tokens[prompt:]
-        targets[-1] = control.end
-        weights = np.zeros(len(tokens), dtype=np.float32)
-        weights[prompt - 1 :] = 1
-        bound = ramp(len(tokens)).copy()
-        bound[:prompt] = prompt - 1
-        return Example(tokens, targets, weights, bound, marked(self.id, len(tokens)))
+    def _drawn(self, pieces: int, draws: DrawsOfMany) -> list[Denoiser]:
+        """A denoiser for each piece, by weight."""
+        if len(self.noises) == 1:
+            return [self.noises[0]] * pieces
+        ends = np.cumsum([noise.weight for noise in self.noises])
+        drawn = np.searchsorted(ends[:-1], draws.numbers() * ends[-1], side="right")
+        return [self.noises[i] for i in drawn.tolist()]
 
 
 @lru_cache(maxsize=256)
