@@ -1,0 +1,50 @@
+"""Map over work with a few processes, results in order, memory bounded: for packing and indexing.
+
+The order of results is that of the items, so what is written does not depend on how many processes there are.
+At most a few items a worker are under way. A worker ends by itself when its parent was killed: the pool's own
+queues would let it wait for ever.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import TypeVar
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+_AHEAD = 2
+
+
+def ordered_map(function: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
+    """function(item) for each item, in order; in this process where `workers` is 0 or 1."""
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("fork"), initializer=_end_with, initargs=(os.getpid(),)
+    )
+    window: deque[Future[Out]] = deque()
+    try:
+        for item in items:
+            window.append(pool.submit(function, item))
+            if len(window) > workers * _AHEAD:
+                yield window.popleft().result()
+        while window:
+            yield window.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with(parent: int) -> None:
+    """Watch from a thread whether the parent still lives."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,67 @@
+"""The session's small corpora and tokenizer, made once and kept in a temporary folder between sessions."""
+
+import hashlib
+import itertools
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import data
+from data import builtin
+from data.corpus import open_corpus
+from data.documents import Document
+from data.pack import pack_documents
+from data.train_tokenizer import train
+from tests.helpers import Corpora
+
+_SOURCES = ("pack", "builtin", "index", "tar", "tokenizer", "train_tokenizer")
+
+
+def _first_bytes(name: str, limit: int) -> Iterator[Document]:
+    """Every third document of a built-in corpus that is no giant, up to about `limit` bytes of text."""
+    total = 0
+    for document in itertools.islice(builtin.documents(name), 0, None, 3):
+        size = len(document.text or "")
+        if 0 < size < 60_000:
+            yield document
+            total += size
+        if total > limit:
+            return
+
+
+def _key() -> str:
+    digest = hashlib.sha256(sys.version.encode() + Path(__file__).read_bytes())
+    for name in _SOURCES:
+        digest.update((Path(data.__file__).parent / f"{name}.py").read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _build(folder: Path) -> None:
+    pack_documents(_first_bytes("code", 1_500_000), folder / "code", shard_bytes=1 << 20)
+    pack_documents(_first_bytes("prose", 500_000), folder / "prose")
+    corpora = [open_corpus(name, [str(folder / f"{name}-*.tar")]) for name in ("code", "prose")]
+    train(corpora, folder / "tokenizer.model", vocabulary=2000, budget=600_000)
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Corpora:
+    """Packed `code` and `prose` and a tokenizer; read-only for tests. Nothing here may be changed in place."""
+    folder = Path(tempfile.gettempdir()) / f"headrace-tests-{os.getuid()}" / _key()
+    if not folder.exists():
+        folder.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as building:
+            _build(Path(building) / "corpora")
+            try:
+                (Path(building) / "corpora").rename(folder)
+            except OSError:  # another session was quicker: its corpora are the same
+                assert folder.exists()
+    return Corpora(
+        folder=folder,
+        tokenizer_path=folder / "tokenizer.model",
+        code=str(folder / "code-*.tar"),
+        prose=str(folder / "prose-*.tar"),
+    )
