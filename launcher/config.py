@@ -112,12 +112,6 @@ class Config(Section):
         """Bytes of text a block."""
         return self.data.block_bytes or 512 * self.longest_sequence
 
-    def rows_at(self, row: int) -> int:
-        """Rows of the step that begins at a global row."""
-        if isinstance(self.batch_rows, int):
-            return self.batch_rows
-        return next(rows for start, rows in reversed(self.batch_rows) if start <= row)
-
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config in a file over its base, with 'key.sub=value' overrides over both. BadInput, one line."""
@@ -135,6 +129,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         data = _override(data, places, override)
     return build(data, places, str(path))
+
+
+def edit(config: Config, overrides: Sequence[str]) -> Config:
+    """The config with 'key.sub=value' edits."""
+    data, places = plain(config), dict[Key, str]()
+    for override in overrides:
+        data = _override(data, places, override)
+    return build(data, places, "the run's config")
 
 
 def build(data: Mapping[str, Any], places: Places, name: str) -> Config:
@@ -234,17 +236,9 @@ def _override(data: dict[str, Any], places: dict[Key, str], override: str) -> di
     words = name.strip().split(".")
     if not equals or not all(words):
         raise BadInput(f"'{override}': expected key=value or key.sub=value, such as optimizer.lr=3e-4")
-    section: Any = data
-    for depth, word in enumerate(words[:-1]):
-        section = section.get(word)
-        if section is None:
-            break
-        if not isinstance(section, Mapping):
-            raise BadInput(f"'{override}': {dotted(tuple(words[: depth + 1]))} is a value and has no keys")
-    nested = parse_value(text)
+    nested = parse_value(text, f"command line, {name}")
     for depth in range(len(words), 0, -1):
-        places[tuple(words[:depth])] = (
-            f"'{override}'" if depth == len(words) else places.get(tuple(words[:depth]), f"'{override}'")
-        )
+        places.setdefault(tuple(words[:depth]), "command line")
         nested = {words[depth - 1]: nested}
+    places[tuple(words)] = "command line"
     return _merge(data, nested)

@@ -10,6 +10,7 @@ brackets.
 import os
 from itertools import pairwise
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
@@ -35,6 +36,10 @@ def _shards(value: Any) -> tuple[str, ...]:
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not items or not all(isinstance(i, str) and i for i in items):
         raise ValueError("expected a list of globs, paths or URLs of tar shards")
+    if any(urlsplit(item).password for item in items if "://" in item and not item.startswith("pipe:")):
+        raise ValueError(
+            "a URL with a password in it would be copied into runs; use .netrc or the environment"
+        )
     return tuple(absolute(item) for item in items)
 
 

@@ -64,8 +64,8 @@ def read(path: str | Path) -> Document:
 def parse(text: str, name: str) -> Document:
     """As `read`, of a text; `name` stands for the file in messages."""
     places: dict[Key, str] = {}
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         data = {} if node is None else _plain(loader, node, name, (), places, [])
     except yaml.MarkedYAMLError as error:
@@ -74,16 +74,14 @@ def parse(text: str, name: str) -> Document:
         raise BadInput(f"{name}:{line}: not YAML: {_line(error.problem or error.context)}") from None
     except yaml.YAMLError as error:
         raise BadInput(f"{name}: not YAML: {_line(error)}") from None
-    finally:
-        loader.dispose()
     if not isinstance(data, dict):
         raise BadInput(f"{name}:1: expected sections such as 'run:' and 'model:', got {type(data).__name__}")
     return Document(data, places)
 
 
-def parse_value(text: str) -> Any:
+def parse_value(text: str, name: str) -> Any:
     """The value that a text stands for, as after 'key: ' in a file; for key=value on the command line."""
-    return parse(f"value: {text}" if text.strip() else "value: ''", f"'{text}'").data["value"]
+    return parse(f"value: {text}" if text.strip() else "value: ''", name).data["value"]
 
 
 def dump_yaml(data: dict[str, Any]) -> str:
