@@ -5,12 +5,13 @@ document reads its last token too and predicts `end`. So every token of a docume
 it is cut.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from objectives.draws import Draws
+from objectives.draws import Draws, DrawsOfMany
 from objectives.example import Example, Lexicon, Objective, Source, next_token
 
 
@@ -48,4 +49,7 @@ class Causal(Objective):
         return causal_fit(len(remaining), length, last)
 
     def make(self, source: Source, draws: Draws) -> Example:
-        return next_token(causal_run(source), self.id)
+        return next_token([causal_run(source)], self.id)[0]
+
+    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
+        return next_token([causal_run(source) for source in sources], self.id)

@@ -162,10 +162,15 @@ def marked(objective: int, n: int) -> np.ndarray:
     return _shared("objective", 1 << n.bit_length(), objective)[:n]
 
 
-def next_token(run: np.ndarray, objective: int) -> Example:
-    """The causal Example in which each token of `run` (int32 [n+1]) but the last predicts its successor."""
-    n = len(run) - 1
-    return Example(run[:-1], run[1:], ones(n), ramp(n), marked(objective, n))
+def next_token(runs: Sequence[np.ndarray], objective: int) -> list[Example]:
+    """The causal Examples in which each token of a run (int32 [n+1]) but the last predicts its successor."""
+    longest = max(map(len, runs))
+    weights, bound, marks = ones(longest), ramp(longest), marked(objective, longest)
+    examples = []
+    for run in runs:
+        n = len(run) - 1
+        examples.append(Example(run[:-1], run[1:], weights[:n], bound[:n], marks[:n]))
+    return examples
 
 
 def continuations(

@@ -8,13 +8,14 @@ complete, also in a piece that does not close its document. The other pieces are
 text is not encoded anew at the cuts. No token is lost or repeated.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from objectives.causal import causal_run
-from objectives.draws import Draws
+from objectives.draws import Draws, DrawsOfMany
 from objectives.example import Example, Lexicon, Objective, Source, next_token
 
 _MARKS = 3
@@ -44,15 +45,22 @@ class Fim(Objective):
         return min(len(remaining), length - _MARKS)
 
     def make(self, source: Source, draws: Draws) -> Example:
-        if draws.number() >= self.rate:
-            return next_token(causal_run(source), self.id)
+        return self.make_all([source], draws.alone())[0]
+
+    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
+        chances = zip(*(draws.numbers().tolist() for _ in range(4)))
+        return next_token([self._run(source, *four) for source, four in zip(sources, chances)], self.id)
+
+    def _run(self, source: Source, applied: float, order: float, one: float, other: float) -> np.ndarray:
+        """The run of tokens; four numbers in [0, 1) decide whether it is rearranged, how, and where."""
+        if applied >= self.rate:
+            return causal_run(source)
         tokens, control = source.tokens, source.lexicon.control
-        suffix_first = draws.number() < self.spm
-        a, b = sorted((draws.integer(0, len(tokens) + 1), draws.integer(0, len(tokens) + 1)))
         n = len(tokens)
+        a, b = sorted((int(one * (n + 1)), int(other * (n + 1))))
         run = np.empty(n + _MARKS + 1, dtype=np.int32)
         run[0], run[-1] = control.fim_prefix, control.end
-        if suffix_first:
+        if order < self.spm:
             run[1], run[2 + n - b] = control.fim_suffix, control.fim_middle
             run[2 : 2 + n - b], run[3 + n - b : -1] = tokens[b:], tokens[:b]
         else:
@@ -62,4 +70,4 @@ class Fim(Objective):
                 tokens[b:],
                 tokens[a:b],
             )
-        return next_token(run, self.id)
+        return run

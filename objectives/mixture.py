@@ -7,7 +7,7 @@ lengths of documents; choosing before packing is what keeps the padding small (f
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -170,8 +170,7 @@ def dress(
     return dressing.pieces()
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(NamedTuple):
     """A piece to be dressed; a next-sentence piece with its split, a false one also with its partner's."""
 
     piece: Rest
@@ -210,8 +209,10 @@ class _Dressing:
         closes = stop == len(tokens)
         while start < stop:
             # A piece of one token has no second half, so it goes to an objective that needs none.
-            choice = allowed if stop - start > 1 else self.unpaired or allowed
-            chosen = self.shares.most_owed(min(stop - start, self.length), choice)
+            chosen = allowed[0]
+            if len(allowed) > 1:
+                choice = allowed if stop - start > 1 else self.unpaired or allowed
+                chosen = self.shares.most_owed(min(stop - start, self.length), choice)
             objective = self.objectives[chosen]
             n = objective.fit(tokens[start:stop], self.length, self.lexicon, start == 0, closes)
             self.shares.book(chosen, n)

@@ -8,12 +8,13 @@ tokens on English text; the lexicon's `spread` bounds them. A piece whose bytes 
 was cut inside one, or the text holds U+FFFD) is reversed by tokens: no byte of text is lost.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from objectives.draws import Draws
+from objectives.draws import Draws, DrawsOfMany
 from objectives.example import Example, Lexicon, Objective, Source, next_token
 
 BROKEN = "\ufffd"
@@ -51,6 +52,13 @@ class Reverse(Objective):
         return n if n == len(remaining) else _whole(remaining, n, lexicon)
 
     def make(self, source: Source, draws: Draws) -> Example:
+        return next_token([self._run(source)], self.id)[0]
+
+    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
+        return next_token([self._run(source) for source in sources], self.id)
+
+    def _run(self, source: Source) -> np.ndarray:
+        """int32 [n+1], or [n+2] where the piece opens its document: `after`, the text backwards, `begin`."""
         backwards = source.tokens[::-1]
         # A single token is never spelt out: so a piece of one token fits whatever its spread.
         if self.unit == "character" and len(backwards) > 1:
@@ -63,7 +71,7 @@ class Reverse(Objective):
         run[1 : n + 1] = backwards
         if source.first:
             run[-1] = source.before
-        return next_token(run, self.id)
+        return run
 
 
 def _whole(remaining: np.ndarray, n: int, lexicon: Lexicon) -> int:

@@ -2,9 +2,9 @@
 
 The next piece goes to the objective that is owed most: its weight times all tokens shared out so far and now,
 less what it got. So the shares follow the weights to about one piece within a block. What each is owed at the
-start is keyed: the state of the same game after a random number of rounds of equal pieces, with some jitter
-of mean zero. Else the first pieces of all blocks would go to the largest weight, and in small blocks the
-small weights would starve.
+start is keyed: the state of the same game after a random number of rounds of equal pieces, in one of a few
+games that break ties differently. Else the first pieces of all blocks would go to the largest weight, and in
+small blocks the small weights would starve.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from functools import lru_cache
 from objectives.draws import Draws
 
 _ROUNDS = 256
-_JITTER = 0.5
+_GAMES = 8
 
 
 class Shares:
@@ -24,10 +24,8 @@ class Shares:
         self.active = [i for i, weight in enumerate(weights) if weight > 0]
         self.owed = [0.0] * len(self.weights)
         if len(self.active) > 1:
-            phase = _phases(tuple(self.weights))[draws.integer(0, _ROUNDS)]
-            jitter = draws.uniform(len(self.weights))
-            jitter -= jitter.mean()
-            self.owed = [typical * (owed + _JITTER * shift) for owed, shift in zip(phase, jitter.tolist())]
+            phases = _phases(tuple(self.weights), draws.integer(0, _GAMES))
+            self.owed = [typical * owed for owed in phases[draws.integer(0, _ROUNDS)]]
 
     def most_owed(self, tokens: int, allowed: Sequence[int]) -> int:
         """Of the allowed (indices of weight > 0), the one owed most once `tokens` more are shared out."""
@@ -47,10 +45,10 @@ def _most_owed(owed: Sequence[float], weights: Sequence[float], size: float, all
 
 
 @lru_cache(maxsize=64)
-def _phases(weights: tuple[float, ...]) -> list[list[float]]:
+def _phases(weights: tuple[float, ...], game: int) -> list[list[float]]:
     """What each is owed after 0, 1, … pieces of size 1."""
     active = [i for i, weight in enumerate(weights) if weight > 0]
-    owed, phases = [0.0] * len(weights), []
+    owed, phases = (Draws(game).uniform(len(weights)) * 1e-3).tolist(), []
     for _ in range(_ROUNDS):
         phases.append(owed)
         chosen = _most_owed(owed, weights, 1.0, active)

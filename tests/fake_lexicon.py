@@ -1,0 +1,49 @@
+"""A tokenizer small enough to work out by hand: what objectives may know of one, as a plain value.
+
+ids 0-8 pad, begin, end, mask, cls, sep, fim prefix, middle, suffix · 9-11 modes R, S, X · 12-… sentinels
+ids 100-355 the bytes · 400 " " · 401-426 a … z · 427 "th" · 428 " a" · 429 " b" · 430 " the"
+"""
+
+import numpy as np
+
+from objectives.example import ControlIds
+
+BYTE = 100
+PIECES = {400: " ", **{401 + i: chr(97 + i) for i in range(26)}, 427: "th", 428: " a", 429: " b", 430: " the"}
+SIZE = 431
+
+
+class FakeLexicon:
+    """Greedy longest match over PIECES; anything else is spelt in bytes."""
+
+    def __init__(self, sentinels: int = 8) -> None:
+        modes = {"R": 9, "S": 10, "X": 11}
+        self.control = ControlIds(0, 1, 2, 3, 4, 5, 6, 7, 8, modes, tuple(range(12, 12 + sentinels)))
+        self.size = SIZE
+        self.ordinary = np.arange(400, SIZE, dtype=np.int32)
+        self.word_start = np.zeros(SIZE, dtype=bool)
+        self.word_start[[400, 428, 429, 430]] = True
+        self.spread = np.ones(SIZE, dtype=np.int32)
+        for token, piece in PIECES.items():
+            self.spread[token] = len(piece)
+        self._ids = {piece: token for token, piece in PIECES.items()}
+
+    def encode(self, text: str) -> np.ndarray:
+        ids: list[int] = []
+        while text:
+            for length in (4, 2, 1):
+                if text[:length] in self._ids:
+                    ids.append(self._ids[text[:length]])
+                    text = text[length:]
+                    break
+            else:
+                ids += [BYTE + byte for byte in text[0].encode()]
+                text = text[1:]
+        return np.array(ids, dtype=np.int32)
+
+    def decode(self, tokens: np.ndarray) -> str:
+        data = b"".join(
+            bytes([token - BYTE]) if BYTE <= token < BYTE + 256 else PIECES[token].encode()
+            for token in np.asarray(tokens).tolist()
+        )
+        return data.decode(errors="replace")
