@@ -115,7 +115,7 @@ class LiveConsole:
         )
         figures = Text("  ".join(_figures(record)))
         table = Table(box=None, padding=(0, 2))
-        for title in ("objective", "loss", "targets", "share"):
+        for title in ("objective", "loss", "tokens", "share"):
             table.add_column(title, justify="left" if title == "objective" else "right")
         for name, part in record.objectives.items():
             table.add_row(name, number(part.loss), f"{part.tokens}", f"{part.share:.1%}")

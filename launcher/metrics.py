@@ -43,3 +43,15 @@ def merged(run: RunFolder, after: int = -1) -> Iterator[dict[str, Any]]:
 def steps(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The lines of training steps: neither evaluations nor samples."""
     return (line for line in lines if "eval" not in line and "samples" not in line)
+
+
+def metrics_table(lines: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+    """Titles and rows for the eye: the steps among the lines, a loss column for each objective."""
+    shown = list(steps(iter(lines)))
+    names = list(dict.fromkeys(name for line in shown for name in line["objectives"]))
+    plain = ["step", "loss", "lr", "grad_norm", "tokens_per_second", "data_wait"]
+    rows = [
+        [line[key] for key in plain] + [line["objectives"].get(name, {}).get("loss") for name in names]
+        for line in shown
+    ]
+    return [*plain, *names], rows

@@ -26,7 +26,7 @@ class ObjectiveRecord:
     weight: float
     """Target weight."""
     tokens: int
-    """Positions at which something was predicted."""
+    """Of the source text."""
     share: float
     """Of the source tokens of all objectives."""
 

@@ -1,0 +1,65 @@
+"""The commands of `headrace`: what each does lives elsewhere; here their names, words and options are joined.
+
+    cli.py ── commands.py ─┬─ commands_train.py   train, resume, check
+                           ├─ commands_run.py     status, metrics, evaluate, generate, wandb, checkpoint …
+                           └─ commands_data.py    data …, tokenizer …
+
+Importing these files must stay cheap: `headrace --help` and `--version` answer without torch. So a command
+imports what it calls inside its body; nowhere else in headrace is an import put off.
+"""
+
+import sys
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from data.errors import BadInput
+from launcher import commands_data, commands_run, commands_train
+
+app = typer.Typer(
+    name="headrace",
+    help="Pretrain language models from plain tar shards: exact, resumable, objectives mixed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def version() -> str:
+    """The installed distribution's version."""
+    try:
+        return metadata.version("headrace")
+    except metadata.PackageNotFoundError:
+        return "(not installed: run from its sources)"
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"headrace {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+commands_train.register(app)
+commands_run.register(app)
+commands_data.register(app)
+
+
+def run() -> None:
+    """Do what the command line says; exits with the code of cli.py's list."""
+    try:
+        app(prog_name="headrace")
+    except BadInput as error:
+        print(f"headrace: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,308 @@
+"""`headrace data …` and `headrace tokenizer …`: from raw text to shards, their index and a tokenizer, and
+back from a row to the documents in it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from data.errors import BadInput
+from launcher import output
+from launcher.commands_train import AsJson, ConfigFile, Overrides, RunPath
+
+if TYPE_CHECKING:
+    from data.corpus import Corpus
+
+data = typer.Typer(help="Pack, index and verify shards; show and trace rows.", no_args_is_help=True)
+tokenizer = typer.Typer(help="Train and check tokenizers.", no_args_is_help=True)
+
+Corpora = Annotated[
+    list[str], typer.Argument(metavar="INDEX|SHARD…", help="Index files, or the shards of one corpus.")
+]
+Workers = Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that work at the same time.")]
+TextField = Annotated[
+    str | None, typer.Option("--text-field", help="For .json members: the field that holds the text.")
+]
+Step = Annotated[int, typer.Option("--step", min=1, help="The first step of a run is 1.")]
+Row = Annotated[int | None, typer.Option("--row", min=0, help="Only this row of the step, from 0.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add both groups."""
+    app.add_typer(data, name="data")
+    app.add_typer(tokenizer, name="tokenizer")
+
+
+def corpora_of(arguments: Sequence[str]) -> "list[Corpus]":
+    """Open what was named: each index file as a corpus of its own, all shards together as one."""
+    from data.corpus import open_corpus
+    from data.index import Index
+
+    indexes = [argument for argument in arguments if argument.endswith(".index")]
+    shards = [argument for argument in arguments if not argument.endswith(".index")]
+    opened = []
+    for path in indexes:
+        index = Index.open(path)
+        where = [name if "://" in name else str(Path(path).parent / name) for name in index.shards]
+        opened.append(open_corpus(index.name, where, path))
+    if shards:
+        stem = shards[0].rpartition("/")[2].split(".")[0].rstrip("0123456789*?[]{}").rstrip("-_") or "corpus"
+        opened.append(open_corpus(stem, shards))
+    return opened
+
+
+@data.command()
+def pack(
+    out: Annotated[
+        str,
+        typer.Option("--out", "-o", metavar="PREFIX", help="Writes PREFIX-000000.tar … and PREFIX.index."),
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT…", help="Files, folders, globs: .txt .md .py .jsonl[.gz|.zst] .parquet"
+        ),
+    ] = None,
+    builtin: Annotated[
+        str | None, typer.Option("--builtin", help="Text that every machine has: code or prose.")
+    ] = None,
+    field: Annotated[str, typer.Option("--field", help="Where the text is in .jsonl and .parquet.")] = "text",
+    zstd: Annotated[bool, typer.Option("--zstd", help="Write .tar.zst.")] = False,
+    shard_mib: Annotated[
+        int, typer.Option("--shard-mib", min=1, help="A shard is closed beyond this.")
+    ] = 256,
+    workers: Workers = 1,
+) -> None:
+    """Pack text into tar shards with an index. Deterministic; never overwrites.
+
+    \b
+    Examples:
+      headrace data pack books/ notes/*.md news.jsonl.zst --field text --out shards/mine
+      headrace data pack --builtin code --out work/code
+    """
+    from data.pack import pack as run
+
+    sources = [*(inputs or []), *([f"builtin:{builtin}"] if builtin else [])]
+    if not sources:
+        raise BadInput("data pack: expected files or folders to pack, or --builtin code|prose")
+    with output.progress(f"packing {out}") as report:
+        done = run(
+            sources,
+            out,
+            field=field,
+            zstd=zstd,
+            shard_bytes=shard_mib << 20,
+            workers=workers,
+            progress=report,
+        )
+    output.say(
+        f"{done.samples:,} documents, {output.size(done.text_bytes)} of text, "
+        f"in {len(done.shards)} shards with {done.units:,} units: {done.index}"
+    )
+    _say_problems(done.problems, done.examples)
+
+
+def _say_problems(problems: Counter[str], examples: Sequence[str]) -> None:
+    for problem, count in problems.most_common():
+        output.say(f"left out: {count:,} × {problem}")
+    for example in examples:
+        output.say(f"  {example}")
+
+
+@data.command()
+def index(
+    shards: Annotated[
+        list[str], typer.Argument(metavar="SHARD…", help="Paths, globs or URLs of tar shards.")
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="NAME.index", help="The index to write.")],
+    text_field: TextField = None,
+    workers: Workers = 1,
+) -> None:
+    """Index shards of other people's making, in place.
+
+    \b
+    Examples:
+      headrace data index 'shards/news-*.tar' --out shards/news.index
+      headrace data index 's3://bucket/c4-{000..099}.tar.zst' --out c4.index --text-field text
+    """
+    from data.indexing import build_index
+
+    with output.progress(f"indexing {out}") as report:
+        built = build_index(shards, out, progress=report, text_field=text_field, workers=workers)
+    made = built.index
+    output.say(
+        f"{made.samples:,} documents, {output.size(made.text_bytes)} of text, "
+        f"in {len(made.shards)} shards ({built.read} read now) with {len(made):,} units: {made.path}"
+    )
+    for note in built.notes:
+        output.say(note)
+    _say_problems(built.problems, built.examples)
+
+
+@data.command()
+def verify(
+    index: Annotated[str, typer.Argument(metavar="INDEX", help="The index of the corpus.")],
+    shards: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SHARD…", help="Its shards, where they lie elsewhere than the index says."),
+    ] = None,
+    json: AsJson = False,
+    workers: Workers = 1,
+) -> None:
+    """Read every unit; print what is wrong and where.
+
+    Exit code 2 if training could not read all of it.
+
+    \b
+    Examples:
+      headrace data verify shards/mine.index
+      headrace data verify news.index 's3://bucket/news-*.tar' --json
+    """
+    from data.verify import verify as run
+
+    with output.progress("verifying") as report:
+        done = run(index, shards, workers=workers, progress=report)
+    rows = [finding._asdict() for finding in done.findings]
+    if json:
+        output.say_json(rows)
+    elif rows:
+        output.table(list(rows[0]), [list(row.values()) for row in rows])
+    else:
+        output.say(f"{done.samples:,} documents in {done.units:,} units are as they were indexed")
+    if done.damaged:
+        raise typer.Exit(2)
+
+
+@data.command()
+def show(
+    config: ConfigFile, step: Step, overrides: Overrides = None, row: Row = None, json: AsJson = False
+) -> None:
+    """Print the rows that a step would train on.
+
+    \b
+    Examples:
+      headrace data show configs/first.yaml --step 1 --row 0
+      headrace data show configs/first.yaml --step 7 --json | jq .pieces
+    """
+    from launcher import config as configs
+    from launcher.show import show as run
+
+    run(configs.load(config, overrides or []), step=step, row=row, json=json)
+
+
+@data.command()
+def trace(run: RunPath, step: Step, row: Row = None, json: AsJson = False) -> None:
+    """Print the rows of a past step and their documents.
+
+    \b
+    Example:
+      headrace data trace runs/first --step 250 --row 3
+    """
+    from launcher.run_folder import open_run
+    from launcher.show import trace as run_trace
+
+    run_trace(open_run(run), step=step, row=row, json=json)
+
+
+@data.command()
+def seen(
+    run: RunPath,
+    keys: Annotated[list[str], typer.Argument(metavar="KEY…", help="Sample keys, or CORPUS/KEY.")],
+    json: AsJson = False,
+) -> None:
+    """Print the steps at which a run used a document.
+
+    \b
+    Example:
+      headrace data seen runs/first code/000017
+    """
+    from launcher.run_folder import open_run
+    from launcher.show import seen as run_seen
+
+    run_seen(open_run(run), keys=keys, json=json)
+
+
+@tokenizer.command("train")
+def train_tokenizer(
+    corpora: Corpora,
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="The model to write.")],
+    vocabulary: Annotated[int, typer.Option("--vocabulary", "-v", help="Ids, control ids included.")] = 32000,
+    algorithm: Annotated[str, typer.Option("--algorithm", help="unigram or bpe.")] = "unigram",
+    sample_mib: Annotated[int, typer.Option("--sample-mib", min=1, help="Text to train on.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="Of the sample.")] = 1,
+) -> None:
+    """Train a SentencePiece model on shards.
+
+    On a seeded sample of bounded size; the model is lossless by default.
+
+    \b
+    Example:
+      headrace tokenizer train shards/code.index shards/prose.index --out tokenizer.model --vocabulary 32000
+    """
+    from data.train_tokenizer import train as run
+
+    opened = corpora_of(corpora)
+    with output.progress("reading the sample") as report:
+        made = run(
+            opened,
+            out,
+            vocabulary=vocabulary,
+            algorithm=algorithm,
+            budget=sample_mib << 20,
+            seed=seed,
+            progress=report,
+        )
+    output.say(f"{made.size:,} ids, hash {made.hash[:16]}: {out}")
+
+
+@tokenizer.command("check")
+def check_tokenizer(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A SentencePiece model.")],
+    corpora: Corpora,
+    sample_mib: Annotated[
+        int | None, typer.Option("--sample-mib", min=1, help="Check a sample; by default all.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Send corpora through a tokenizer and back.
+
+    Prints bytes a token and the share of byte fallback.
+    Exit code 2 if a document does not come back as it was.
+
+    \b
+    Example:
+      headrace tokenizer check tokenizer.model shards/code.index
+    """
+    from data.tokenizer import Tokenizer
+    from data.train_tokenizer import check as run
+
+    opened = corpora_of(corpora)
+    budget = None if sample_mib is None else sample_mib << 20
+    with output.progress("checking") as report:
+        reports = run(Tokenizer.load(model), opened, budget=budget, progress=report)
+    rows = [
+        {
+            "corpus": name,
+            "documents": r.documents,
+            "tokens": r.tokens,
+            "bytes_per_token": r.bytes_per_token,
+            "byte_fallback": r.byte_fallback,
+            "unknown": r.unknown,
+            "not_lossless": r.mismatches,
+            "bad_samples": r.bad_samples,
+            "broken": r.broken,
+        }
+        for name, r in reports.items()
+    ]
+    if json:
+        output.say_json(rows)
+    else:
+        titles = [title for title in rows[0] if title != "broken"]
+        output.table([title.replace("_", " ") for title in titles], [[r[t] for t in titles] for r in rows])
+        for r in rows:
+            for key in r["broken"]:  # type: ignore[attr-defined]
+                output.say(f"did not come back: {r['corpus']}/{key}")
+    if any(r.mismatches for r in reports.values()):
+        raise typer.Exit(2)

@@ -1,0 +1,34 @@
+"""Two processes on this machine that add up a tensor over gloo, as training processes do; for the doctor."""
+
+import sys
+import time
+
+from launcher.launch import launch
+from launcher.respawn import command
+
+ELEMENTS = 1 << 20
+
+
+def main() -> None:
+    """Without arguments: start both. As a rank: rank 0 prints the MiB/s of an all-reduce."""
+    if len(sys.argv) == 1:
+        sys.exit(launch(2, command("launcher.network_probe", "rank")))
+    # Only the ranks need torch.
+    import torch
+    from torch import distributed
+
+    from launcher.distributed import connect, disconnect
+    from launcher.world import discover
+
+    world = discover()
+    connect(world, timeout=30.0)
+    tensor = torch.full((ELEMENTS,), float(world.rank + 1))
+    distributed.all_reduce(tensor)
+    begin = time.perf_counter()
+    distributed.all_reduce(tensor)
+    seconds = time.perf_counter() - begin
+    disconnect()
+    if not bool((tensor == 6.0).all()):
+        sys.exit("the sum over two processes came out wrong")
+    if world.rank == 0:
+        print(f"{ELEMENTS * 4 / 2**20 / seconds:.0f}")

@@ -1,0 +1,62 @@
+"""Where a run stands, from its folder alone: it may be running elsewhere, finished, stopped or dead."""
+
+import time
+from collections import deque
+from typing import Any
+
+from launcher import output
+from launcher.console import clock, number
+from launcher.metrics import merged, steps
+from launcher.run_folder import RunFolder
+
+
+def state(run: RunFolder) -> dict[str, Any]:
+    """JSON-able facts. `state`: training, not started, died (it wrote no end), or how it stopped."""
+    attempts = run.attempts()
+    ledger = [line for line in run.ledger() if attempts and line["attempt"] == attempts[-1]]
+    config = run.current_config()
+    newest = deque(steps(merged(run)), maxlen=1)
+    last: dict[str, Any] = newest[0] if newest else {}
+    writer = run.writer()
+    saved = sorted(int(entry.name.removeprefix("step-")) for entry in run.checkpoints.glob("step-????????"))
+    return {
+        "run": str(run.path),
+        "state": _word(writer, ledger, bool(attempts)),
+        "writer": writer,
+        "attempts": len(attempts),
+        "step": last.get("step", 0),
+        "steps": config.steps,
+        "loss": last.get("loss"),
+        "tokens": last.get("tokens", 0),
+        "tokens_per_second": last.get("tokens_per_second"),
+        "seconds_since": round(time.time() - last["time"], 1) if last else None,
+        "seconds_left": (config.steps - last["step"]) * last["step_seconds"]
+        if last and last["step_seconds"]
+        else None,
+        "checkpoints": saved,
+        "last_event": ledger[-1] if ledger else None,
+    }
+
+
+def _word(writer: str | None, ledger: list[dict[str, Any]], started: bool) -> str:
+    if writer:
+        return "training"
+    if not started:
+        return "not started"
+    last = ledger[-1]
+    return str(last.get("reason", "stopped")) if last["event"] == "stop" else "died"
+
+
+def show(facts: dict[str, Any]) -> None:
+    """The facts as lines for the eye."""
+    output.say(f"{facts['run']}: {facts['state']}" + (f" ({facts['writer']})" if facts["writer"] else ""))
+    output.say(
+        f"step {facts['step']:,} of {facts['steps']:,}, "
+        f"{facts['tokens']:,} tokens, loss {number(facts['loss'])}"
+    )
+    if facts["writer"] and facts["seconds_since"] is not None:
+        output.say(f"last step {facts['seconds_since']:.0f} s ago, {clock(facts['seconds_left'])} left")
+    saved = ", ".join(f"{step:,}" for step in facts["checkpoints"][-5:]) or "none"
+    output.say(f"attempts {facts['attempts']}, checkpoints: {saved}")
+    if not facts["writer"] and facts["state"] != "finished":
+        output.say(f"go on with: headrace resume {facts['run']}")
