@@ -1,0 +1,167 @@
+"""Opening a block: from its units on disk to rows, a pure function of (block, its dressing history).
+
+1. read and encode its documents (data/reading.py);
+2. dress: cut into pieces, choose objectives, make examples (objectives/mixture.py);
+3. pack the pieces into rows of T (data/packing.py) and order the rows by key.
+
+A block that was dressed before, at other settings, is dressed from its *remainder*: the token intervals that
+no emitted row used. Replaying the dressing history from the text therefore gives the very rows of the first
+time, which is why an open block can be dropped from memory at any moment and why a resume needs no buffers.
+"""
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.corpus import Corpus
+from data.errors import BadInput
+from data.index import fingerprint
+from data.packing import PieceTable, best_fit, build_rows
+from data.places import Blocks, Order
+from data.plan import CorpusPlan, Skip
+from data.reading import Documents, Encoder, read_documents
+from data.regimes import Regimes
+from data.rows import Rows
+from objectives.draws import Draws, extend, key
+from objectives.mixture import Rest, dress
+
+
+@dataclass(frozen=True, slots=True)
+class Dressing:
+    """The rows that a block gave (or its remainder, from the second dressing on), in order of emission."""
+
+    row: int
+    rows: Rows
+    table: PieceTable
+
+
+@dataclass(slots=True)
+class OpenBlock:
+    """A block in use. used: int64 [n, 3], the token intervals (document, start, stop) that rows of earlier
+    dressings used."""
+
+    corpus: CorpusPlan
+    place: int
+    epoch: int
+    documents: Documents
+    used: np.ndarray
+    dressing: Dressing
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, to about a tenth."""
+        rows = sum(array.nbytes for array in self.dressing.rows.arrays().values())
+        tokens = sum(array.nbytes for array in self.documents.tokens)
+        return rows + tokens + self.dressing.table.nbytes + 300 * len(self.documents.tokens)
+
+
+class Opener:
+    """Opens blocks of all corpora. Thread-safe: nothing here changes but the set of skips, which grows."""
+
+    def __init__(self, regimes: Regimes, corpora: Mapping[str, Corpus], encoder: Encoder) -> None:
+        """BadInput where a corpus is not the one that the plan fingerprinted."""
+        plan = regimes.last.plan
+        self.regimes, self.seed, self.encoder = regimes, plan.seed, encoder
+        self.skips: set[Skip] = set(regimes.history.skips)
+        self.corpora = corpora
+        self.plans = {corpus.name: corpus for corpus in plan.corpora}
+        self.orders: dict[str, Order] = {}
+        self.blocks: dict[str, Blocks] = {}
+        for corpus in plan.corpora:
+            if corpus.name in corpora:
+                units = corpora[corpus.name].index.units
+                _check(corpus, units)
+                counts = [era.units for era in corpus.eras]
+                self.orders[corpus.name] = Order(plan.seed, corpus.name, corpus.eras)
+                self.blocks[corpus.name] = Blocks(
+                    plan.seed, corpus.name, units, counts, corpus.held_out, plan.block_bytes
+                )
+
+    def text_bytes(self, corpus: str, place: int) -> int:
+        """Bytes of text at a place."""
+        return self.blocks[corpus].text_bytes(self.orders[corpus].resolve(place)[1])
+
+    def open(self, corpus: str, place: int, dressings: Sequence[tuple[int, int]]) -> OpenBlock:
+        """The block at a place of a corpus, after its dressing history ((row, rows emitted), …); the rows of
+        the last dressing are there, emitted ones included. Raises UnitTrouble."""
+        plan = self.plans[corpus]
+        epoch, number = self.orders[corpus].resolve(place)
+        skipped = {skip.unit for skip in self.skips if (skip.corpus, skip.place) == (corpus, place)}
+        units = [unit for unit in self.blocks[corpus].units_of(number) if unit not in skipped]
+        documents = read_documents(self.corpora[corpus], self.encoder, self.seed, corpus, epoch, units)
+        nothing = np.empty((0, 3), dtype=np.int64)
+        (row, emitted), *later = dressings
+        block = OpenBlock(
+            plan, place, epoch, documents, nothing, self._dress(plan, place, epoch, documents, nothing, row)
+        )
+        for row, following in later:
+            self.dress_again(block, emitted, row)
+            emitted = following
+        return block
+
+    def dress_again(self, block: OpenBlock, emitted: int, row: int) -> None:
+        """Dresses a block at another row: what the `emitted` rows of its dressing, and those of earlier ones,
+        have left. With nothing used so far it is a first dressing."""
+        used = np.concatenate([block.used, block.dressing.table.used(emitted)])
+        dressing = self._dress(block.corpus, block.place, block.epoch, block.documents, used, row)
+        block.used, block.dressing = used, dressing
+
+    def _dress(
+        self,
+        corpus: CorpusPlan,
+        place: int,
+        epoch: int,
+        documents: Documents,
+        used: np.ndarray,
+        row: int,
+    ) -> Dressing:
+        regime = self.regimes.at(row)
+        length = regime.plan.length
+        rests = remainder(documents, used, regime.quarantined(corpus.name))
+        dressing_key = key(self.seed, "dressing", corpus.name, epoch, place)
+        draws = documents.draws
+        if len(used):
+            dressing_key = extend(dressing_key, row)
+            draws = [extend(draw, "row", row) for draw in draws]
+        pieces = dress(rests, regime.mixture, row, length, self.encoder, dressing_key, draws)
+        lengths = np.fromiter((len(piece.example.tokens) for piece in pieces), np.int64, len(pieces))
+        packed = best_fit(lengths, length)
+        order = Draws(dressing_key, "rows").permutation(len(packed))
+        ordered = [packed[i] for i in order.tolist()]
+        rows, table = build_rows(pieces, ordered, length, self.encoder.control.pad, corpus.id)
+        return Dressing(row, rows, table)
+
+
+def remainder(documents: Documents, used: np.ndarray, quarantined: Container[str]) -> list[Rest]:
+    """The token intervals of a block that no emitted row used, without quarantined documents."""
+    if not len(used):
+        return [
+            Rest(number, tokens, 0, len(tokens))
+            for number, tokens in enumerate(documents.tokens)
+            if len(tokens) and documents.keys[number] not in quarantined
+        ]
+    # An empty interval at each end of every document turns "what is unused" into the gaps between neighbours.
+    numbers = np.arange(len(documents.tokens))
+    lengths = np.fromiter((len(tokens) for tokens in documents.tokens), np.int64, len(numbers))
+    openings = np.stack([numbers, 0 * lengths, 0 * lengths], axis=1)
+    closings = np.stack([numbers, lengths, lengths], axis=1)
+    bounds = np.concatenate([openings, used, closings])
+    bounds = bounds[np.lexsort(bounds.T[::-1])]
+    gap = (bounds[1:, 0] == bounds[:-1, 0]) & (bounds[1:, 1] > bounds[:-1, 2])
+    gaps = np.stack([bounds[:-1, 0], bounds[:-1, 2], bounds[1:, 1]], axis=1)[gap]
+    return [
+        Rest(number, documents.tokens[number], start, stop)
+        for number, start, stop in gaps.tolist()
+        if documents.keys[number] not in quarantined
+    ]
+
+
+def _check(corpus: CorpusPlan, units: np.ndarray) -> None:
+    last = corpus.eras[-1]
+    found = fingerprint(units[: last.units])
+    if len(units) < last.units or found != last.fingerprint:
+        raise BadInput(
+            f"corpus {corpus.name}: its shards changed, or some are missing or in another order (fingerprint "
+            f"{last.fingerprint}, now {found}); shards can only be appended"
+        )

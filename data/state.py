@@ -1,0 +1,58 @@
+"""Where every stream stands: all that a resume needs of the stream besides the row number and the plan.
+
+A stream's position is j, the number of the block that it draws from, and the dressing history of that block:
+for each time it was dressed, the global row at which and the rows emitted since. Between two blocks the
+history is empty, so equal positions have equal states. A stream that was never drawn from is absent: (0, ()).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Position = tuple[int, tuple[tuple[int, int], ...]]
+"""(j, ((row at dressing, rows emitted), …))"""
+START: Position = (0, ())
+
+
+@dataclass(frozen=True)
+class StreamsState:
+    """positions: (corpus name, stream) → Position."""
+
+    positions: Mapping[tuple[str, int], Position] = field(default_factory=dict)
+
+    def at(self, corpus: str, stream: int) -> Position:
+        """The position of a stream."""
+        return self.positions.get((corpus, stream), START)
+
+    def furthest(self, corpus: str) -> int:
+        """The largest j of the corpus's streams."""
+        return max((j for (name, _), (j, _) in self.positions.items() if name == corpus), default=0)
+
+    @staticmethod
+    def merge(states: Iterable["StreamsState"]) -> "StreamsState":
+        """The states that all ranks reported, as one. Each stream is reported by one rank."""
+        positions: dict[tuple[str, int], Position] = {}
+        for state in states:
+            twice = positions.keys() & state.positions.keys()
+            if twice:
+                raise ValueError(f"streams reported by two ranks: {sorted(twice)[:3]}")
+            positions.update(state.positions)
+        return StreamsState(positions)
+
+    def to_json(self) -> dict[str, Any]:
+        """{corpus: {stream: [j, [[row, emitted], …]]}}, ordered."""
+        result: dict[str, Any] = {}
+        for (corpus, stream), (j, dressings) in sorted(self.positions.items()):
+            result.setdefault(corpus, {})[str(stream)] = [j, [list(dressing) for dressing in dressings]]
+        return result
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "StreamsState":
+        """What to_json made."""
+        return StreamsState(
+            {
+                (corpus, int(stream)): (j, tuple((row, emitted) for row, emitted in dressings))
+                for corpus, streams in value.items()
+                for stream, (j, dressings) in streams.items()
+            }
+        )
