@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import Visibility
 from model.config import ModelConfig
 from model.rotary import turn
+from model.visibility import Visibility
 
 Result = TypeVar("Result")
 

@@ -4,7 +4,7 @@
     Block × n    (hidden, sight)          → hidden
     Head         (hidden, what is asked)  → loss and its sums
 
-`sight` is made from the arrays start and bound (attention.py), once. The list may be cut anywhere: what
+`sight` is made from the arrays start and bound (visibility.py), once. The list may be cut anywhere: what
 passes a cut is hidden, start and bound, three tensors, and each part makes its own sight of the latter two.
 Only the Head knows of targets, and of objectives only which output each uses.
 """
@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.attention import see
 from model.config import ModelConfig
 from model.layers import Block, Embedding, Linear, TokenTable, norm
 from model.loss import cross_entropy, sums
+from model.visibility import see
 
 HEADS = ("vocabulary", "pair")
 """Outputs that an objective may use: the vocabulary, or two classes."""

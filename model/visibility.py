@@ -1,0 +1,40 @@
+"""What a micro-batch lets its positions see, worked out once and handed to every block.
+
+Masks, piece lists and rotary angles follow from the integer arrays start and bound and from nothing else, so
+they are made once and not again for each layer; and a part of the model that was sent only the two arrays
+makes an equal Visibility for itself.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.attention import BACK_ENDS, Kernel
+from model.config import ModelConfig
+from model.rotary import rotation
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Where the positions stand in their pieces, and attention among them."""
+
+    place: Tensor
+    """int [rows, T]: i − start[i]."""
+    angles: tuple[Tensor, Tensor] | None
+    """Of rotary positions (rotary.rotation)."""
+    attend: Kernel
+
+
+def see(
+    start: Tensor, bound: Tensor, config: ModelConfig, kernel: Kernel | None = None, first: int = 0
+) -> Visibility:
+    """The Visibility of positions first, first + 1, … with start and bound int [rows, T].
+
+    kernel: attention to use instead of the config's back end. The last two are for generation, whose
+    queries are fewer than its keys.
+    """
+    positions = torch.arange(first, first + start.shape[1], device=start.device, dtype=start.dtype)
+    place = positions - start
+    angles = rotation(place, config.head_width, config.rope_base) if config.positions == "rope" else None
+    return Visibility(place, angles, kernel or BACK_ENDS[config.attention](start, bound))
