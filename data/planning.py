@@ -61,9 +61,6 @@ def make_plan(
     longest = settings.longest or (before.longest if before else settings.length)
     block_bytes = settings.block_bytes or (before.block_bytes if before else 512 * longest)
     old = before.corpora if before else ()
-    unknown = [name for name, _ in settings.quarantine if name not in settings.corpora]
-    if unknown:
-        raise BadInput(f"quarantine: no corpus {unknown[0]}; there are {', '.join(settings.corpora)}")
     corpora = []
     for corpus in old:
         asked = settings.corpora.get(corpus.name)
@@ -79,6 +76,10 @@ def make_plan(
             corpora.append(_entering(name, len(corpora), asked, settings, block_bytes))
     if len(corpora) > 127:
         raise BadInput(f"data.corpora: {len(corpora)} in this run's history; at most 127 have an id")
+    names = [corpus.name for corpus in corpora]
+    unknown = [name for name, _ in settings.quarantine if name not in names]
+    if unknown:
+        raise BadInput(f"quarantine: no corpus {unknown[0]}; there are {', '.join(names)}")
     if not any(corpus.weight > 0 for corpus in corpora):
         raise BadInput("data.corpora: all weights are 0; one must be above 0")
     plan = Plan(

@@ -1,23 +1,46 @@
 """Runs of the stream for its tests: a plan over packed corpora, and what its loaders emit."""
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from data import index
-from data.block import OpenBlock
+from data.ahead import Ahead
+from data.block import OpenBlock, Opener
 from data.corpus import Corpus
+from data.index import Index, Shard, write
 from data.loader import Batch, Loader
 from data.plan import History
 from data.planning import CorpusSettings, StreamSettings, make_plan
+from data.reading import read_documents
+from data.regimes import Regimes
 from data.state import StreamsState
+from data.streams import Streams
 from data.tokenizer import Tokenizer
 from tests.helpers import make_corpus
 
-WORDS = "the a of stream row block lane token and shard key plan epoch is never lost or found twice".split()
+WORDS = (
+    "the",
+    "a",
+    "of",
+    "stream",
+    "row",
+    "block",
+    "lane",
+    "token",
+    "shard",
+    "key",
+    "plan",
+    "epoch",
+    "never",
+)
 
 
 def texts(count: int, seed: int, longest: int = 60) -> list[str]:
@@ -127,6 +150,82 @@ def run(
             emitted.states.append(batch.state)
             emitted.row = batch.first_row + batch.rows_global
     return emitted
+
+
+def joined(folder: Path, name: str, *parts: Corpus) -> Corpus:
+    """The shards of several corpora as one corpus, in that order: what appending shards leads to."""
+    files: list[Shard] = []
+    units = []
+    for part in parts:
+        table = part.index.units.copy()
+        table["shard"] += len(files)
+        units.append(table)
+        files += [replace(shard, name=url) for url, shard in zip(part.shards, part.index.files)]
+    path = folder / f"{name}.index"
+    write(path, files, np.concatenate(units))
+    return Corpus(name, Index.open(path), [url for part in parts for url in part.shards], parts[0].store)
+
+
+class Ledger:
+    """Which source tokens rows have used, by corpus, epoch and document."""
+
+    def __init__(self) -> None:
+        self.used: dict[tuple[str, int, int, int], list[tuple[int, int]]] = defaultdict(list)
+
+    def walk(
+        self,
+        history: History,
+        corpora: Mapping[str, Corpus],
+        tokenizer: Tokenizer,
+        first: int,
+        end: int,
+        state: StreamsState,
+    ) -> StreamsState:
+        """Draws the rows [first, end), books what they use, and returns where the streams stand."""
+        regimes = Regimes(history)
+        opener = Opener(regimes, corpora, tokenizer)
+        streams = Streams(regimes, opener, Ahead(0, ""), state, rank=0, world=1, memory_bytes=1 << 30)
+        for row in range(first, end):
+            regime = regimes.at(row)
+            corpus = regime.plan.corpora[regime.shares.corpus_of(row)]
+            block, index = streams.draw(corpus, row)
+            for unit, number, start, stop in intervals(block, index):
+                self.used[corpus.name, block.epoch, unit, number].append((start, stop))
+        return streams.state()
+
+    def check(
+        self, history: History, corpora: Mapping[str, Corpus], tokenizer: Tokenizer, state: StreamsState
+    ) -> dict[str, int]:
+        """Nothing twice; of each epoch that is over, nothing lost. Returns the epochs over, by corpus."""
+        for document, used in self.used.items():
+            used.sort()
+            assert all(a[1] <= b[0] for a, b in pairwise(used)), f"{document} twice: {used}"
+        opener = Opener(Regimes(history), corpora, tokenizer)
+        plan = history.segments[-1][1]
+        quarantined = set(plan.quarantine)
+        over = {}
+        for corpus in plan.corpora:
+            order = opener.orders[corpus.name]
+            positions = [state.at(corpus.name, stream)[0] for stream in range(corpus.streams)]
+            far = (max(positions) + 1) * corpus.streams
+            resolved = [order.resolve(place) for place in range(far)]
+            open_epochs = {
+                resolved[place][0]
+                for place in range(far)
+                if place // corpus.streams >= positions[place % corpus.streams]
+            }
+            over[corpus.name] = min(open_epochs)
+            for epoch in range(over[corpus.name]):
+                blocks = [block for e, block in resolved if e == epoch]
+                assert len(blocks) == len(set(blocks))
+                units = [unit for block in blocks for unit in opener.blocks[corpus.name].units_of(block)]
+                documents = read_documents(corpora[corpus.name], tokenizer, 1, corpus.name, epoch, units)
+                for i, tokens in enumerate(documents.tokens):
+                    at = corpus.name, epoch, int(documents.units[i]), int(documents.numbers[i])
+                    covered = sum(stop - start for start, stop in self.used.get(at, []))
+                    if (corpus.name, documents.keys[i]) not in quarantined:
+                        assert covered == len(tokens), f"{at}: {covered} of {len(tokens)} tokens"
+        return over
 
 
 def intervals(block: OpenBlock, row: int) -> list[tuple[int, int, int, int]]:

@@ -45,7 +45,8 @@ def test_a_lane_keeps_the_shares_too() -> None:
 def test_the_multiplier_is_a_unit_of_the_lanes() -> None:
     for lanes in range(1, 300):
         k = lane_multiplier(lanes)
-        assert k >= 1 and math.gcd(k, lanes) == 1
+        assert k >= 1
+        assert math.gcd(k, lanes) == 1
 
 
 def test_streams_divide_the_lanes_and_leave_each_64_blocks() -> None:

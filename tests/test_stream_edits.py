@@ -1,0 +1,118 @@
+"""Edits of the plan in mid-run: nothing of a corpus is emitted twice or lost within an epoch, and the rows
+are the same however the run was cut into attempts, ranks and threads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from data.corpus import Corpus
+from data.plan import History
+from data.state import StreamsState
+from data.tokenizer import Tokenizer
+from objectives.registry import NAMES
+from tests.helpers import Corpora
+from tests.stream_runs import Ledger, edit, joined, run, settings, small_units, start, texts
+
+STEPS = 14
+ALL: dict[str, dict] = {name: {} for name in NAMES}
+
+
+@dataclass(frozen=True)
+class Small:
+    """`a`: about 130 units (2 streams), `b`: about 20, `c`: about 15; `later`: with shards appended."""
+
+    first: dict[str, Corpus]
+    later: dict[str, Corpus]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    folder = tmp_path_factory.mktemp("edits")
+    (folder / "later").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+
+        def make(name: str, count: int, seed: int) -> Corpus:
+            return small_units(patch, folder, name, texts(count, seed), unit=500)
+
+        first = {"a": make("a", 800, 1), "b": make("b", 120, 2), "c": make("c", 90, 3)}
+        more_a, more_b = make("more_a", 120, 4), make("more_b", 90, 5)
+    later = {
+        "a": joined(folder / "later", "a", first["a"], more_a),
+        "b": joined(folder / "later", "b", first["b"], more_b),
+        "c": first["c"],
+    }
+    return Small(first, later)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpora: Corpora) -> Tokenizer:
+    return corpora.tokenizer()
+
+
+def edits(small: Small) -> list[tuple[dict[str, Corpus], dict[str, float], dict[str, Any]]]:
+    """The corpora, weights and other settings of each attempt."""
+    ab = {"a": 0.7, "b": 0.3}
+    abc = {"a": 0.5, "b": 0.3, "c": 0.2}
+    moving = {
+        "causal": {"weight": [[1_600, 1.0], [2_000, 0.2]]},
+        "mlm": {"weight": 0.5},
+        "fim": {"weight": 0.3},
+    }
+    out = (("a", "text 5"), ("a", "text 77"), ("b", "text 3"), ("b", "text 119"))
+    first, later = small.first, small.later
+    return [
+        (first, ab, {}),
+        (first, {"a": 0.3, "b": 0.7}, {}),
+        (first, abc, {}),
+        (later, abc, {}),
+        (later, abc, {"objectives": ALL}),
+        (later, abc, {"objectives": ALL, "length": 128, "batch_rows": 11}),
+        (later, abc, {"objectives": moving, "length": 128, "batch_rows": 23}),
+        (later, abc, {"objectives": moving, "quarantine": out}),
+        (later, {"a": 0.6, "c": 0.4}, {"objectives": moving, "quarantine": out}),
+        (later, abc, {"objectives": {"causal": {}}, "quarantine": out}),
+    ]
+
+
+@pytest.fixture(scope="module")
+def edited(small: Small, tokenizer: Tokenizer) -> tuple[History, dict[int, int], StreamsState]:
+    """The history, rows and last state of a run of ten attempts on one rank."""
+    ledger = Ledger()
+    rows: dict[int, int] = {}
+    history, row, state = None, 0, StreamsState()
+    for corpora, weights, changes in edits(small):
+        asked = settings(tokenizer, corpora, weights, block_bytes=500, **changes)
+        history = edit(history, asked, row, state) if history else start(asked)
+        emitted = run(history, corpora, tokenizer, STEPS, first_row=row, state=state)
+        walked = ledger.walk(history, corpora, tokenizer, row, emitted.row, state)
+        assert walked == emitted.state
+        rows |= emitted.rows
+        row, state = emitted.row, emitted.state
+    assert history
+    assert len(history.segments) == 10
+    over = ledger.check(history, small.later, tokenizer, state)
+    assert over["a"] >= 1
+    assert over["b"] >= 3
+    assert over["c"] >= 1
+    return history, rows, state
+
+
+def test_edits_neither_repeat_nor_lose_a_token(edited: tuple[History, dict[int, int], StreamsState]) -> None:
+    history, rows, _ = edited
+    assert sorted(rows) == list(range(len(rows)))
+    assert [len(corpus.eras) for corpus in history.segments[-1][1].corpora] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("world, threads", [(1, 2), (3, 0), (4, 2)])
+def test_rows_do_not_depend_on_how_the_edited_run_was_cut_up(
+    small: Small,
+    tokenizer: Tokenizer,
+    edited: tuple[History, dict[int, int], StreamsState],
+    world: int,
+    threads: int,
+) -> None:
+    history, rows, last = edited
+    straight = run(history, small.later, tokenizer, 10 * STEPS, world=world, threads=threads)
+    assert straight.rows == rows
+    assert straight.state == last
