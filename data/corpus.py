@@ -14,12 +14,20 @@ import xxhash
 
 from data.errors import BadInput
 from data.index import Index
-from data.store import CacheOptions, ShardTrouble, Store, expand, is_local, shown
+from data.store import CacheOptions, Store, expand, is_local, shown
 from data.tar import Sample, TarTrouble, samples
+from data.transports import ShardTrouble
 
 
 class ReadTrouble(BadInput):
     """A unit that cannot be read: one line that names corpus, shard, unit and what is wrong."""
+
+    def __init__(self, corpus: str, shard: str, unit: int, offset: int, what: str) -> None:
+        super().__init__(f"corpus {corpus}: {shard}, unit {unit} (from byte {offset}): {what}")
+        self.corpus, self.shard, self.unit, self.offset, self.what = corpus, shard, unit, offset, what
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return type(self), (self.corpus, self.shard, self.unit, self.offset, self.what)
 
 
 class Corpus:
@@ -80,10 +88,7 @@ class Corpus:
 
     def _trouble(self, unit: int, what: str) -> ReadTrouble:
         row = self.index.unit(unit)
-        return ReadTrouble(
-            f"corpus {self.name}: {shown(self.shards[row.shard])}, unit {unit} (bytes {row.offset} to"
-            f" {row.offset + row.length}): {what}"
-        )
+        return ReadTrouble(self.name, shown(self.shards[row.shard]), unit, row.offset, what)
 
 
 def open_corpus(

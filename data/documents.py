@@ -7,21 +7,21 @@ problem, so that whoever packs can count it instead of losing it.
 """
 
 import glob
-import gzip
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
-
-import zstandard
+from typing import NamedTuple
 
 from data.errors import BadInput
+from data.transports import ShardTrouble
+from data.unpacking import unpack
 
 PLAIN = (".txt", ".md", ".py")
 LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 PARQUET = (".parquet",)
 SUFFIXES = PLAIN + LINES + PARQUET
+_CHUNK = 1 << 18
 
 
 class Document(NamedTuple):
@@ -111,23 +111,28 @@ def _document(source: str, data: bytes) -> Document:
 def _lines(path: str, field: str) -> Iterator[Document]:
     """One JSON object a line. A line that is no JSON is a problem of that line, not of the file."""
     number = 0
+    packing = {".gz": "gzip", ".zst": "zstd"}.get(Path(path).suffix, "plain")
     try:
-        with _open(path) as file:
-            for number, line in enumerate(file, 1):
+        with open(path, "rb") as file:
+            chunks = unpack(iter(lambda: file.read(_CHUNK), b""), packing)
+            for number, line in enumerate(_split(chunks), 1):
                 if not line.isspace():
                     yield _json_document(path, number, line, field)
-    except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
-        raise BadInput(
-            f"{path}: cannot be unpacked after line {number} ({error}); is it complete?"
-        ) from error
+    except ShardTrouble as error:
+        raise BadInput(f"{path}: {error}, after line {number}; is it complete?") from error
 
 
-def _open(path: str) -> BinaryIO:
-    if path.endswith(".gz"):
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.endswith(".zst"):
-        return zstandard.open(path, "rb")
-    return open(path, "rb")
+def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines, their ends kept, from chunks that end anywhere."""
+    parts: list[bytes] = []
+    for chunk in chunks:
+        lines = chunk.split(b"\n")
+        for line in lines[:-1]:
+            yield b"".join(parts) + line + b"\n"
+            parts = []
+        parts.append(lines[-1])
+    if last := b"".join(parts):
+        yield last
 
 
 def _json_document(path: str, number: int, line: bytes, field: str) -> Document:

@@ -108,10 +108,9 @@ def members(buffer: Buffer, *, check: bool = True) -> Iterator[Member]:
         name = size = None
 
 
-def has_end_mark(buffer: Buffer, last: Member | None) -> bool:
-    """Whether zeros follow the last member, as they do in a tar that was closed."""
-    after = 0 if last is None else last.data + (last.size + BLOCK - 1) // BLOCK * BLOCK
-    return bytes(buffer[after : after + BLOCK]) == _ZEROS
+def has_end_mark(buffer: Buffer, end: int) -> bool:
+    """Whether zeros follow the last member, which ends at `end`, as they do in a tar that was closed."""
+    return bytes(buffer[end : end + BLOCK]) == _ZEROS
 
 
 def _verify_header(header: bytes, position: int) -> None:

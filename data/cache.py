@@ -1,0 +1,113 @@
+"""Files kept by key in one folder, bounded in bytes: what came from far away or had to be unpacked.
+
+Several processes share a folder without a lock. A file is written under a temporary name and renamed when
+it is whole, so a reader finds all of it or nothing; it is opened before it is handed out, so eviction cannot
+take it from under a reader. What a killed process left under a temporary name is removed after an hour. The
+folder is looked through only when this process has used up the room that it saw at its last look: several
+processes may therefore exceed the bound by the tenth that each look leaves free.
+"""
+
+import hashlib
+import itertools
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from data.errors import BadInput
+
+_TEMPORARY = "writing-"
+_ABANDONED = 3600.0
+
+
+class Cache:
+    """A bounded folder of files. May be used from several threads and processes."""
+
+    def __init__(self, folder: str | Path, limit: int) -> None:
+        self.folder = Path(folder)
+        self.limit = limit
+        self._room = 0
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+
+    def open(self, key: str) -> BinaryIO | None:
+        """The file of `key`, or None where the cache has none. Counts as a use of it."""
+        path = self._path(key)
+        try:
+            file = path.open("rb")
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        return file
+
+    def put(self, key: str, chunks: Iterable[bytes]) -> BinaryIO:
+        """Store chunks as the file of `key` and open it. Raises BadInput where they do not fit."""
+        name = f"{_TEMPORARY}{socket.gethostname()}-{os.getpid()}-{next(self._numbers)}"
+        part = self.folder / name
+        total = 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                for chunk in chunks:
+                    total += len(chunk)
+                    if total > self.limit:
+                        raise BadInput(
+                            f"data.cache.bytes is {self.limit}, too little for one shard; raise it or set"
+                            " data.cache.folder to a larger disk"
+                        )
+                    self._claim(len(chunk))
+                    file.write(chunk)
+            whole = part.open("rb")
+            part.rename(self._path(key))
+            return whole
+        except OSError as error:
+            raise BadInput(f"{self.folder} (data.cache.folder): {error.strerror or error}") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def drop(self, key: str) -> None:
+        """Forget the file of `key`."""
+        self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / hashlib.sha256(key.encode()).hexdigest()[:40]
+
+    def _claim(self, size: int) -> None:
+        """Take `size` bytes of the room, after making some by removing what was used longest ago."""
+        with self._lock:
+            self._room -= size
+            if self._room >= 0:
+                return
+            files, total = self._look()
+            goal = self.limit - self.limit // 10 - size
+            for _, length, path in files:
+                if total <= goal:
+                    break
+                path.unlink(missing_ok=True)
+                total -= length
+            self._room = max(self.limit - total - size, 0)
+
+    def _look(self) -> tuple[list[tuple[float, int, Path]], int]:
+        """(use, bytes, path) of the whole files, oldest use first; and the bytes of all files."""
+        files = []
+        total = 0
+        for entry in os.scandir(self.folder):
+            try:
+                status = entry.stat()
+            except FileNotFoundError:  # another process removed or renamed it meanwhile
+                continue
+            if not entry.name.startswith(_TEMPORARY):
+                files.append((status.st_mtime, status.st_size, Path(entry.path)))
+            elif time.time() - status.st_mtime > _ABANDONED:
+                Path(entry.path).unlink(missing_ok=True)
+                continue
+            total += status.st_size
+        return sorted(files), total
+
+
+def default_folder() -> Path:
+    """Where the cache lies unless the config says otherwise: below the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace" / "shards"
