@@ -5,14 +5,13 @@ document reads its last token too and predicts `end`. So every token of a docume
 it is cut.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from objectives.draws import Draws, DrawsOfMany
-from objectives.example import Example, Lexicon, Objective, Source, next_token
+from objectives.draws import DrawsOfMany
+from objectives.example import Examples, Lexicon, Objective, Sources, next_token, starts_of
 
 
 def causal_fit(remaining: int, length: int, last: bool) -> int:
@@ -22,15 +21,24 @@ def causal_fit(remaining: int, length: int, last: bool) -> int:
     return min(remaining - 1, length)
 
 
-def causal_run(source: Source) -> np.ndarray:
-    """int32 [n+1], or [n+2] for the piece that closes its document: `before`, the tokens, and `end`."""
-    n = len(source.tokens)
-    run = np.empty(n + 1 + source.last, dtype=np.int32)
-    run[0] = source.before
-    run[1 : n + 1] = source.tokens
-    if source.last:
-        run[-1] = source.after
-    return run
+def causal_runs(sources: Sources) -> tuple[np.ndarray, np.ndarray]:
+    """Ragged int32, and its lengths: `before`, the tokens, and `end` where the piece closes its document."""
+    return enclosed(sources.text, sources.sizes, sources.before, sources.after, sources.last)
+
+
+def enclosed(
+    text: np.ndarray, sizes: np.ndarray, head: np.ndarray, tail: np.ndarray, with_tail: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ragged text with a token before each piece, and one behind it where `with_tail`; and its lengths."""
+    lengths = sizes + 1 + with_tail
+    starts = starts_of(lengths)
+    ends = (starts + lengths - 1)[with_tail]
+    runs = np.empty(int(lengths.sum()), dtype=np.int32)
+    is_text = np.ones(len(runs), dtype=bool)
+    is_text[starts] = is_text[ends] = False
+    runs[is_text] = text
+    runs[starts], runs[ends] = head, tail[with_tail]
+    return runs, lengths
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,5 @@ class Causal(Objective):
     ) -> int:
         return causal_fit(len(remaining), length, last)
 
-    def make(self, source: Source, draws: Draws) -> Example:
-        return next_token([causal_run(source)], self.id)[0]
-
-    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
-        return next_token([causal_run(source) for source in sources], self.id)
+    def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
+        return next_token(*causal_runs(sources), self.id)

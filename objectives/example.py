@@ -7,12 +7,16 @@ that an objective can predict every token of the document exactly once without a
 An Example is written in positions relative to its own first position; packing lays Examples side by side in
 a row of T positions and adds their offset. The model adds no shift of its own: `targets[i]` is what is
 predicted *at* position i, and position i may see position j iff 0 ≤ j ≤ bound[i]  (DESIGN §3).
+
+A block has hundreds of short pieces, and a numpy call costs as much as a hundred tokens. So pieces travel in
+*ragged* arrays, one behind the other: `Sources` in, `Examples` out. An objective may be written for one piece
+or for many at once; what a piece becomes is a function of that piece and its draws alone.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -61,8 +65,8 @@ class Lexicon(Protocol):
     def spread(self) -> np.ndarray:
         """int32 [size]: the most tokens that the id's characters can become when encoded in another order."""
 
-    def encode(self, text: str) -> np.ndarray:
-        """int32 [n]: the ids of a text, without begin and end."""
+    def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
+        """int32 [n] for each text: its ids, without begin and end."""
 
     def decode(self, tokens: np.ndarray) -> str:
         """The text of ids; bytes that are no whole character come out as U+FFFD."""
@@ -80,10 +84,55 @@ class Source:
     first: bool
     last: bool
     lexicon: Lexicon
-    neighbour: "Source | None" = None
-    """The piece whose second half a false next-sentence pair takes."""
     split: int = 0
     """Length of the first half of a next-sentence piece; 0 leaves it to the objective."""
+    foreign: bool = False
+    """The tokens from `split` on come from another document: a false next-sentence pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Many pieces: `text` is ragged int32 [Σ sizes], the rest one value a piece, named as in Source."""
+
+    text: np.ndarray
+    sizes: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    split: np.ndarray
+    foreign: np.ndarray
+    lexicon: Lexicon
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def pieces(self) -> list[np.ndarray]:
+        """The tokens of each piece, as views."""
+        ends = np.cumsum(self.sizes).tolist()
+        return [self.text[end - size : end] for end, size in zip(ends, self.sizes.tolist())]
+
+    def singly(self) -> Iterator[Source]:
+        """The pieces one by one."""
+        around = zip(self.before.tolist(), self.after.tolist(), self.first.tolist(), self.last.tolist())
+        halves = zip(self.split.tolist(), self.foreign.tolist())
+        for tokens, (before, after, first, last), (split, foreign) in zip(self.pieces(), around, halves):
+            yield Source(tokens, before, after, first, last, self.lexicon, split, foreign)
+
+    @staticmethod
+    def of(sources: Sequence[Source]) -> "Sources":
+        """Several pieces as one."""
+        return Sources(
+            text=np.concatenate([source.tokens for source in sources]).astype(np.int32),
+            sizes=np.array([len(source.tokens) for source in sources]),
+            before=np.array([source.before for source in sources], dtype=np.int32),
+            after=np.array([source.after for source in sources], dtype=np.int32),
+            first=np.array([source.first for source in sources]),
+            last=np.array([source.last for source in sources]),
+            split=np.array([source.split for source in sources]),
+            foreign=np.array([source.foreign for source in sources]),
+            lexicon=sources[0].lexicon,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +146,43 @@ class Example:
     objective: np.ndarray  # int8, registry id of who made the target; set at every position of the example
 
 
+ARRAYS = tuple(field.name for field in fields(Example))
+"""The names of an Example's arrays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examples(Sequence[Example]):
+    """Many Examples: piece p has the positions [starts[p], starts[p] + sizes[p]) of each array. There may be
+    gaps between pieces. starts, sizes: int64 [pieces]."""
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    bound: np.ndarray
+    objective: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, piece: Any) -> Any:
+        if isinstance(piece, slice):
+            return [self[i] for i in range(*piece.indices(len(self)))]
+        span = slice(int(self.starts[piece]), int(self.starts[piece] + self.sizes[piece]))
+        return Example(*(getattr(self, name)[span] for name in ARRAYS))
+
+    @staticmethod
+    def of(examples: Sequence[Example]) -> "Examples":
+        """Several Examples as one."""
+        sizes = np.array([len(example.tokens) for example in examples])
+        arrays = {name: np.concatenate([getattr(example, name) for example in examples]) for name in ARRAYS}
+        return Examples(**arrays, starts=starts_of(sizes), sizes=sizes)
+
+
 class Objective(Protocol):
-    """A pretraining objective: a frozen dataclass of its settings, derived from this, with these members."""
+    """A pretraining objective: a frozen dataclass of its settings, derived from this, with these members. Of
+    `make` and `make_all` one has to be written; the other then follows."""
 
     name: ClassVar[str]
     head: ClassVar[str]
@@ -122,75 +206,68 @@ class Objective(Protocol):
         run opens, closes its document."""
 
     def make(self, source: Source, draws: Draws) -> Example:
-        """The Example of a piece; a pure function of its arguments."""
+        """The Example of a piece; a pure function of its arguments. `draws` must be fresh."""
+        return self.make_all(Sources.of([source]), draws.alone())[0]
 
-    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
-        """The Examples of many pieces, each what `make` gives for it alone. Overridden where many at once
-        are quicker."""
-        return [self.make(source, draws.of(i)) for i, source in enumerate(sources)]
+    def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
+        """The Examples of many pieces, each what `make` gives for it alone."""
+        return Examples.of([self.make(source, draws.of(i)) for i, source in enumerate(sources.singly())])
 
 
-def concatenate(*parts: Sequence[int] | np.ndarray) -> np.ndarray:
-    """int32: token runs one behind the other."""
-    return np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
+def starts_of(sizes: np.ndarray) -> np.ndarray:
+    """int64 [pieces]: where each piece begins in a ragged array without gaps."""
+    return np.cumsum(sizes) - sizes
+
+
+def places_in(sizes: np.ndarray) -> np.ndarray:
+    """int32 [Σ sizes]: 0 … size−1 in each piece."""
+    return np.arange(int(sizes.sum()), dtype=np.int32) - np.repeat(starts_of(sizes).astype(np.int32), sizes)
 
 
 @lru_cache(maxsize=64)
-def _shared(kind: str, capacity: int, value: int) -> np.ndarray:
-    """A read-only array of which many Examples hold a view: allocating them anew costs more than the text."""
-    array: np.ndarray
-    if kind == "ramp":
-        array = np.arange(capacity, dtype=np.int32)
-    else:
-        array = np.full(capacity, value, dtype={"weight": np.float32, "objective": np.int8}[kind])
+def _constant(value: int, dtype: str, capacity: int) -> np.ndarray:
+    array = np.full(capacity, value, dtype=dtype)
     array.flags.writeable = False
     return array
 
 
-def ramp(n: int) -> np.ndarray:
-    """int32 [n]: 0, 1, …, n−1, the bound of causal positions. Read-only."""
-    return _shared("ramp", 1 << n.bit_length(), 0)[:n]
-
-
 def ones(n: int) -> np.ndarray:
-    """float32 [n]: weight one throughout. Read-only."""
-    return _shared("weight", 1 << n.bit_length(), 1)[:n]
+    """float32 [n]: weight one throughout. Read-only, shared by all who ask."""
+    return _constant(1, "float32", 1 << n.bit_length())[:n]
 
 
 def marked(objective: int, n: int) -> np.ndarray:
-    """int8 [n]: the registry id at every position. Read-only."""
-    return _shared("objective", 1 << n.bit_length(), objective)[:n]
+    """int8 [n]: the registry id at every position. Read-only, shared by all who ask."""
+    return _constant(objective, "int8", 1 << n.bit_length())[:n]
 
 
-def next_token(runs: Sequence[np.ndarray], objective: int) -> list[Example]:
-    """The causal Examples in which each token of a run (int32 [n+1]) but the last predicts its successor."""
-    longest = max(map(len, runs))
-    weights, bound, marks = ones(longest), ramp(longest), marked(objective, longest)
-    examples = []
-    for run in runs:
-        n = len(run) - 1
-        examples.append(Example(run[:-1], run[1:], weights[:n], bound[:n], marks[:n]))
-    return examples
+def next_token(runs: np.ndarray, lengths: np.ndarray, objective: int) -> Examples:
+    """The causal Examples in which each token of a run but the last predicts its successor. runs: ragged
+    int32 [Σ lengths], lengths ≥ 2; inputs and targets are views of it, so that nothing is copied."""
+    n = len(runs) - 1
+    return Examples(
+        runs[:-1],
+        runs[1:],
+        ones(n),
+        places_in(lengths)[:-1],
+        marked(objective, n),
+        starts_of(lengths),
+        lengths - 1,
+    )
 
 
-def continuations(
-    tokens: np.ndarray, sizes: np.ndarray, prompts: np.ndarray, objective: int
-) -> list[Example]:
-    """Examples of prompts seen bidirectionally and their continuations, causal.
-
-    tokens: ragged int32 [Σ sizes]. Of each piece the first prompts[p] ≥ 1 positions are the prompt; its last
-    position and all behind it predict the next token. The last token of a piece is a target only.
-    """
-    ends = np.cumsum(sizes)
-    starts = ends - sizes
-    place = np.arange(len(tokens), dtype=np.int32) - np.repeat(starts.astype(np.int32), sizes)
-    last_of_prompt = np.repeat((prompts - 1).astype(np.int32), sizes)
-    predicts = place >= last_of_prompt
-    targets = np.full(len(tokens), IGNORE, dtype=np.int32)
-    np.copyto(targets[:-1], tokens[1:], where=predicts[:-1])
-    weights = predicts.astype(np.float32)
-    bound = np.maximum(place, last_of_prompt)
-    return [
-        Example(tokens[a:b], targets[a:b], weights[a:b], bound[a:b], marked(objective, b - a))
-        for a, b in zip(starts.tolist(), (ends - 1).tolist())
-    ]
+def continuations(runs: np.ndarray, lengths: np.ndarray, prompts: np.ndarray, objective: int) -> Examples:
+    """As `next_token`, but of each piece the first prompts[p] ≥ 1 positions see one another, and only the
+    last of them and those behind it predict."""
+    causal = next_token(runs, lengths, objective)
+    last_of_prompt = np.repeat((prompts - 1).astype(np.int32), lengths)[:-1]
+    predicts = causal.bound >= last_of_prompt
+    return Examples(
+        causal.tokens,
+        np.where(predicts, causal.targets, np.int32(IGNORE)),
+        predicts.astype(np.float32),
+        np.maximum(causal.bound, last_of_prompt),
+        causal.objective,
+        causal.starts,
+        causal.sizes,
+    )

@@ -8,17 +8,15 @@ complete, also in a piece that does not close its document. The other pieces are
 text is not encoded anew at the cuts. No token is lost or repeated.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from objectives.causal import causal_run
-from objectives.draws import Draws, DrawsOfMany
-from objectives.example import Example, Lexicon, Objective, Source, next_token
+from objectives.draws import DrawsOfMany
+from objectives.example import Examples, Lexicon, Objective, Sources, next_token, starts_of
 
-_MARKS = 3
+_MARKS = 3  # and `end` behind the middle, which is a target only
 
 
 @dataclass(frozen=True)
@@ -44,30 +42,26 @@ class Fim(Objective):
     ) -> int:
         return min(len(remaining), length - _MARKS)
 
-    def make(self, source: Source, draws: Draws) -> Example:
-        return self.make_all([source], draws.alone())[0]
+    def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
+        sizes, control = sources.sizes, sources.lexicon.control
+        applied, suffix_first = draws.numbers() < self.rate, draws.numbers() < self.spm
+        one, other = ((draws.numbers() * (sizes + 1)).astype(np.int64) for _ in range(2))
+        p, m, s = np.minimum(one, other), np.abs(one - other), sizes - np.maximum(one, other)
 
-    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
-        chances = zip(*(draws.numbers().tolist() for _ in range(4)))
-        return next_token([self._run(source, *four) for source, four in zip(sources, chances)], self.id)
-
-    def _run(self, source: Source, applied: float, order: float, one: float, other: float) -> np.ndarray:
-        """The run of tokens; four numbers in [0, 1) decide whether it is rearranged, how, and where."""
-        if applied >= self.rate:
-            return causal_run(source)
-        tokens, control = source.tokens, source.lexicon.control
-        n = len(tokens)
-        a, b = sorted((int(one * (n + 1)), int(other * (n + 1))))
-        run = np.empty(n + _MARKS + 1, dtype=np.int32)
-        run[0], run[-1] = control.fim_prefix, control.end
-        if order < self.spm:
-            run[1], run[2 + n - b] = control.fim_suffix, control.fim_middle
-            run[2 : 2 + n - b], run[3 + n - b : -1] = tokens[b:], tokens[:b]
-        else:
-            run[1 + a], run[2 + a + n - b] = control.fim_suffix, control.fim_middle
-            run[1 : 1 + a], run[2 + a : 2 + a + n - b], run[3 + a + n - b : -1] = (
-                tokens[:a],
-                tokens[b:],
-                tokens[a:b],
-            )
-        return run
+        # Each piece is one token in front, its parts with the marks between them, and what ends it.
+        lengths = sizes + 1 + np.where(applied, _MARKS, sources.last)
+        starts = starts_of(lengths)
+        psm, spm = applied & ~suffix_first, applied & suffix_first
+        prefix_at = starts + 1 + spm * (2 + s)
+        middle_at = prefix_at + p + psm * (2 + s)
+        suffix_at = np.where(applied, starts + 2 + psm * p, middle_at + m)
+        parts = np.column_stack([p, m, s]).ravel()
+        goes_to = np.column_stack([prefix_at, middle_at, suffix_at]).ravel()
+        runs = np.empty(int(lengths.sum()), dtype=np.int32)
+        runs[np.repeat(goes_to - starts_of(parts), parts) + np.arange(len(sources.text))] = sources.text
+        runs[starts] = np.where(applied, control.fim_prefix, sources.before)
+        runs[(suffix_at - 1)[applied]] = control.fim_suffix
+        runs[(suffix_at + s)[applied]] = control.fim_middle
+        ended = applied | sources.last
+        runs[(starts + lengths - 1)[ended]] = control.end
+        return next_token(runs, lengths, self.id)

@@ -8,15 +8,14 @@ rate is exact in the mean also for short pieces, but at least one. Of the chosen
 are reached; the word that crosses the line is taken with the chance that makes the mean exact.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from objectives.draws import Draws, DrawsOfMany
-from objectives.example import IGNORE, Example, Lexicon, Objective, Source, marked
-from objectives.noise import choose, shuffle, starts_of
+from objectives.draws import DrawsOfMany
+from objectives.example import IGNORE, Examples, Lexicon, Objective, Sources, marked, starts_of
+from objectives.noise import choose, shuffle
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -56,23 +55,15 @@ class Mlm(Objective):
     ) -> int:
         return min(len(remaining), length)
 
-    def make(self, source: Source, draws: Draws) -> Example:
-        return self.make_all([source], draws.alone())[0]
-
-    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
-        text = np.concatenate([source.tokens for source in sources])
-        sizes = np.array([len(source.tokens) for source in sources])
-        tokens, chosen = self.corrupt(text, sizes, sources[0].lexicon, draws)
+    def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
+        text, sizes = sources.text, sources.sizes
+        tokens, chosen = self.corrupt(text, sizes, sources.lexicon, draws)
         targets = np.full(len(text), IGNORE, dtype=np.int32)
         targets[chosen] = text[chosen]
         weights = np.zeros(len(text), dtype=np.float32)
         weights[chosen] = 1
         bound = np.repeat((sizes - 1).astype(np.int32), sizes)
-        ends = np.cumsum(sizes)
-        return [
-            Example(tokens[a:b], targets[a:b], weights[a:b], bound[a:b], marked(self.id, b - a))
-            for a, b in zip((ends - sizes).tolist(), ends.tolist())
-        ]
+        return Examples(tokens, targets, weights, bound, marked(self.id, len(text)), starts_of(sizes), sizes)
 
     def corrupt(
         self,

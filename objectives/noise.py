@@ -1,13 +1,12 @@
-"""The random choices that several objectives share, for many pieces at once.
+"""The random choices that several objectives share, for many pieces at once (ragged arrays: example.py).
 
-A block has hundreds of short pieces, and a numpy call costs as much as a hundred tokens: so noise works on
-*ragged* arrays, the pieces of a block one behind the other with their sizes beside them. What happens to a
-piece is still a function of its own draws alone, whatever stands beside it.
+What is chosen in a piece is a function of its own draws alone, whatever stands beside it.
 """
 
 import numpy as np
 
 from objectives.draws import DrawsOfMany
+from objectives.example import places_in, starts_of
 
 LONGEST = 1 << 20
 """The most tokens of a piece, and `MOST` the most pieces at once: place, chance and piece share 64 bits."""
@@ -17,16 +16,6 @@ _PLACE = np.uint64(LONGEST - 1)
 _PLACE_BITS = np.uint64(20)
 _CHANCE_SHIFT = np.uint64(36)
 _PIECE_SHIFT = np.uint64(48)
-
-
-def starts_of(sizes: np.ndarray) -> np.ndarray:
-    """int64 [pieces]: where each piece begins in the ragged array."""
-    return np.cumsum(sizes) - sizes
-
-
-def places_in(sizes: np.ndarray) -> np.ndarray:
-    """int64 [Σ sizes]: 0 … size−1 in each piece."""
-    return np.arange(int(sizes.sum())) - np.repeat(starts_of(sizes), sizes)
 
 
 def _lots(sizes: np.ndarray, draws: DrawsOfMany) -> np.ndarray:

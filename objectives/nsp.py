@@ -20,9 +20,9 @@ from typing import ClassVar
 import numpy as np
 
 from objectives.draws import Draws, DrawsOfMany
-from objectives.example import IGNORE, Example, Lexicon, Objective, Source
+from objectives.example import IGNORE, Examples, Lexicon, Objective, Sources, starts_of
 from objectives.mlm import Mlm
-from objectives.noise import LONGEST, starts_of
+from objectives.noise import LONGEST
 
 TYPICAL_PIECE = 256
 """Source tokens assumed of a piece where a weight per piece is stated per token."""
@@ -64,24 +64,26 @@ class Nsp(Objective):
         # A single token left over would be a piece without a second half.
         return rest if rest <= most else most - (rest == most + 1 and most > 2)
 
-    def make(self, source: Source, draws: Draws) -> Example:
-        """A false pair: `source` up to its split, and source.neighbour from its split on."""
-        return self.make_all([source], draws.alone())[0]
-
-    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
-        halves, true = self._halves(sources, draws)
-        text = np.concatenate([tokens for pair in halves for tokens in pair])
-        lengths = np.array([len(tokens) for pair in halves for tokens in pair])
-        seam, sizes = lengths[::2], lengths[::2] + lengths[1::2]
-        seams = (starts_of(sizes) + seam)[seam < sizes]
-        noisy, chosen = self.mlm.corrupt(text, sizes, sources[0].lexicon, draws, seams)
+    def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
+        text, sizes, lexicon = sources.text, sources.sizes, sources.lexicon
+        own = split_points(text, sizes, lexicon, sizes, draws)
+        first = np.where(sources.split > 0, sources.split, own)
+        paired = first < sizes
+        swapped = np.zeros(len(sizes), dtype=bool)
+        if self.order:
+            swapped = (draws.numbers() >= self.true_rate) & paired
+        seams = starts_of(sizes) + first
+        noisy, chosen = self.mlm.corrupt(text, sizes, lexicon, draws, seams[paired])
 
         # Each piece is [CLS] A [SEP] B [SEP]; `place` is where a token of the text comes to stand.
-        control = sources[0].lexicon.control
-        starts = starts_of(sizes + 3)
-        halves_at = np.column_stack([starts + 1, starts + seam + 2]).ravel()
-        place = np.repeat(halves_at - starts_of(lengths), lengths) + np.arange(len(text))
-        tokens = np.full(len(text) + 3 * len(sizes), control.sep, dtype=np.int32)
+        control, taken = lexicon.control, sizes + 3
+        starts = starts_of(taken)
+        halves = np.column_stack([first, sizes - first])
+        halves_at = np.column_stack([starts + 1, starts + first + 2])
+        halves_at[swapped] = np.column_stack([starts + sizes - first + 2, starts + 1])[swapped]
+        lengths = halves.ravel()
+        place = np.repeat(halves_at.ravel() - starts_of(lengths), lengths) + np.arange(len(text))
+        tokens = np.full(int(taken.sum()), control.sep, dtype=np.int32)
         tokens[starts], tokens[place] = control.cls, noisy
         targets = np.full(len(tokens), IGNORE, dtype=np.int32)
         targets[place[chosen]] = text[chosen]
@@ -89,32 +91,12 @@ class Nsp(Objective):
         weights[place[chosen]] = 1
         objective = np.full(len(tokens), self.id, dtype=np.int8)
         objective[place[chosen]] = self.mlm.id
+        true = ~(swapped | sources.foreign)
         masked = np.diff(np.searchsorted(chosen, np.append(0, np.cumsum(sizes))))
-        paired = seam < sizes
         targets[starts[paired]] = true[paired]
         weights[starts[paired]] = masked[paired] if self.pair_weight is None else self.pair_weight
-        bound = np.repeat((sizes + 2).astype(np.int32), sizes + 3)
-        return [
-            Example(tokens[a:b], targets[a:b], weights[a:b], bound[a:b], objective[a:b])
-            for a, b in zip(starts.tolist(), (starts + sizes + 3).tolist())
-        ]
-
-    def _halves(
-        self, sources: Sequence[Source], draws: DrawsOfMany
-    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
-        """The two halves of each pair as they will stand, and int64 [pieces]: 1 where the pair is true."""
-        limits = np.array([len(source.tokens) for source in sources])
-        own = split_points([source.tokens for source in sources], sources[0].lexicon, limits, draws)
-        swap = draws.numbers() >= self.true_rate if self.order else np.zeros(len(sources), dtype=bool)
-        true = ~swap
-        halves = []
-        for i, source in enumerate(sources):
-            split = source.split or int(own[i])
-            first, second = source.tokens[:split], source.tokens[split:]
-            if source.neighbour is not None:
-                second, true[i] = source.neighbour.tokens[source.neighbour.split :], False
-            halves.append((second, first) if swap[i] and len(second) else (first, second))
-        return halves, true.astype(np.int64)
+        bound = np.repeat((taken - 1).astype(np.int32), taken)
+        return Examples(tokens, targets, weights, bound, objective, starts, taken)
 
 
 def half_limit(length: int) -> int:
@@ -123,19 +105,16 @@ def half_limit(length: int) -> int:
 
 
 def split_points(
-    pieces: Sequence[np.ndarray], lexicon: Lexicon, limits: np.ndarray, draws: DrawsOfMany
+    text: np.ndarray, sizes: np.ndarray, lexicon: Lexicon, limits: np.ndarray | int, draws: DrawsOfMany
 ) -> np.ndarray:
-    """int64 [pieces]: the lengths of the first halves. Even in the middle half of the piece, moved to the
-    nearest word start there (the left of two); both halves have at least one token and at most limits[p]. A
-    single token is a first half without a second."""
-    sizes = np.array([len(piece) for piece in pieces])
+    """int64 [pieces]: the lengths of the first halves. text: ragged. Even in the middle half of the piece,
+    moved to the nearest word start there (the left of two); both halves have at least one token and at most
+    limits[p]. A single token is a first half without a second."""
     low = np.maximum(np.maximum(1, sizes - limits), sizes // 4)
     high = np.maximum(low, np.minimum(np.minimum(sizes - 1, limits), sizes - sizes // 4))
     split = low + (draws.numbers() * (high - low + 1)).astype(np.int64)
-    begins = np.flatnonzero(lexicon.word_start[np.concatenate(pieces)])
-    begins = np.concatenate(
-        [[-LONGEST], begins, [2 * sizes.sum() + LONGEST]]
-    )  # one on each side, out of reach
+    begins = np.flatnonzero(lexicon.word_start[text])
+    begins = np.concatenate([[-LONGEST], begins, [len(text) + LONGEST]])  # one on each side, out of reach
     base = starts_of(sizes)
     place = np.searchsorted(begins, base + split)
     left, right = begins[place - 1] - base, begins[place] - base

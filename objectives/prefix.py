@@ -4,15 +4,14 @@ Positions as in causal. Of the N positions the first k = ⌊u·N⌋, at least on
 (low, high): they see one another, and the last of them predicts the first token behind the prompt.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from objectives.causal import causal_fit, causal_run
-from objectives.draws import Draws, DrawsOfMany
-from objectives.example import Example, Lexicon, Objective, Source, continuations
+from objectives.causal import causal_fit, causal_runs
+from objectives.draws import DrawsOfMany
+from objectives.example import Examples, Lexicon, Objective, Sources, continuations
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,8 @@ class Prefix(Objective):
     ) -> int:
         return causal_fit(len(remaining), length, last)
 
-    def make(self, source: Source, draws: Draws) -> Example:
-        return self.make_all([source], draws.alone())[0]
-
-    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
-        runs = [causal_run(source) for source in sources]
-        sizes = np.array([len(run) for run in runs])
+    def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
+        runs, lengths = causal_runs(sources)
         share = self.low + (self.high - self.low) * draws.numbers()
-        prompts = np.maximum(1, (share * (sizes - 1)).astype(np.int64))
-        return continuations(np.concatenate(runs), sizes, prompts, self.id)
+        prompts = np.maximum(1, (share * (lengths - 1)).astype(np.int64))
+        return continuations(runs, lengths, prompts, self.id)

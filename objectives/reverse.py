@@ -4,21 +4,23 @@ The mirror image of causal: a piece x[a:b) reads `after`, x[b−1], …, x[a+1] 
 piece that opens the document reads its first token too and predicts `begin`.
 
 With `unit: character` the text itself is turned round and encoded anew, which makes 1.7 to 1.9 times the
-tokens on English text; the lexicon's `spread` bounds them. A piece whose bytes are no whole characters (it
-was cut inside one, or the text holds U+FFFD) is reversed by tokens: no byte of text is lost.
+tokens on English text; the lexicon's `spread` bounds them. A piece is reversed by tokens where its bytes are
+no whole characters (it was cut inside one, or the text holds U+FFFD), or an id that is unknown decodes to
+more text than it stands for: no byte of text is lost, and the Example fits whatever a tokenizer does.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from objectives.draws import Draws, DrawsOfMany
-from objectives.example import Example, Lexicon, Objective, Source, next_token
+from objectives.causal import enclosed
+from objectives.draws import DrawsOfMany
+from objectives.example import Examples, Lexicon, Objective, Sources, next_token
 
 BROKEN = "\ufffd"
 _CHARACTER_BYTES = 4  # the longest UTF-8 form
+_DUMMY = 1  # the token that a foreign tokenizer may put before any text
 
 
 @dataclass(frozen=True)
@@ -46,32 +48,37 @@ class Reverse(Objective):
     ) -> int:
         if self.unit == "token":
             return min(len(remaining), length - first)
-        # One position for `begin`, one for a dummy prefix that a foreign tokenizer may put before any text.
-        n = int(np.searchsorted(np.cumsum(lexicon.spread[remaining[:length]]), length - 2, side="right"))
+        room = length - 1 - _DUMMY  # one position for `begin`
+        n = int(np.searchsorted(np.cumsum(lexicon.spread[remaining[:length]]), room, side="right"))
         n = max(n, 1)
         return n if n == len(remaining) else _whole(remaining, n, lexicon)
 
-    def make(self, source: Source, draws: Draws) -> Example:
-        return next_token([self._run(source)], self.id)[0]
+    def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
+        text, sizes = sources.text, sources.sizes
+        if self.unit == "character":
+            spelt = _spelt(sources.pieces(), sources.lexicon)
+            text, sizes = np.concatenate(spelt), np.array([len(tokens) for tokens in spelt])
+        # Turning the ragged array round turns every piece round, and their order: starts are given in theirs.
+        upside = slice(None, None, -1)
+        runs, lengths = enclosed(
+            text[upside], sizes[upside], sources.after[upside], sources.before[upside], sources.first[upside]
+        )
+        examples = next_token(runs, lengths, self.id)
+        return replace(examples, starts=examples.starts[upside], sizes=examples.sizes[upside])
 
-    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
-        return next_token([self._run(source) for source in sources], self.id)
 
-    def _run(self, source: Source) -> np.ndarray:
-        """int32 [n+1], or [n+2] where the piece opens its document: `after`, the text backwards, `begin`."""
-        backwards = source.tokens[::-1]
-        # A single token is never spelt out: so a piece of one token fits whatever its spread.
-        if self.unit == "character" and len(backwards) > 1:
-            text = source.lexicon.decode(source.tokens)
-            if BROKEN not in text:
-                backwards = source.lexicon.encode(text[::-1])
-        n = len(backwards)
-        run = np.empty(n + 1 + source.first, dtype=np.int32)
-        run[0] = source.after
-        run[1 : n + 1] = backwards
-        if source.first:
-            run[-1] = source.before
-        return run
+def _spelt(pieces: list[np.ndarray], lexicon: Lexicon) -> list[np.ndarray]:
+    """For each piece the tokens which, read from the last to the first, are its text backwards.
+
+    A single token is never spelt out: so a piece of one token fits whatever its spread.
+    """
+    texts = [lexicon.decode(tokens) if len(tokens) > 1 else BROKEN for tokens in pieces]
+    whole = [i for i, text in enumerate(texts) if BROKEN not in text]
+    spelt = list(pieces)
+    for i, backwards in zip(whole, lexicon.encode_documents([texts[i][::-1] for i in whole])):
+        if len(backwards) <= lexicon.spread[pieces[i]].sum() + _DUMMY:
+            spelt[i] = backwards[::-1]
+    return spelt
 
 
 def _whole(remaining: np.ndarray, n: int, lexicon: Lexicon) -> int:

@@ -13,16 +13,24 @@ in front. A denoiser without a mean has one run, at the end: UL2's S, a prefix L
 the seven of the UL2 paper (Tay et al. 2022, table 1), equally weighted.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from objectives.draws import Draws, DrawsOfMany
-from objectives.example import Example, Lexicon, Objective, Source, continuations
-from objectives.noise import partition, places_in, starts_of
+from objectives.draws import DrawsOfMany
+from objectives.example import (
+    ControlIds,
+    Examples,
+    Lexicon,
+    Objective,
+    Sources,
+    continuations,
+    places_in,
+    starts_of,
+)
+from objectives.noise import partition
 
 
 @dataclass(frozen=True)
@@ -45,16 +53,14 @@ class Denoiser:
         if not self.weight > 0:
             raise ValueError(f"weight: expected a number above 0, got {self.weight}")
 
-    def amounts(self, n: int) -> tuple[int, int]:
-        """(noise tokens, runs) of a piece of n tokens; T5's rounding. A single token is all noise."""
-        noise = max(1, min(round(n * self.rate), n - 1))
+    def amounts(self, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [pieces] twice: noise tokens and runs of pieces of these sizes, by T5's rounding. A single
+        token is all noise."""
+        noise = np.maximum(1, np.minimum(np.rint(sizes * self.rate).astype(np.int64), sizes - 1))
         if self.mean is None:
-            return noise, 1
-        return noise, max(1, min(round(noise / self.mean), noise, n - noise))
-
-    def positions(self, n: int) -> int:
-        """Positions of the Example of n tokens: two sentinels a run, and the mode."""
-        return n + 2 * self.amounts(n)[1] + (self.mode is not None)
+            return noise, np.ones_like(noise)
+        runs = np.rint(noise / self.mean).astype(np.int64)
+        return noise, np.maximum(1, np.minimum(np.minimum(runs, noise), sizes - noise))
 
 
 UL2 = (
@@ -107,18 +113,11 @@ class Span(Objective):
     def fit(
         self, remaining: np.ndarray, length: int, lexicon: Lexicon, first: bool = True, last: bool = True
     ) -> int:
-        return min(len(remaining), _capacity(self.noises, length, len(lexicon.control.sentinels)))
+        return min(len(remaining), _capacity(self, length, len(lexicon.control.sentinels)))
 
-    def make(self, source: Source, draws: Draws) -> Example:
-        return self.make_all([source], draws.alone())[0]
-
-    def make_all(self, sources: Sequence[Source], draws: DrawsOfMany) -> list[Example]:
-        control = sources[0].lexicon.control
-        sizes = np.array([len(source.tokens) for source in sources])
-        noises = self._drawn(len(sources), draws)
-        amounts = np.array([noise.amounts(n) for noise, n in zip(noises, sizes.tolist())])
-        modes = np.array([-1 if noise.mode is None else control.modes[noise.mode] for noise in noises])
-        noisy, runs = amounts.T
+    def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
+        control, sizes = sources.lexicon.control, sources.sizes
+        noisy, runs, modes = self._drawn(sizes, control, draws)
         kept_runs = partition(sizes - noisy, runs, draws)
         noisy_runs = partition(noisy, runs, draws)
 
@@ -137,26 +136,34 @@ class Span(Objective):
         lengths = np.column_stack([kept_runs, noisy_runs]).ravel()
         goes_to = np.column_stack([behind_kept - kept_runs, before_noisy + 1]).ravel()
         place = np.repeat(goes_to - starts_of(lengths), lengths) + np.arange(int(sizes.sum()))
-        tokens[place] = np.concatenate([source.tokens for source in sources])
+        tokens[place] = sources.text
         return continuations(tokens, taken, prompts, self.id)
 
-    def _drawn(self, pieces: int, draws: DrawsOfMany) -> list[Denoiser]:
-        """A denoiser for each piece, by weight."""
-        if len(self.noises) == 1:
-            return [self.noises[0]] * pieces
-        ends = np.cumsum([noise.weight for noise in self.noises])
-        drawn = np.searchsorted(ends[:-1], draws.numbers() * ends[-1], side="right")
-        return [self.noises[i] for i in drawn.tolist()]
+    def _drawn(
+        self, sizes: np.ndarray, control: ControlIds, draws: DrawsOfMany
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int64 [pieces] thrice: noise tokens, runs, and the mode's id or −1, by the denoiser that each piece
+        draws."""
+        drawn = np.zeros(len(sizes), dtype=np.int64)
+        if len(self.noises) > 1:
+            ends = np.cumsum([noise.weight for noise in self.noises])
+            drawn = np.searchsorted(ends[:-1], draws.numbers() * ends[-1], side="right")
+        noisy, runs, modes = np.empty_like(sizes), np.empty_like(sizes), np.empty_like(sizes)
+        for i, noise in enumerate(self.noises):
+            own = drawn == i
+            noisy[own], runs[own] = noise.amounts(sizes[own])
+            modes[own] = -1 if noise.mode is None else control.modes[noise.mode]
+        return noisy, runs, modes
 
 
 @lru_cache(maxsize=256)
-def _capacity(noises: tuple[Denoiser, ...], length: int, sentinels: int) -> int:
+def _capacity(span: Span, length: int, sentinels: int) -> int:
     """The most tokens n such that under every denoiser a piece of up to n fits `length` and the sentinels."""
     if sentinels < 1:
         raise ValueError("span: the tokenizer has no sentinel ids")
-    n = 1
-    while n < length and all(
-        noise.positions(n + 1) <= length and noise.amounts(n + 1)[1] <= sentinels for noise in noises
-    ):
-        n += 1
-    return n
+    sizes = np.arange(1, length + 1)
+    fits = np.ones(length, dtype=bool)
+    for noise in span.noises:
+        runs = noise.amounts(sizes)[1]
+        fits &= (sizes + 2 * runs + (noise.mode is not None) <= length) & (runs <= sentinels)
+    return max(1, int(np.argmin(fits)) if not fits.all() else length)

@@ -28,6 +28,9 @@ class FakeLexicon:
             self.spread[token] = len(piece)
         self._ids = {piece: token for token, piece in PIECES.items()}
 
+    def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
+        return [self.encode(text) for text in texts]
+
     def encode(self, text: str) -> np.ndarray:
         ids: list[int] = []
         while text:

@@ -1,6 +1,7 @@
 """The mixture: its config, its schedules, and how a block is cut, shared out, paired and dressed."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -26,11 +27,13 @@ def documents(count: int, mean: float, seed: int = 0) -> list[Rest]:
     ]
 
 
-def dressed(rests: list[Rest], config: dict, length: int = 128, row: int = 0, block: int = 1) -> list[Piece]:
+def dressed(
+    rests: list[Rest], config: dict, length: int = 128, row: int = 0, block: int = 1
+) -> Sequence[Piece]:
     return dress(rests, Mixture.parse(config), row, length, LEXICON, key(1, "block", block), KEYS)
 
 
-def shares(pieces: list[Piece]) -> np.ndarray:
+def shares(pieces: Sequence[Piece]) -> np.ndarray:
     """Source tokens by registry id, sum 1."""
     tokens = np.zeros(len(NAMES))
     for piece in pieces:
@@ -38,7 +41,7 @@ def shares(pieces: list[Piece]) -> np.ndarray:
     return tokens / tokens.sum()
 
 
-def assert_all_used_once(rests: list[Rest], pieces: list[Piece]) -> None:
+def assert_all_used_once(rests: list[Rest], pieces: Sequence[Piece]) -> None:
     used = {rest.document: np.zeros(len(rest.tokens), dtype=int) for rest in rests}
     wanted = {rest.document: np.zeros(len(rest.tokens), dtype=int) for rest in rests}
     for rest in rests:
@@ -272,7 +275,7 @@ def test_row_lengths_out_of_range_are_refused():
     for length in (7, 2**20 + 1):
         with pytest.raises(ValueError, match=r"^length: expected 8 to 1048576"):
             dressed(documents(1, 5), ALL, length)
-    assert dressed([], ALL) == []
+    assert len(dressed([], ALL)) == 0
 
 
 def test_schedule():

@@ -164,10 +164,9 @@ def test_nsp_true_pair():
 
 
 def test_nsp_false_pair():
-    # The first half up to its split, the neighbour's second half from its split on: 401 402 | 408 409.
-    neighbour = source([406, 407, 408, 409], split=2)
+    # The first half up to the split; what follows comes from another document: 401 402 | 408 409.
     nsp = Nsp(mlm=Mlm(select=0.25, mask=1, random=0, keep=0), pair_weight=7.5)
-    example = made(nsp, source([401, 402, 403], neighbour=neighbour, split=2), key=3)
+    example = made(nsp, source([401, 402, 408, 409], split=2, foreign=True), key=3)
     at = example.targets.tolist().index(max(example.targets.tolist()))
     tokens, targets, weights, objective = (
         [CLS, 401, 402, SEP, 408, 409, SEP],
@@ -182,11 +181,11 @@ def test_nsp_false_pair():
 
 def test_nsp_order():
     nsp = Nsp(mlm=Mlm(mask=1, random=0, keep=0), order=True, true_rate=0)
-    tokens = [CLS, 430, 404, 405, 406, 407, SEP, MASK, 401, MASK, 429, 403, SEP]
-    targets = [0, _, _, _, _, _, _, 428, _, 402, _, _, _]
-    weights = [2.0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0]
+    tokens = [CLS, MASK, 404, MASK, 406, 407, SEP, 428, 401, 402, 429, 403, SEP]
+    targets = [0, 430, _, 405, _, _, _, _, _, _, _, _, _]
+    weights = [2.0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     check(
-        made(nsp, source(WORDS)), tokens, targets, [12] * 13, weights, [3, 3, 3, 3, 3, 3, 3, 2, 3, 2, 3, 3, 3]
+        made(nsp, source(WORDS)), tokens, targets, [12] * 13, weights, [3, 2, 3, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3]
     )
     in_order = made(Nsp(order=True, true_rate=1), source(WORDS))
     assert in_order.targets[0] == 1

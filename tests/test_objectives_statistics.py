@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from objectives.draws import Draws, DrawsOfMany, extend, extend_all, key
-from objectives.example import Example, Objective, Source
+from objectives.example import Example, Objective, Source, Sources
 from objectives.fim import Fim
 from objectives.mlm import Mlm
 from objectives.noise import choose, partition, shuffle
@@ -43,7 +43,8 @@ def all_made(objective: Objective, pieces: int = PIECES, **lengths: int) -> list
     draws = bundle(pieces, objective.name)
     made: list[Example] = []
     for first in range(0, pieces, BATCH):
-        made += objective.make_all(given[first : first + BATCH], draws.part(first, first + BATCH))
+        batch = Sources.of(given[first : first + BATCH])
+        made += objective.make_all(batch, draws.part(first, first + BATCH))
     return list(zip(given, made))
 
 
@@ -195,7 +196,7 @@ def test_shuffle_is_an_even_permutation():
 def test_split_points_stand_at_word_starts_in_the_middle_half():
     given = [source.tokens for source in sources(5000, 1, 60)]
     sizes = np.array([len(tokens) for tokens in given])
-    splits = split_points(given, LEXICON, np.full(5000, 40), bundle(5000, "split"))
+    splits = split_points(np.concatenate(given), sizes, LEXICON, 40, bundle(5000, "split"))
     assert (splits[sizes > 1] >= 1).all()
     assert (splits[sizes > 1] < sizes[sizes > 1]).all()
     assert (sizes - splits)[sizes <= 80].max() <= 40
@@ -251,8 +252,8 @@ SETTINGS: list[Objective] = [
 def test_a_piece_is_a_function_of_itself(objective):
     """The same alone, in company, twice, and with another piece in front."""
     given = sources(40, 1, 30, seed=5)
-    together = objective.make_all(given, bundle(40, "pure"))
-    later = objective.make_all(given[7:], bundle(40, "pure").part(7, 40))
+    together = objective.make_all(Sources.of(given), bundle(40, "pure"))
+    later = objective.make_all(Sources.of(given[7:]), bundle(40, "pure").part(7, 40))
     alone = [objective.make(source, bundle(40, "pure").of(i)) for i, source in enumerate(given)]
     for i, example in enumerate(together):
         for field in fields(Example):

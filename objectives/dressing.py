@@ -1,0 +1,184 @@
+"""How a block's documents are shared out among the objectives: cut, paired, dressed.
+
+Documents are cut from the left. Before each cut the objective is chosen that is owed most source tokens
+(objectives/shares.py). Choosing per piece and not per document is what keeps the shares exact whatever the
+lengths of documents; choosing before packing is what keeps the padding small (facts/data.md, Objectives).
+Cutting goes piece by piece, for each choice depends on the one before; all the rest is done for many pieces
+at once.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from objectives.draws import Draws, DrawsOfMany, extend_all
+from objectives.example import Lexicon, Objective, Sources
+from objectives.nsp import Nsp, exchange, half_limit, split_points
+from objectives.pieces import Batch, Pieces, Rest
+from objectives.shares import Shares
+
+BATCH = 1 << 15
+"""Source tokens dressed at once: much for numpy, little for the cache."""
+
+
+@dataclass(slots=True)
+class _Cuts:
+    """The pieces of an objective as int64 [pieces, 3] (rest, start, stop) and, of next-sentence pieces, the
+    lengths of the first halves and whose second half each takes (its own place: its own half)."""
+
+    cuts: np.ndarray
+    splits: np.ndarray
+    partners: np.ndarray
+
+    @staticmethod
+    def whole(cuts: np.ndarray) -> "_Cuts":
+        return _Cuts(cuts, np.zeros(len(cuts), dtype=np.int64), np.arange(len(cuts)))
+
+
+class Dressing:
+    """The work on one block: who is owed what, and what was cut for whom."""
+
+    def __init__(
+        self,
+        rests: Sequence[Rest],
+        objectives: Sequence[Objective],
+        weights: np.ndarray,
+        length: int,
+        lexicon: Lexicon,
+        key: int,
+        document_keys: Sequence[int],
+    ) -> None:
+        """weights: of the objectives, sum 1; the rest as in objectives.mixture.dress."""
+        self.rests, self.objectives = rests, objectives
+        self.length, self.lexicon, self.key = length, lexicon, key
+        typical = sum(rest.stop - rest.start for rest in rests) / max(len(rests), 1)
+        self.shares = Shares(weights.tolist(), min(length, typical), Draws(key, "shares"))
+        self.unpaired = [i for i in self.shares.active if not objectives[i].pairs]
+        self.cuts: dict[int, list[tuple[int, int, int]]] = {i: [] for i in self.shares.active}
+        self.halved: dict[int, _Cuts] = {}
+        self.documents = np.array([rest.document for rest in rests], dtype=np.int64)
+        self.keys = np.array([document_keys[rest.document] for rest in rests], dtype=np.uint64)
+
+    def pieces(self) -> Pieces:
+        """Cuts, pairs and dresses everything."""
+        for number, rest in enumerate(self.rests):
+            self._cut(number, rest.start, rest.stop, self.shares.active)
+        for number, start, stop in self._pair():
+            self._cut(number, start, stop, self.unpaired)
+        batches = [batch for chosen in self.cuts if self.cuts[chosen] for batch in self._dressed(chosen)]
+        return Pieces(batches)
+
+    def _cut(self, number: int, start: int, stop: int, allowed: list[int]) -> None:
+        """Cuts [start, stop) of a rest into pieces of the allowed objectives."""
+        tokens = self.rests[number].tokens
+        closes = stop == len(tokens)
+        while start < stop:
+            chosen = allowed[0]
+            if len(allowed) > 1:
+                # A piece of one token has no second half, so it goes to an objective that needs none.
+                choice = allowed if stop - start > 1 else self.unpaired or allowed
+                chosen = self.shares.most_owed(min(stop - start, self.length), choice)
+            remaining = tokens[start:stop]
+            n = self.objectives[chosen].fit(remaining, self.length, self.lexicon, start == 0, closes)
+            self.shares.book(chosen, n)
+            self.cuts[chosen].append((number, start, start + n))
+            start += n
+
+    def _pair(self) -> list[tuple[int, int, int]]:
+        """Halves the pieces whose objective wants pairs, and finds partners for the false ones. Returns those
+        whose objective has to be drawn again: they were to be half of a false pair and found no partner
+        (they become true pairs where the mixture has no other objective)."""
+        again: list[tuple[int, int, int]] = []
+        for chosen in self.cuts:
+            if not self.objectives[chosen].pairs or not self.cuts[chosen]:
+                continue
+            nsp = cast(Nsp, self.objectives[chosen])
+            cuts = np.array(self.cuts[chosen])
+            sizes, limit = cuts[:, 2] - cuts[:, 1], half_limit(self.length)
+            splits = split_points(
+                self._text(cuts), sizes, self.lexicon, limit, self._draws(cuts, nsp.name, "split")
+            )
+            luck = self._draws(cuts, nsp.name, "true").numbers()
+            false = np.flatnonzero((luck >= nsp.true_rate) & (splits < sizes))
+            ring = Draws(self.key, nsp.name, "ring")
+            pairs, alone = exchange(self.documents[cuts[false, 0]].tolist(), ring)
+            partners = np.arange(len(cuts))
+            for i, j in pairs:
+                partners[false[i]] = false[j]
+            stay = np.ones(len(cuts), dtype=bool)
+            if self.unpaired:
+                stay[false[alone]] = False
+                for number, start, stop in cuts[~stay].tolist():
+                    self.shares.book(chosen, start - stop)
+                    again.append((number, start, stop))
+            place = np.cumsum(stay) - 1
+            self.halved[chosen] = _Cuts(cuts[stay], splits[stay], place[partners[stay]])
+        return again
+
+    def _dressed(self, chosen: int) -> Iterator[Batch]:
+        """The pieces of an objective, batch by batch."""
+        objective = self.objectives[chosen]
+        own = self.halved[chosen] if chosen in self.halved else _Cuts.whole(np.array(self.cuts[chosen]))
+        draws = self._draws(own.cuts, objective.name)
+        for first, stop in _batches(own.cuts[:, 2] - own.cuts[:, 1]):
+            sources, spans, counts = self._sources(own, slice(first, stop))
+            examples = objective.make_all(sources, draws.part(first, stop))
+            if examples.sizes.max() > self.length:
+                raise ValueError(
+                    f"{objective.name}: a piece became {examples.sizes.max()} positions, more than "
+                    f"{self.length}: its fit or the lexicon is wrong"
+                )
+            yield Batch(objective.id, examples, spans, counts)
+
+    def _draws(self, cuts: np.ndarray, *purpose: str) -> DrawsOfMany:
+        return DrawsOfMany(extend_all(self.keys[cuts[:, 0]], cuts[:, 1], *purpose))
+
+    def _text(self, spans: np.ndarray) -> np.ndarray:
+        """The ragged text of int64 [n, 3] (rest, start, stop)."""
+        rests = self.rests
+        return np.concatenate([rests[number].tokens[start:stop] for number, start, stop in spans.tolist()])
+
+    def _sources(self, own: _Cuts, part: slice) -> tuple[Sources, np.ndarray, np.ndarray]:
+        """The pieces of a part; their spans, int64 [n, 3] (document, start, stop); how many each has."""
+        cuts, splits = own.cuts[part], own.splits[part]
+        places = np.arange(len(own.cuts))[part]
+        foreign = own.partners[part] != places
+        spans, counts = cuts, np.ones(len(cuts), dtype=np.int64)
+        sizes = cuts[:, 2] - cuts[:, 1]
+        if foreign.any():
+            partner = own.partners[part]
+            other = own.cuts[partner].copy()
+            other[:, 1] += own.splits[partner]
+            mine = cuts.copy()
+            mine[foreign, 2] = (cuts[:, 1] + splits)[foreign]
+            counts = counts + foreign
+            both = np.stack([mine, other], axis=1).reshape(-1, 3)
+            spans = both[np.column_stack([np.ones_like(foreign), foreign]).ravel()]
+            sizes = (mine[:, 2] - mine[:, 1]) + np.where(foreign, other[:, 2] - other[:, 1], 0)
+        documents = np.column_stack([self.documents[spans[:, 0]], spans[:, 1:]])
+        return self._surrounded(cuts, self._text(spans), sizes, splits, foreign), documents, counts
+
+    def _surrounded(
+        self, cuts: np.ndarray, text: np.ndarray, sizes: np.ndarray, splits: np.ndarray, foreign: np.ndarray
+    ) -> Sources:
+        """Sources with the tokens before and after each piece."""
+        control, rests = self.lexicon.control, self.rests
+        ends = np.array([len(rests[number].tokens) for number in cuts[:, 0].tolist()])
+        first, last = cuts[:, 1] == 0, cuts[:, 2] == ends
+        before = np.full(len(cuts), control.begin, dtype=np.int32)
+        before[~first] = [rests[number].tokens[start - 1] for number, start, _ in cuts[~first].tolist()]
+        after = np.full(len(cuts), control.end, dtype=np.int32)
+        after[~last] = [rests[number].tokens[stop] for number, _, stop in cuts[~last].tolist()]
+        return Sources(text, sizes, before, after, first, last, splits, foreign, self.lexicon)
+
+
+def _batches(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Runs [first, stop) of pieces that make up about BATCH tokens: much for numpy, little for the cache."""
+    ends = np.cumsum(sizes)
+    first = 0
+    while first < len(sizes):
+        stop = int(np.searchsorted(ends, (ends[first - 1] if first else 0) + BATCH)) + 1
+        yield first, min(stop, len(sizes))
+        first = stop

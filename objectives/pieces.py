@@ -1,0 +1,100 @@
+"""What dressing takes (Rest) and gives (Pieces): token intervals of documents, and Examples made of them.
+
+The pieces of a block lie in a few large arrays; packing takes views of these, and nobody pays for an object a
+piece but who looks at one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from objectives.example import Example, Examples
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What is left of a document: [start, stop) of `tokens`, the document's whole token array (int32, without
+    begin and end). `document`: its index in `document_keys`."""
+
+    document: int
+    tokens: np.ndarray
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Source tokens [start, stop) of a document."""
+
+    document: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A dressed piece. objective: registry id; spans: the source tokens it uses (a false next-sentence pair
+    has two, of two documents)."""
+
+    objective: int
+    spans: tuple[Span, ...]
+    example: Example
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Pieces of one objective (registry id). spans: int64 [spans, 3] (document, start, stop), counts[p] of
+    them for each piece."""
+
+    objective: int
+    examples: Examples
+    spans: np.ndarray
+    counts: np.ndarray
+
+
+class Pieces(Sequence[Piece]):
+    """The pieces of a block, as arrays for the packing and one by one for the eye.
+
+    lengths, objectives: int64 [pieces]. spans: int64 [spans, 3] (document, start, stop); those of piece i are
+    span_ends[i] … span_ends[i+1].
+    """
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self._examples = [batch.examples for batch in batches]
+        ids = np.array([batch.objective for batch in batches], dtype=np.int64)
+        self.lengths: np.ndarray = _joined([examples.sizes for examples in self._examples])
+        self.objectives: np.ndarray = np.repeat(ids, [len(examples) for examples in self._examples])
+        self.spans: np.ndarray = _joined([batch.spans for batch in batches]).reshape(-1, 3)
+        self.span_ends: np.ndarray = np.append(0, np.cumsum(_joined([batch.counts for batch in batches])))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, piece: Any) -> Any:
+        if isinstance(piece, slice):
+            return [self[i] for i in range(*piece.indices(len(self)))]
+        if not -len(self) <= piece < len(self):
+            raise IndexError(piece)
+        at = piece % len(self)
+        rows = self.spans[self.span_ends[at] : self.span_ends[at + 1]].tolist()
+        spans = tuple(Span(*row) for row in rows)
+        for examples in self._examples:
+            if at < len(examples):
+                break
+            at -= len(examples)
+        return Piece(int(self.objectives[piece]), spans, examples[at])
+
+    def arrays(self, name: str) -> list[np.ndarray]:
+        """The array of that name (objectives.example.ARRAYS) of every piece, as views."""
+        views: list[np.ndarray] = []
+        for examples in self._examples:
+            array = getattr(examples, name)
+            ends = (examples.starts + examples.sizes).tolist()
+            views += [array[start:end] for start, end in zip(examples.starts.tolist(), ends)]
+        return views
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int64)
