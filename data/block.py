@@ -23,8 +23,9 @@ from data.plan import CorpusPlan, Skip
 from data.reading import Documents, Encoder, read_documents
 from data.regimes import Regimes
 from data.rows import Rows
-from objectives.draws import Draws, extend, key
-from objectives.mixture import Rest, dress
+from objectives.draws import Draws, extend, extend_all, key
+from objectives.mixture import dress
+from objectives.pieces import Rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +124,9 @@ class Opener:
         draws = documents.draws
         if len(used):
             dressing_key = extend(dressing_key, row)
-            draws = [extend(draw, "row", row) for draw in draws]
-        pieces = dress(rests, regime.mixture, row, length, self.encoder, dressing_key, draws)
-        lengths = np.fromiter((len(piece.example.tokens) for piece in pieces), np.int64, len(pieces))
-        packed = best_fit(lengths, length)
+            draws = extend_all(draws, "row", np.full(len(draws), row))
+        pieces = dress(rests, regime.mixture, row, length, self.encoder, dressing_key, draws.tolist())
+        packed = best_fit(pieces.lengths, length)
         order = Draws(dressing_key, "rows").permutation(len(packed))
         ordered = [packed[i] for i in order.tolist()]
         rows, table = build_rows(pieces, ordered, length, self.encoder.control.pad, corpus.id)

@@ -13,7 +13,7 @@ from itertools import chain
 import numpy as np
 
 from data.rows import DTYPES, Rows
-from objectives.mixture import Piece
+from objectives.pieces import Pieces
 from objectives.registry import OBJECTIVES
 
 
@@ -52,30 +52,32 @@ def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
 class PieceTable:
     """Where the pieces of a dressing lie and which source tokens they used, in the order of the rows.
 
-    Per piece: row, offset (first position), length, objective (registry id), spans (cumulative: the spans of
-    piece i are spans[i] … spans[i+1]). Per span: document, start, stop. tokens: int64 [rows, objectives],
-    source tokens of each row by objective.
+    Per piece: row, offset (first position), length, objective (registry id). spans: int64 [spans, 3]
+    (document, start, stop), those of piece i being span_ends[i] … span_ends[i+1]. tokens: int64 [rows,
+    objectives], source tokens of each row by objective.
     """
 
     row: np.ndarray
     offset: np.ndarray
     length: np.ndarray
     objective: np.ndarray
+    span_ends: np.ndarray
     spans: np.ndarray
-    document: np.ndarray
-    start: np.ndarray
-    stop: np.ndarray
     tokens: np.ndarray
 
     def used(self, rows: int) -> np.ndarray:
-        """int64 [spans, 3]: (document, start, stop) of what the first `rows` rows used."""
-        end = self.spans[np.searchsorted(self.row, rows)]
-        return np.stack([self.document[:end], self.start[:end], self.stop[:end]], axis=1)
+        """int64 [spans, 3]: what the first `rows` rows used."""
+        return self.spans[: self.span_ends[np.searchsorted(self.row, rows)]]
 
     def pieces_of(self, row: int) -> range:
         """The pieces of a row."""
         first, end = np.searchsorted(self.row, [row, row + 1])
         return range(int(first), int(end))
+
+    def spans_of(self, piece: int) -> list[tuple[int, int, int]]:
+        """(document, start, stop) of the text that a piece uses."""
+        first, end = self.span_ends[piece : piece + 2]
+        return [(document, start, stop) for document, start, stop in self.spans[first:end].tolist()]
 
     @property
     def nbytes(self) -> int:
@@ -83,80 +85,66 @@ class PieceTable:
 
 
 def build_rows(
-    pieces: Sequence[Piece], packed: Sequence[Sequence[int]], length: int, pad: int, corpus: int
+    pieces: Pieces, packed: Sequence[Sequence[int]], length: int, pad: int, corpus: int
 ) -> tuple[Rows, PieceTable]:
     """The rows in the order of `packed`, T = length positions each, and the table of their pieces."""
-    lengths = np.fromiter((len(piece.example.tokens) for piece in pieces), np.int64, len(pieces))
     order = np.fromiter(chain.from_iterable(packed), np.int64)
-    row_ends = np.cumsum(np.fromiter((len(row) for row in packed), np.int64, len(packed)))
-    sizes = lengths[order]
-    before = np.concatenate([[0], np.cumsum(sizes)])
-    row_of = np.repeat(np.arange(len(packed)), np.diff(row_ends, prepend=0))
-    row_starts = before[np.concatenate([[0], row_ends[:-1]])] if len(packed) else before[:0]
+    counts = np.fromiter((len(row) for row in packed), np.int64, len(packed))
+    sizes = pieces.lengths[order]
+    before = np.append(0, np.cumsum(sizes))
+    row_ends = np.cumsum(counts)
+    row_starts = before[row_ends - counts]
+    row_of = np.repeat(np.arange(len(packed)), counts)
     offsets = before[:-1] - row_starts[row_of]
-    used = (before[row_ends] - row_starts).tolist()
+    used = before[row_ends] - row_starts
 
-    rows = _arrays(pieces, packed, used, length, pad, corpus)
-    starts = rows.start.reshape(-1)
-    filled = rows.corpus.reshape(-1) >= 0
-    starts[filled] = np.repeat(offsets, sizes)
-    rows.bound[...] += np.where(rows.corpus >= 0, rows.start, 0)
+    place = np.arange(length, dtype="<i4")
+    filled = place < used[:, None]
+    rows = Rows(
+        start=np.broadcast_to(place, filled.shape).copy(),
+        corpus=np.where(filled, np.int8(corpus), np.int8(-1)),
+        **_joined(pieces, packed, used.tolist(), length, pad),
+    )
+    rows.start[filled] = np.repeat(offsets, sizes)
+    np.add(rows.bound, rows.start, out=rows.bound)
     return rows, _table(pieces, order, row_of, offsets, sizes, len(packed))
 
 
-def _arrays(
-    pieces: Sequence[Piece],
-    packed: Sequence[Sequence[int]],
-    used: Sequence[int],
-    length: int,
-    pad: int,
-    corpus: int,
-) -> Rows:
-    """Rows whose `bound` is still relative to the piece, and whose `start` is still the position itself."""
+def _joined(
+    pieces: Pieces, packed: Sequence[Sequence[int]], used: Sequence[int], length: int, pad: int
+) -> dict[str, np.ndarray]:
+    """The arrays of examples side by side, `bound` still relative to the piece."""
     fills = {"tokens": pad, "targets": -1, "weights": 0, "bound": 0, "objective": -1}
     arrays = {}
-    examples = [[pieces[piece].example for piece in row] for row in packed]
-    place = np.arange(length, dtype="<i4")
     for name, fill in fills.items():
-        padding = place if name == "bound" else np.full(length, fill, DTYPES[name])
+        padding = np.full(length, fill, DTYPES[name])
+        views = pieces.arrays(name)
         parts = []
-        for row, end in zip(examples, used):
-            parts += [getattr(example, name) for example in row]
+        for row, end in zip(packed, used):
+            parts += [views[piece] for piece in row]
             parts.append(padding[end:])
-        flat = np.empty(len(packed) * length, DTYPES[name])
+        arrays[name] = np.empty((len(packed), length), DTYPES[name])
         if parts:
-            np.concatenate(parts, out=flat)
-        arrays[name] = flat.reshape(len(packed), length)
-    start = np.broadcast_to(place, (len(packed), length)).copy()
-    ids = np.where(place < np.asarray(used)[:, None], np.int8(corpus), np.int8(-1)).astype(np.int8)
-    return Rows(start=start, corpus=ids.reshape(len(packed), length), **arrays)
+            np.concatenate(parts, out=arrays[name].reshape(-1))
+    return arrays
 
 
 def _table(
-    pieces: Sequence[Piece],
-    order: np.ndarray,
-    row_of: np.ndarray,
-    offsets: np.ndarray,
-    sizes: np.ndarray,
-    rows: int,
+    pieces: Pieces, order: np.ndarray, row_of: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, rows: int
 ) -> PieceTable:
-    ordered = [pieces[piece] for piece in order.tolist()]
-    counts = np.fromiter((len(piece.spans) for piece in ordered), np.int64, len(ordered))
-    spans = [span for piece in ordered for span in piece.spans]
-    document = np.fromiter((span.document for span in spans), np.int64, len(spans))
-    start = np.fromiter((span.start for span in spans), np.int64, len(spans))
-    stop = np.fromiter((span.stop for span in spans), np.int64, len(spans))
-    objective = np.fromiter((piece.objective for piece in ordered), np.int64, len(ordered))
+    counts = np.diff(pieces.span_ends)[order]
+    ends = np.append(0, np.cumsum(counts))
+    from_ = np.arange(ends[-1]) + np.repeat(pieces.span_ends[order] - ends[:-1], counts)
+    spans = pieces.spans[from_]
+    objective = pieces.objectives[order]
     cell = np.repeat(row_of * len(OBJECTIVES) + objective, counts)
-    tokens = np.bincount(cell, stop - start, minlength=rows * len(OBJECTIVES)).astype(np.int64)
+    tokens = np.bincount(cell, spans[:, 2] - spans[:, 1], minlength=rows * len(OBJECTIVES)).astype(np.int64)
     return PieceTable(
         row=row_of,
         offset=offsets,
         length=sizes,
         objective=objective,
-        spans=np.concatenate([[0], np.cumsum(counts)]),
-        document=document,
-        start=start,
-        stop=stop,
+        span_ends=ends,
+        spans=spans,
         tokens=tokens.reshape(rows, len(OBJECTIVES)),
     )

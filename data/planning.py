@@ -17,6 +17,7 @@ from data.order import streams_for
 from data.places import Blocks, Era
 from data.plan import BatchRows, CorpusPlan, OnBad, Plan, refuse_change
 from data.state import StreamsState
+from objectives.mixture import Mixture
 
 
 class HasUnits(Protocol):
@@ -91,7 +92,7 @@ def make_plan(
         length=settings.length,
         batch_rows=settings.batch_rows,
         corpora=tuple(corpora),
-        objectives=settings.objectives,
+        objectives=_objectives(settings.objectives),
         normalise=settings.normalise,
         quarantine=tuple(sorted((corpus, sample) for corpus, sample in settings.quarantine)),
         on_bad=settings.on_bad,
@@ -99,6 +100,14 @@ def make_plan(
     if before:
         refuse_change(before, plan)
     return plan
+
+
+def _objectives(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The mixture, complete with defaults: equal mixtures give equal plans."""
+    try:
+        return Mixture.parse(config).describe()
+    except ValueError as error:
+        raise BadInput(f"objectives.{error}") from error
 
 
 def _entering(

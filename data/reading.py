@@ -12,15 +12,15 @@ import numpy as np
 
 from data.corpus import Corpus, ReadTrouble
 from data.tar import Sample
-from objectives.draws import extend, key
+from objectives.draws import extend_all, key
 from objectives.example import Lexicon
 
 
 class Encoder(Lexicon, Protocol):
     """What the stream needs of a tokenizer (data/tokenizer.py)."""
 
-    def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
-        """int32 [n] for each text."""
+    def byte_length(self, tokens: np.ndarray) -> int:
+        """UTF-8 bytes of text that ids stand for."""
 
 
 class UnitTrouble(Exception):
@@ -41,14 +41,14 @@ class Bad(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """The documents of a block, in the order of the shard. numbers: of the document in its unit; draws: their
-    64-bit keys in this epoch."""
+    """The documents of a block, in the order of the shard. numbers: of the document in its unit; draws:
+    uint64, their keys in this epoch."""
 
     keys: list[str]
     units: np.ndarray
     numbers: np.ndarray
     tokens: list[np.ndarray]
-    draws: list[int]
+    draws: np.ndarray
     bad: tuple[Bad, ...]
 
 
@@ -71,10 +71,9 @@ def read_documents(
             else:
                 bad.append(Bad(unit, sample, problem or "no text"))
     tokens = encoder.encode_documents(texts) if texts else []
-    document_key = key(seed, "document", name, epoch)
-    unit_keys = {unit: extend(document_key, unit) for unit in units}
-    draws = [extend(unit_keys[unit], number) for unit, number in zip(of_unit, numbers)]
     units_, numbers_ = np.array(of_unit, np.int64), np.array(numbers, np.int64)
+    epoch_key = np.full(len(texts), key(seed, "document", name, epoch), np.uint64)
+    draws = extend_all(epoch_key, units_, numbers_)
     return Documents(keys, units_, numbers_, tokens, draws, tuple(bad))
 
 

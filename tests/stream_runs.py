@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ from data.planning import CorpusSettings, StreamSettings, make_plan
 from data.reading import read_documents
 from data.regimes import Regimes
 from data.state import StreamsState
-from data.streams import Streams
+from data.streams import Opening, Streams
 from data.tokenizer import Tokenizer
 from tests.helpers import make_corpus
 
@@ -120,6 +120,7 @@ def run(
     state: StreamsState | None = None,
     each: Callable[[int, Batch], None] | None = None,
     micro_batch: int = 3,
+    logs: Sequence[Callable[[Opening], None]] = (),
     **options: Any,
 ) -> Emitted:
     """`steps` steps of all ranks, one rank after the other."""
@@ -135,6 +136,7 @@ def run(
             state=state or StreamsState(),
             micro_batch=micro_batch,
             threads=threads,
+            log=logs[rank] if logs else None,
             **options,
         )
         with loader:
@@ -230,11 +232,9 @@ class Ledger:
 
 def intervals(block: OpenBlock, row: int) -> list[tuple[int, int, int, int]]:
     """(unit, number in the unit, start, stop) of the source tokens in a row of a block."""
-    table = block.dressing.table
-    found = []
-    for piece in table.pieces_of(row):
-        for span in range(int(table.spans[piece]), int(table.spans[piece + 1])):
-            document = int(table.document[span])
-            at = int(block.documents.units[document]), int(block.documents.numbers[document])
-            found.append((*at, int(table.start[span]), int(table.stop[span])))
-    return found
+    table, documents = block.dressing.table, block.documents
+    return [
+        (int(documents.units[document]), int(documents.numbers[document]), start, stop)
+        for piece in table.pieces_of(row)
+        for document, start, stop in table.spans_of(piece)
+    ]

@@ -59,7 +59,7 @@ def edits(small: Small) -> list[tuple[dict[str, Corpus], dict[str, float], dict[
         "mlm": {"weight": 0.5},
         "fim": {"weight": 0.3},
     }
-    out = (("a", "text 5"), ("a", "text 77"), ("b", "text 3"), ("b", "text 119"))
+    out = tuple((corpus, f"{number:09d}") for corpus in "ab" for number in (3, 5, 17, 77, 111))
     first, later = small.first, small.later
     return [
         (first, ab, {}),

@@ -1,0 +1,69 @@
+"""The fixed rows of held-out text on which a run is evaluated.
+
+Held-out units are taken in an order drawn by key until the byte limit is reached, then dressed by each
+objective alone. The rows depend on the seed, the corpus, T and the objective's settings, not on ranks, steps
+or weights, so two evaluations are comparable; ranks share them out (row i to rank i mod D). Where shards were
+appended, their held-out units join those of the start, so the limit decides whether the set stays.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.block import remainder
+from data.corpus import Corpus
+from data.packing import best_fit, build_rows
+from data.places import Blocks
+from data.plan import CorpusPlan, Plan
+from data.reading import Encoder, read_documents
+from data.rows import Rows
+from objectives.draws import Draws, key
+from objectives.mixture import Mixture, dress
+
+_BY_TEXT = ("causal", "reverse")
+"""Objectives that predict every token of the text once: their loss is also stated in bits per byte."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """rows: of one objective alone; text_bytes: UTF-8 bytes of the text that its targets stand for (None
+    where they are not the whole text): bits_per_byte = Σ loss in nats / ln 2 / text_bytes."""
+
+    objective: str
+    rows: Rows
+    text_bytes: int | None
+    documents: int
+
+
+def heldout_rows(
+    corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan, encoder: Encoder, *, limit_bytes: int
+) -> list[HeldOut]:
+    """Rows for each objective of the plan's mixture, from about `limit_bytes` of held-out text (whole
+    documents, at least one). Empty where the corpus holds nothing out. Bad and quarantined samples are left
+    out."""
+    counts = [era.units for era in corpus_plan.eras]
+    units = corpus.index.units
+    held = Blocks(plan.seed, corpus_plan.name, units, counts, corpus_plan.held_out, plan.block_bytes).held_out
+    if not len(held):
+        return []
+    order = Draws(key(plan.seed, "evaluate", corpus_plan.name)).bits(int(held[-1]) + 1)[held].argsort()
+    taken: list[int] = []
+    for unit in held[order].tolist():
+        if taken and units["text_bytes"][taken].sum() >= limit_bytes:
+            break
+        taken.append(unit)
+    quarantined = {sample for name, sample in plan.quarantine if name == corpus_plan.name}
+    documents = read_documents(corpus, encoder, plan.seed, corpus_plan.name, -1, taken)
+    rests = remainder(documents, np.empty((0, 3), dtype=np.int64), quarantined)
+    sizes = np.cumsum([encoder.byte_length(rest.tokens) for rest in rests])
+    rests = rests[: int(np.searchsorted(sizes, limit_bytes)) + 1]
+    text_bytes = int(sizes[len(rests) - 1]) if rests else 0
+    found = []
+    for name, settings in plan.objectives.items():
+        mixture = Mixture.parse({name: {**settings, "weight": 1.0}})
+        dressing = key(plan.seed, "evaluate", corpus_plan.name, -1, name)
+        pieces = dress(rests, mixture, 0, plan.length, encoder, dressing, documents.draws.tolist())
+        packed = best_fit(pieces.lengths, plan.length)
+        rows, _ = build_rows(pieces, packed, plan.length, encoder.control.pad, corpus_plan.id)
+        found.append(HeldOut(name, rows, text_bytes if name in _BY_TEXT else None, len(rests)))
+    return found
