@@ -10,16 +10,25 @@ of its last part. A member's name is only ever compared; nothing is written to d
 """
 
 import json
+import struct
 from collections.abc import Iterator
 from mmap import mmap
 from typing import NamedTuple
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
-_FILE_TYPES = frozenset(b"07\0")
-_TEXT_SUFFIXES = ("txt", "md", "py")
+_HEADER = struct.Struct("100s 24x 12s 20x c 100x 6s 82x 155s 12x")
+"""name, size, type, magic, prefix"""
+_FILES = (b"0", b"\0", b"7")
+_WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
+"""Links, devices, folders, FIFOs."""
+_EXTRA = (b"L", b"K", b"x", b"g", b"S")
+"""Headers that say something of the next member; and sparse files, which are refused."""
+_TEXT_SUFFIXES = ("txt", "md", "py", "json")
 
 Buffer = bytes | memoryview | mmap
+_member = tuple.__new__
+"""Makes a NamedTuple at half the cost of its constructor."""
 
 
 class TarTrouble(Exception):
@@ -64,48 +73,55 @@ def members(buffer: Buffer, *, check: bool = True) -> Iterator[Member]:
     name: str | None = None
     size: int | None = None
     while position < end:
-        header = bytes(buffer[position : position + BLOCK])
-        if len(header) < BLOCK:
+        if position + BLOCK > end:
             raise TarTrouble(f"cut off at byte {end}, inside the header that begins at {position}")
-        if header == _ZEROS:
+        first, digits, kind, magic, prefix = _HEADER.unpack_from(buffer, position)
+        if not first[0] and bytes(buffer[position : position + BLOCK]) == _ZEROS:
             break
         if check:
-            _verify_header(header, position)
-        kind = header[156]
-        length = _number(header[124:136], position) if size is None else size
+            _verify_header(bytes(buffer[position : position + BLOCK]), position)
+        length = _number(digits, position) if size is None else size
         data = position + BLOCK
-        if kind in b"12346" or kind == 0x35:  # links, devices, folders, FIFOs have no data
+        if kind in _WITHOUT_DATA:
             length = 0
         if data + length > end:
+            which = (name or _name(first, magic, prefix))[:80]
             raise TarTrouble(
-                f"cut off at byte {end}: the member at byte {position} ends at {data + length}"
-                f" ({name or _name(header)[:80]})"
+                f"cut off at byte {end}: the member at byte {position} ends at {data + length} ({which})"
             )
         position = data + (length + BLOCK - 1) // BLOCK * BLOCK
-        if kind in _FILE_TYPES:
-            yield Member(_name(header) if name is None else name, start, data, length)
-        elif kind == 0x4C:  # L: the next member's name
-            name = _decode(bytes(buffer[data : data + length]).rstrip(b"\0"))
+        if kind in _FILES:
+            full = _name(first, magic, prefix) if name is None else name
+            yield _member(Member, (full, start, data, length))
+        elif kind in _EXTRA:
+            name, size = _extra(kind, bytes(buffer[data : data + length]), data - BLOCK, name, size)
             continue
-        elif kind == 0x78:  # x: records for the next member
-            records = _pax(bytes(buffer[data : data + length]), data)
-            name = _decode(records[b"path"]) if b"path" in records else name
-            size = int(records[b"size"]) if b"size" in records else size
-            continue
-        elif kind == 0x67:  # g: records for all that follow, which a unit further on would not see
-            if _pax(bytes(buffer[data : data + length]), data).keys() & {b"path", b"size"}:
-                raise TarTrouble(
-                    f"a global PAX header at byte {data - BLOCK} sets path or size for all members"
-                )
-            continue
-        elif kind == 0x4B:  # K: a link's target
-            continue
-        elif kind == 0x53:
-            raise TarTrouble(
-                f"the member at byte {data - BLOCK} is a GNU sparse file, which is not supported"
-            )
         start = position
         name = size = None
+
+
+def _extra(
+    kind: bytes, data: bytes, position: int, name: str | None, size: int | None
+) -> tuple[str | None, int | None]:
+    """(name, size) of the member to come, after the extra header at `position`."""
+    if kind == b"S":
+        raise TarTrouble(f"the member at byte {position} is a GNU sparse file, which is not supported")
+    if kind == b"L":
+        return _decode(data.rstrip(b"\0")), size
+    if kind == b"K":  # a link's target
+        return name, size
+    records = _pax(data, position)
+    if kind == b"g":  # for all that follow: a unit further on would not see it
+        if records.keys() & {b"path", b"size"}:
+            raise TarTrouble(f"a global PAX header at byte {position} sets path or size for all members")
+        return name, size
+    if b"path" in records:
+        name = _decode(records[b"path"])
+    if b"size" in records:
+        if not records[b"size"].isdigit():
+            raise TarTrouble(f"the PAX header at byte {position} is damaged")
+        size = int(records[b"size"])
+    return name, size
 
 
 def has_end_mark(buffer: Buffer, end: int) -> bool:
@@ -122,6 +138,10 @@ def _verify_header(header: bytes, position: int) -> None:
 
 def _number(field: bytes, position: int) -> int:
     """A numeric field: octal digits, or base 256 where the first bit is set."""
+    try:
+        return int(field[:11], 8)  # the common form: eleven digits and a zero byte
+    except ValueError:
+        pass
     if field[0] & 0x80:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     try:
@@ -134,11 +154,13 @@ def _decode(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def _name(header: bytes) -> str:
-    name = header[:100].split(b"\0", 1)[0]
-    if header[257:263] == b"ustar\0" and header[345]:  # GNU keeps other things in the prefix field
-        name = header[345:500].split(b"\0", 1)[0] + b"/" + name
-    return _decode(name)
+def _name(name: bytes, magic: bytes, prefix: bytes) -> str:
+    name = name.rstrip(b"\0")
+    if prefix[0] and magic == b"ustar\0":  # GNU keeps other things in the prefix field
+        name = prefix.split(b"\0", 1)[0] + b"/" + name
+    if b"\0" in name:  # what follows a zero byte is not the name's
+        name = name.split(b"\0", 1)[0]
+    return name.decode("utf-8", "backslashreplace")
 
 
 def _pax(data: bytes, position: int) -> dict[bytes, bytes]:
@@ -149,9 +171,11 @@ def _pax(data: bytes, position: int) -> dict[bytes, bytes]:
         blank = data.find(b" ", place)
         try:
             length = int(data[place:blank])
+            if length <= blank - place or place + length > len(data):
+                raise ValueError
             key, value = data[blank + 1 : place + length - 1].split(b"=", 1)
         except ValueError:
-            raise TarTrouble(f"the PAX header at byte {position - BLOCK} is damaged") from None
+            raise TarTrouble(f"the PAX header at byte {position} is damaged") from None
         records[key] = value
         place += length
     return records
@@ -186,8 +210,7 @@ def _grouped(buffer: Buffer, check: bool) -> Iterator[tuple[str, int, list[tuple
 
 def _text_member(parts: list[tuple[str, Member]], text_field: str | None) -> tuple[str, Member] | None:
     """The member that holds the text: .txt, .md, .py, then .json; .json alone where a field was asked for."""
-    wanted = ("json",) if text_field is not None else (*_TEXT_SUFFIXES, "json")
-    for suffix in wanted:
+    for suffix in ("json",) if text_field is not None else _TEXT_SUFFIXES:
         for extension, member in parts:
             if extension == suffix or extension.endswith("." + suffix):
                 return suffix, member
@@ -201,20 +224,20 @@ def _text(
     found = _text_member(parts, text_field)
     if found is None:
         return None, "no text"
-    suffix, member = found
+    suffix, (name, _, start, size) = found
     try:
-        text = str(buffer[member.data : member.data + member.size], "utf-8")
+        text = str(buffer[start : start + size], "utf-8")
         if suffix == "json":
             record = json.loads(text)
             value = record.get(text_field or "text") if isinstance(record, dict) else None
             if not isinstance(value, str):
-                return None, f"no text: {member.name[-60:]} has no field '{text_field or 'text'}' of text"
+                return None, f"no text: {name[-60:]} has no field '{text_field or 'text'}' of text"
             text = value
             text.encode()  # JSON can spell half of a surrogate pair, which is no text
     except UnicodeError:
         return None, "not UTF-8"
     except (ValueError, RecursionError):
-        return None, f"no text: {member.name[-60:]} is not JSON"
+        return None, f"no text: {name[-60:]} is not JSON"
     return (text, None) if text else (None, "no text: it is empty")
 
 

@@ -112,7 +112,6 @@ class Tokenizer:
             text for text, fits in zip(texts, ordinary & ~is_byte, strict=True) if fits and len(text) == 1
         }
         fallback = bool(is_byte.any())
-        prefix = proto.normalizer_spec.add_dummy_prefix
         for number in np.flatnonzero(ordinary | is_byte).tolist():
             text = texts[number]
             if is_byte[number]:
@@ -124,7 +123,7 @@ class Tokenizer:
             self._bytes[number] = len(text.encode())
             self.spread[number] = sum(
                 1 if character in single or not fallback else len(character.encode()) for character in text
-            ) + (prefix and text[0] != " ")
+            )
 
     def encode(self, text: str) -> np.ndarray:
         """int32 [n]: the ids of a text, without begin and end."""
