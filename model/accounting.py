@@ -4,6 +4,9 @@ Every figure is a formula over the config, so it can be had on a login node befo
 tests hold the formulas against the module itself, torch's FLOP counter and the tensors that autograd keeps.
 """
 
+import re
+from dataclasses import dataclass
+
 from model.config import ModelConfig
 
 
@@ -39,3 +42,104 @@ def flops_per_token(config: ModelConfig, vocabulary: int, length: int, targets: 
     """
     n = config.layers * block_matrices(config) + targets * vocabulary * config.width
     return 6.0 * n + 12.0 * config.layers * config.width * length
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes that one process needs at the worst moment of a step, by what they hold."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    head: float
+
+    @property
+    def total(self) -> float:
+        """Bytes in all; the allocator's own waste and the libraries' buffers come on top."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.head
+
+
+def block_activations(config: ModelConfig, kept_copy: bool = True) -> int:
+    """Elements that autograd keeps of one block for one position.
+
+    kept_copy: the attention back end keeps its result apart from what the next layer reads (pieces).
+    """
+    d, kv = config.width, config.key_heads * config.head_width
+    one_norm = 3 * d if config.norm == "rms" else 2 * d  # input, normalised (rms, where not fused), output
+    qkv = d + 2 * kv
+    if config.positions == "rope":
+        qkv += d + kv
+    if config.qk_norm:
+        qkv += (2 if config.norm == "rms" else 1) * (d + kv)
+    feed = (4 if config.activation == "swiglu" else 2) * config.feed_width
+    drops = 2 * d if config.dropout else 0
+    return 2 * one_norm + qkv + (2 if kept_copy else 1) * d + feed + drops
+
+
+def memory(
+    config: ModelConfig,
+    vocabulary: int,
+    *,
+    rows: int,
+    length: int,
+    targets: float = 1.0,
+    checkpoint_blocks: bool = False,
+    weight: float = 4.0,
+    gradient: float = 4.0,
+    optimizer: float = 8.0,
+    element: int = 4,
+) -> MemoryUse:
+    """An estimate for micro-batches [rows, length]; targets: the share of positions that have one.
+
+    weight, gradient, optimizer: bytes a parameter that one process holds; whoever spreads a model over
+    several processes divides them before. element: bytes of an activation. The head holds the gradients of
+    the table and of the selected states from the forward pass on, and three times a chunk's logits.
+    """
+    n, positions = parameters(config, vocabulary), rows * length
+    per_block = positions * block_activations(config, config.attention in ("auto", "pieces"))
+    if checkpoint_blocks:
+        kept = config.layers * positions * config.width + per_block
+    else:
+        kept = config.layers * per_block
+    selected = targets * positions
+    head = 4.0 * vocabulary * config.width + selected * 4 * config.width * element
+    head += 3 * 4.0 * min(config.chunk, max(selected, 1)) * vocabulary
+    return MemoryUse(n * weight, n * gradient, n * optimizer, float(kept * element), head)
+
+
+_PEAKS = (
+    (r"B200", 2250e12),
+    (r"GH200|H200|H100 80GB HBM3|H100 SXM|H800", 989e12),
+    (r"H100 NVL", 835e12),
+    (r"H100 PCIe", 756e12),
+    (r"H20", 148e12),
+    (r"A100|A800", 312e12),
+    (r"L40S", 362e12),
+    (r"L40", 181e12),
+    (r"L4", 121e12),
+    (r"A10", 125e12),
+    (r"RTX A6000", 154.8e12),
+    (r"RTX 4090", 165.2e12),
+    (r"RTX 3090", 71e12),
+    (r"MI300X", 1307e12),
+    (r"MI250X", 191.5e12),
+)
+"""Peak FLOP/s in bf16 without sparsity, by device name, from the vendors' data sheets (sheets that print the
+sparse figure: half of it; MI250X: one of its two dies, which is what a process sees)."""
+
+
+def peak_flops(device: str) -> float | None:
+    """Dense bf16 peak of the device that torch or the driver calls `device`; None when it is not known."""
+    if "MIG" in device:
+        return None
+    for pattern, peak in _PEAKS:
+        if re.search(rf"\b(?:{pattern})\b", device):
+            return peak
+    return None
+
+
+def mfu(flops_per_second: float, device: str, devices: int = 1) -> float | None:
+    """Model FLOPs utilisation: flops_per_token · tokens/s over the peak of all devices, or None."""
+    peak = peak_flops(device)
+    return None if peak is None else flops_per_second / (peak * devices)

@@ -19,6 +19,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from model.pieces import Group, groups
 
@@ -131,8 +132,6 @@ def flex(start: Tensor, bound: Tensor) -> Kernel:
             f"attention: flex needs a CUDA device, not {start.device.type} (elsewhere it has no backward "
             "pass); choose auto"
         )
-    from torch.nn.attention.flex_attention import create_block_mask
-
     rows, length = start.shape
     mask = create_block_mask(rule(start, bound), rows, None, length, length, start.device)
 
@@ -156,8 +155,6 @@ def rule(start: Tensor, bound: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tens
 
 @lru_cache(maxsize=1)
 def _flex_kernel() -> Callable[..., Tensor]:
-    from torch.nn.attention.flex_attention import flex_attention
-
     return torch.compile(flex_attention, dynamic=False)
 
 

@@ -92,17 +92,21 @@ class Embedding(nn.Module):
 
 
 class Memory:
-    """Keys and values of one block so far, [rows, positions, kv heads, head width] each, for generation."""
+    """Keys and values of one block so far, for generation. positions: how many it will ever hold."""
 
-    def __init__(self) -> None:
-        self._parts: tuple[Tensor, Tensor] | None = None
+    def __init__(self, positions: int) -> None:
+        self._positions, self._filled = positions, 0
+        self._store: Tensor | None = None
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values, the new ones last."""
-        if self._parts is not None:
-            k, v = torch.cat([self._parts[0], k], 1), torch.cat([self._parts[1], v], 1)
-        self._parts = (k, v)
-        return k, v
+        """All keys and all values [rows, positions so far, kv heads, head width], the new ones last."""
+        if self._store is None:
+            self._store = k.new_empty(2, k.shape[0], self._positions, *k.shape[2:])
+        new = slice(self._filled, self._filled + k.shape[1])
+        self._store[0, :, new], self._store[1, :, new] = k, v
+        self._filled = new.stop
+        keys, values = self._store[:, :, : new.stop]
+        return keys, values
 
 
 class Attention(nn.Module):

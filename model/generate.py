@@ -1,0 +1,142 @@
+"""Text from a trained model, one token at a time: onwards, backwards, or into a gap.
+
+Ids in, ids out: what the ids mean is the tokenizer's business. A `Reader` reads a prompt once and then each
+new token alone, because the blocks remember keys and values. The three forms are those in which the
+objectives show text to the model (causal, reverse, fim), so a model trained on an objective is asked in the
+same way; `visible_prompt` lets prompt positions see the whole prompt, as `prefix` does.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.attention import dense
+from model.layers import Memory
+from model.transformer import Transformer
+from model.visibility import see
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn. temperature 0 takes the likeliest; top_k and top_p (Holtzman et al. 2020) keep
+    the k likeliest, or the fewest that hold probability p; seed fixes all draws."""
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature: expected a number of at least 0, got {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k: expected a whole number of at least 1, got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: expected a number above 0 and at most 1, got {self.top_p}")
+
+
+class Reader:
+    """One piece a row, read in parts. positions: the most that will be read."""
+
+    def __init__(self, model: Transformer, positions: int) -> None:
+        if positions > model.config.longest:
+            raise ValueError(f"{positions} positions are more than the model's {model.config.longest}")
+        self._model, self._read = model, 0
+        self._memories = [Memory(positions) for _ in range(model.config.layers)]
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor, visible_prompt: bool = False) -> Tensor:
+        """Hidden states [rows, n, width] of the next tokens [rows, n]; they see all that was read before,
+        and themselves causally, or each other wholly with visible_prompt."""
+        first, self._read = self._read, self._read + tokens.shape[1]
+        place = torch.arange(first, self._read, device=tokens.device).expand_as(tokens)
+        start = torch.zeros_like(place)
+        bound = torch.full_like(place, self._read - 1) if visible_prompt else place
+        sight = see(start, bound, self._model.config, dense(start, bound, self._read), first)
+        embedding, *blocks, _ = self._model.layers
+        hidden = embedding(tokens, sight)
+        for block, memory in zip(blocks, self._memories):
+            hidden = block(hidden, sight, memory)
+        return hidden
+
+
+def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """int64 [rows]: one token for each of float32 logits [rows, V]; on the CPU, the same on every device."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    scores = logits.float().cpu() / sampling.temperature
+    if sampling.top_k is not None and sampling.top_k < scores.shape[-1]:
+        least = scores.topk(sampling.top_k).values[:, -1:]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    chances = scores.softmax(-1)
+    if sampling.top_p is not None:
+        ranked, order = chances.sort(dim=-1, descending=True, stable=True)
+        beyond = ranked.cumsum(-1) - ranked >= sampling.top_p
+        chances = torch.zeros_like(chances).scatter(-1, order, ranked.masked_fill(beyond, 0.0))
+    return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
+
+
+def generate(
+    model: Transformer,
+    prompt: Sequence[int],
+    *,
+    limit: int,
+    stop: int,
+    sampling: Sampling,
+    samples: int = 1,
+    forbidden: Collection[int] = (),
+    visible_prompt: bool = False,
+) -> list[list[int]]:
+    """What follows `prompt` (at least one id), for each of `samples`, without the prompt.
+
+    A sample ends before the id `stop` or after `limit` ids. Ids in `forbidden` are never drawn. The model's
+    training mode is left as it was found.
+    """
+    if not prompt or limit < 1:
+        raise ValueError("generation needs a prompt of at least one id, and a limit of at least 1")
+    device = next(model.parameters()).device
+    reader = Reader(model, len(prompt) + limit)
+    generator = torch.Generator().manual_seed(sampling.seed)
+    banned = torch.tensor(sorted(set(forbidden) - {stop}), dtype=torch.long, device=device)
+    was_training = model.training
+    model.eval()
+    try:
+        tokens = torch.tensor([list(prompt)] * samples, device=device)
+        hidden = reader.read(tokens, visible_prompt)
+        drawn: list[Tensor] = []
+        ended = torch.zeros(samples, dtype=torch.bool, device=device)
+        while True:
+            with torch.no_grad():
+                logits = model.head.logits(hidden[:, -1]).index_fill(1, banned, -torch.inf)
+            drawn.append(draw(logits, sampling, generator))
+            ended |= drawn[-1] == stop
+            if len(drawn) == limit or ended.all():
+                break
+            hidden = reader.read(drawn[-1][:, None])
+    finally:
+        model.train(was_training)
+    return [_until(row, stop) for row in torch.stack(drawn, 1).tolist()]
+
+
+def _until(tokens: list[int], stop: int) -> list[int]:
+    return tokens[: tokens.index(stop)] if stop in tokens else tokens
+
+
+def onwards_prompt(begin: int, text: Sequence[int]) -> list[int]:
+    """The prompt that `text` opens: begin, text; the continuation ends with `end`."""
+    return [begin, *text]
+
+
+def backwards_prompt(end: int, text: Sequence[int]) -> list[int]:
+    """The prompt that `text` closes: end, and text from its last id to its first. What is generated is to be
+    reversed by the caller; it ends with `begin`."""
+    return [end, *reversed(text)]
+
+
+def infill_prompt(
+    fim_prefix: int, fim_suffix: int, fim_middle: int, before: Sequence[int], after: Sequence[int]
+) -> list[int]:
+    """The prompt with a gap: <pre> before <suf> after <mid> (Bavarian et al. 2022); `end` closes the gap."""
+    return [fim_prefix, *before, fim_suffix, *after, fim_middle]
