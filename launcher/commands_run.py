@@ -53,18 +53,17 @@ def metrics(
       headrace metrics runs/first --last 20
       headrace metrics runs/first --json | jq -c '[.step, .loss]'
     """
-    from collections import deque
-
-    from launcher.metrics import merged, metrics_table
+    from launcher.metrics import merged, metrics_table, newest
     from launcher.run_folder import open_run
 
     lines = merged(open_run(run), after)
-    kept = lines if last is None else deque(lines, maxlen=last)
+    if last is not None:
+        lines = newest(lines, last)
     if json:
-        for line in kept:
+        for line in lines:
             output.say_json(line)
     else:
-        output.table(*metrics_table(list(kept)))
+        output.table(*metrics_table(lines))
 
 
 def evaluate(run: RunPath, step: AtStep = None, json: AsJson = False) -> None:

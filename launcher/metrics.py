@@ -6,6 +6,7 @@ parent's lines up to the step where it went on, and so on back. Lines that no la
 (those after the last checkpoint of a killed attempt, those of a future that a rewind gave up) do not appear.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -45,9 +46,19 @@ def steps(lines: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     return (line for line in lines if "eval" not in line and "samples" not in line)
 
 
-def metrics_table(lines: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+def newest(lines: Iterator[dict[str, Any]], count: int) -> Iterator[dict[str, Any]]:
+    """The lines of the last `count` steps."""
+    kept: deque[dict[str, Any]] = deque()
+    for line in lines:
+        kept.append(line)
+        while kept[0]["step"] <= line["step"] - count:
+            kept.popleft()
+    return iter(kept)
+
+
+def metrics_table(lines: Iterator[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
     """Titles and rows for the eye: the steps among the lines, a loss column for each objective."""
-    shown = list(steps(iter(lines)))
+    shown = list(steps(lines))
     names = list(dict.fromkeys(name for line in shown for name in line["objectives"]))
     plain = ["step", "loss", "lr", "grad_norm", "tokens_per_second", "data_wait"]
     rows = [

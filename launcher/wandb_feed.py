@@ -203,6 +203,7 @@ def main() -> None:
     """The feeder process: RUN and the attempt to follow on the command line."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    os.nice(10)  # training comes first
     over = threading.Event()
     threading.Thread(target=_watch_pipe, args=(over,), daemon=True).start()
     run, attempt = open_run(sys.argv[1]), int(sys.argv[2])

@@ -1,0 +1,223 @@
+"""`headrace check`: everything about a run that can be known on a login node, before it costs anything.
+
+Exact: parameters, rows, units, blocks, streams, shares, checkpoint sizes. Estimated, and said to be: tokens
+(two units of each corpus are encoded for the bytes a token), epochs, padding (about 0.6 row a block, measured
+in facts/data.md), memory. Needs no torch: the model's figures are formulas over its config.
+"""
+
+import os
+import shutil
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from data.corpus import Corpus
+from data.places import Blocks
+from data.plan import CorpusPlan, History, Plan
+from data.planning import make_plan
+from data.steps import rows_of_step
+from data.tokenizer import Tokenizer
+from launcher import output
+from launcher.config import Config, require_files, require_processes
+from launcher.stream_settings import open_corpora, stream_settings
+from model.accounting import flops_per_token, memory, parameters
+
+WASTE = 0.6
+"""Rows of padding a block."""
+WHOLE_BYTES, WEIGHTS_BYTES = 12, 4
+"""A parameter in a checkpoint: fp32 weight and two moments; the weight alone."""
+
+
+def report(config: Config, processes: int) -> dict[str, Any]:
+    """JSON-able facts. BadInput for whatever would stop the run at its start."""
+    require_files(config)
+    require_processes(config, processes)
+    tokenizer = Tokenizer.load(config.tokenizer.model)
+    corpora = open_corpora(config)
+    plan = make_plan(stream_settings(config, corpora, tokenizer.hash))
+    rows, _ = rows_of_step(History(((0, plan),)), config.steps)  # the first row after the last step
+    count = parameters(config.model, tokenizer.size)
+    facts: dict[str, Any] = {
+        "run": {"folder": str(config.path), "exists": (config.path / "config.yaml").exists()},
+        "model": {"parameters": count, "vocabulary": tokenizer.size},
+        "step": _step(config, plan, processes),
+        "whole": {
+            "steps": config.steps,
+            "rows": rows,
+            "positions": rows * plan.length,
+            "flops": flops_per_token(config.model, tokenizer.size, plan.length) * rows * plan.length,
+        },
+        "corpora": [_corpus(plan, part, corpora[part.name], tokenizer, rows) for part in plan.corpora],
+        "objectives": _objectives(config, rows),
+        "memory": _memory(config, tokenizer.size, processes),
+        "checkpoints": _checkpoints(config, count),
+    }
+    return facts | {"warnings": _warnings(config, facts)}
+
+
+def _step(config: Config, plan: Plan, processes: int) -> dict[str, Any]:
+    rows = plan.rows_at(0)
+    shares = np.bincount(np.arange(rows) % plan.lanes % processes, minlength=processes)
+    micro = config.layout.micro_batch
+    largest = -(-int(shares.max()) // micro) * micro
+    return {
+        "rows": rows,
+        "length": plan.length,
+        "positions": rows * plan.length,
+        "processes": processes,
+        "micro_batches": largest // micro,
+        "blank_rows": largest * processes - rows,
+    }
+
+
+def _corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
+    """The figures of one corpus; tokens and what follows from them are estimates."""
+    units = corpus.index.units
+    blocks = Blocks(plan.seed, part.name, units, [len(units)], part.held_out, plan.block_bytes)
+    held_out = int(units["text_bytes"][blocks.held_out].sum())
+    text_bytes = corpus.index.text_bytes - held_out
+    tokens = text_bytes / _bytes_per_token(corpus, tokenizer)
+    share = part.weight / sum(other.weight for other in plan.corpora)
+    full = tokens / plan.length
+    waste = WASTE * len(blocks) / (full + WASTE * len(blocks)) if len(blocks) else 0.0
+    return {
+        "name": part.name,
+        "documents": corpus.index.samples,
+        "text_bytes": text_bytes,
+        "held_out_bytes": held_out,
+        "units": len(units),
+        "blocks": len(blocks),
+        "streams": part.streams,
+        "share": share,
+        "tokens": round(tokens),
+        "epochs": share * rows * plan.length * (1 - waste) / tokens if tokens else None,
+        "padding": waste,
+    }
+
+
+def _bytes_per_token(corpus: Corpus, tokenizer: Tokenizer) -> float:
+    """Over the first unit and one in the middle."""
+    texts = [
+        sample.text
+        for unit in {0, len(corpus) // 2}
+        for sample in corpus.read_unit(unit)
+        if sample.text is not None
+    ]
+    tokens = sum(len(ids) for ids in tokenizer.encode_documents(texts))
+    return sum(len(text.encode()) for text in texts) / max(tokens, 1) or 1.0
+
+
+def _objectives(config: Config, rows: int) -> list[dict[str, Any]]:
+    mixture = config.mixture
+    first, last = mixture.weights(0), mixture.weights(rows)
+    return [
+        {
+            "name": entry.objective.name,
+            "share": float(first[i]),
+            "share_at_end": float(last[i]),
+            "coefficient": entry.coefficient,
+        }
+        for i, entry in enumerate(mixture.entries)
+    ]
+
+
+def _memory(config: Config, vocabulary: int, processes: int) -> dict[str, float]:
+    """Bytes a process. ZeRO 1 divides the optimizer's state, 2 the gradients too, 3 the weights too
+    (Rajbhandari et al. 2020); masters and moments are fp32."""
+    layout = config.layout
+    half = layout.precision == "bf16"
+    weight, gradient, optimizer = (2.0 if half else 4.0), 4.0, (12.0 if half else 8.0)
+    use = memory(
+        config.model,
+        vocabulary,
+        rows=layout.micro_batch,
+        length=config.sequence_length,
+        checkpoint_blocks=layout.activation_checkpointing,
+        weight=weight / (processes if layout.zero >= 3 else 1),
+        gradient=gradient / (processes if layout.zero >= 2 else 1),
+        optimizer=optimizer / (processes if layout.zero >= 1 else 1),
+        element=2 if half else 4,
+    )
+    return asdict(use) | {"total": use.total}
+
+
+def _checkpoints(config: Config, count: int) -> dict[str, Any]:
+    """What the retention keeps when the run is over, and the disk that its folder lies on."""
+    settings = config.checkpoint
+    every, keep = settings.every, settings.keep
+    saved = list(range(every, config.steps + 1, every))
+    if config.steps % every:
+        saved.append(config.steps)
+    newest = saved[-keep:]
+    forever = [s for s in saved if settings.keep_every and s % settings.keep_every == 0 and s not in newest]
+    bare = forever[: -settings.weights_only_after] if settings.weights_only_after else []
+    whole = len(newest) + len(forever) - len(bare)
+    existing = config.path
+    while not existing.exists():
+        existing = existing.parent
+    return {
+        "bytes": WHOLE_BYTES * count,
+        "whole": whole,
+        "weights_only": len(bare),
+        # One more is written before the oldest is deleted.
+        "disk": (whole + 1) * WHOLE_BYTES * count + len(bare) * WEIGHTS_BYTES * count,
+        "free": shutil.disk_usage(existing).free,
+    }
+
+
+def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
+    lines = []
+    step, saves = facts["step"], facts["checkpoints"]
+    if step["blank_rows"]:
+        lines.append(
+            f"{step['blank_rows']} blank rows a step: {step['rows']} rows and {config.lanes} lanes do not "
+            f"divide into {step['processes']} processes × micro-batches of {config.layout.micro_batch}"
+        )
+    if config.optimizer.warmup >= config.steps:
+        lines.append(f"optimizer.warmup: {config.optimizer.warmup} steps, the run has {config.steps}")
+    if saves["disk"] > saves["free"]:
+        lines.append(f"checkpoints need {output.size(saves['disk'])}, {output.size(saves['free'])} are free")
+    for corpus in facts["corpora"]:
+        if (corpus["epochs"] or 0) > 4:
+            lines.append(f"corpus {corpus['name']}: is read about {corpus['epochs']:.1f} times")
+    cores = len(os.sched_getaffinity(0))
+    if step["processes"] > cores:
+        lines.append(f"{step['processes']} processes, this machine has {cores} cores")
+    return lines
+
+
+def show(facts: dict[str, Any]) -> None:
+    """The facts as lines for the eye."""
+    run, model, step, whole = facts["run"], facts["model"], facts["step"], facts["whole"]
+    output.say(
+        f"run          {run['folder']}" + (" (exists: training goes on with it)" if run["exists"] else "")
+    )
+    output.say(f"model        {model['parameters']:,} parameters, vocabulary {model['vocabulary']:,}")
+    output.say(
+        f"step         {step['rows']:,} rows × {step['length']:,} = {step['positions']:,} positions, on "
+        f"{step['processes']} processes in {step['micro_batches']} micro-batches each"
+    )
+    output.say(
+        f"whole run    {whole['steps']:,} steps, {whole['rows']:,} rows, {whole['positions']:,} positions, "
+        f"{whole['flops']:.3g} FLOPs"
+    )
+    parts = ", ".join(
+        f"{name} {output.size(part)}" for name, part in facts["memory"].items() if name != "total"
+    )
+    output.say(f"memory       ≈ {output.size(facts['memory']['total'])} a process: {parts}")
+    saves = facts["checkpoints"]
+    kept = f"kept {saves['whole']} whole and {saves['weights_only']} of weights"
+    room = f"{output.size(saves['disk'])} of {output.size(saves['free'])} free"
+    output.say(f"checkpoints  {output.size(saves['bytes'])} each; {kept}: {room}")
+    output.say("")
+    keys = ["name", "share", "documents", "tokens", "epochs", "blocks", "streams", "padding"]
+    titles = ["corpus", "share", "documents", "≈ tokens", "≈ epochs", "blocks", "streams", "≈ padding"]
+    output.table(titles, [[corpus[key] for key in keys] for corpus in facts["corpora"]])
+    output.say("")
+    output.table(
+        ["objective", "share", "at the end", "coefficient"],
+        [list(objective.values()) for objective in facts["objectives"]],
+    )
+    for line in facts["warnings"]:
+        output.say(f"warning: {line}")

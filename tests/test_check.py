@@ -1,0 +1,123 @@
+"""`headrace check`: its exact figures are those of the things themselves, its estimates near them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher import config as configs
+from launcher.check import report
+from launcher.stream_settings import open_corpora, stream_settings
+from objectives.registry import HEADS
+from tests.helpers import Corpora
+
+CONFIG = """\
+run: {{name: r, folder: {folder}/runs}}
+steps: 100
+sequence_length: 128
+batch_rows: [[0, 8], [80, 16]]
+tokenizer: {{model: {model}}}
+data:
+  corpora:
+    code: {{shards: '{code}', weight: 3, held_out: 0.1}}
+    prose: {{shards: '{prose}', weight: 1}}
+objectives: {{causal: {{weight: [[0, 1], [1520, 3]]}}, mlm: {{}}}}
+model: {{layers: 2, width: 64, heads: 4}}
+optimizer: {{warmup: 10}}
+layout: {{zero: 1, micro_batch: 4}}
+checkpoint: {{every: 30, keep: 2, keep_every: 60}}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, corpora: Corpora) -> Path:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        CONFIG.format(folder=tmp_path, model=corpora.tokenizer_path, code=corpora.code, prose=corpora.prose)
+    )
+    return path
+
+
+def test_exact_figures(file: Path, corpora: Corpora) -> None:
+    from model.transformer import Transformer
+
+    config = configs.load(file)
+    facts = report(config, 2)
+    # Ten steps of 8 rows, then ninety of 16.
+    assert facts["whole"] == facts["whole"] | {"steps": 100, "rows": 80 + 90 * 16}
+    assert facts["step"] == {
+        "rows": 8,
+        "length": 128,
+        "positions": 1024,
+        "processes": 2,
+        "micro_batches": 1,
+        "blank_rows": 0,
+    }
+    code, prose = facts["corpora"]
+    assert (code["share"], prose["share"]) == (0.75, 0.25)
+    index = corpora.open("code").index
+    assert code["text_bytes"] + code["held_out_bytes"] == index.text_bytes
+    assert 0 < code["held_out_bytes"] < 0.3 * index.text_bytes
+    assert prose["held_out_bytes"] == 0
+    assert [part["share"] for part in facts["objectives"]] == [0.5, 0.5]
+    assert [part["share_at_end"] for part in facts["objectives"]] == [0.75, 0.25]
+    # Saved at 30, 60, 90, 100; kept whole: 90, 100 and 60 for ever.
+    assert (facts["checkpoints"]["whole"], facts["checkpoints"]["weights_only"]) == (3, 0)
+    assert facts["warnings"] == []
+
+    model = Transformer(config.model, facts["model"]["vocabulary"], HEADS, corpora=2)
+    assert facts["model"]["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_estimated_tokens_and_padding_are_near_the_truth(file: Path, corpora: Corpora) -> None:
+    facts = report(configs.load(file), 1)
+    tokenizer = corpora.tokenizer()
+    prose = corpora.open("prose")
+    texts = [s.text for unit in range(len(prose)) for s in prose.read_unit(unit) if s.text is not None]
+    tokens = sum(len(ids) for ids in tokenizer.encode_documents(texts))
+    assert facts["corpora"][1]["tokens"] == pytest.approx(tokens, rel=0.1)
+    assert 0.001 < facts["corpora"][1]["padding"] < 0.02
+
+
+def test_blank_rows_are_counted_as_the_ranks_will_have_them(file: Path) -> None:
+    facts = report(configs.load(file), 5)
+    # Eight rows over five ranks: one micro-batch of 4 for each, however few of its rows are real.
+    assert facts["step"]["blank_rows"] == 5 * 4 - 8
+    assert "blank rows" in facts["warnings"][0]
+
+
+def test_the_command_needs_no_torch_and_prints_both_ways(file: Path) -> None:
+    script = (
+        "import sys; sys.argv = ['headrace', 'check', *sys.argv[1:]]\n"
+        "from launcher.cli import main\n"
+        "try:\n    main()\n"
+        "finally:\n    assert 'torch' not in sys.modules\n"
+    )
+    run = [sys.executable, "-c", script, str(file)]
+    shown = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert "1,520 rows" in shown
+    assert "prose" in shown
+    facts = json.loads(subprocess.run([*run, "--json"], capture_output=True, text=True, check=True).stdout)
+    assert facts == report(configs.load(file), 1) | {"checkpoints": facts["checkpoints"]}
+
+
+def test_what_would_stop_the_run_stops_the_check(file: Path, tmp_path: Path) -> None:
+    for override, expected in [
+        ("tokenizer.model=none.model", "tokenizer.model: no file"),
+        ("data.corpora.code.shards=none-*.tar", "none-*.tar"),
+    ]:
+        with pytest.raises(configs.BadInput) as caught:
+            report(configs.load(file, [override]), 1)
+        assert expected in str(caught.value)
+    with pytest.raises(configs.BadInput, match="lanes: 12 lanes cannot be shared by 13"):
+        report(configs.load(file), 13)
+
+
+def test_the_stream_is_asked_for_as_the_config_says(file: Path) -> None:
+    config = configs.load(file, ["data.corpora.code.quarantine=[a, b]", "longest_sequence=256"])
+    settings = stream_settings(config, open_corpora(config), "hash")
+    assert list(settings.quarantine) == [("code", "a"), ("code", "b")]
+    assert (settings.length, settings.longest, settings.block_bytes) == (128, 256, 512 * 256)
+    assert settings.corpora["code"].weight == 3
