@@ -1,0 +1,143 @@
+"""What the engine's tests run in their ranks: a tiny model, synthetic rows, a plain torch reference."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.rows import Rows
+from launcher.engine import Engine
+from launcher.layout import LayoutConfig
+from launcher.optimizer import OptimizerConfig, lr_at, parameter_groups
+from launcher.world import World
+from model.config import ModelConfig
+from model.initialise import initialise
+from model.transformer import Transformer
+
+VOCABULARY, LENGTH, CORPORA = 61, 24, 2
+HEADS = ("vocabulary", "vocabulary", "pair")
+MODEL = ModelConfig(layers=2, width=16, heads=2, hidden=24, longest=LENGTH)
+OPTIMIZER = OptimizerConfig(lr=1e-2, warmup=2, clip=0.5)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One cell of the parity matrix."""
+
+    zero: int = 1
+    precision: str = "fp32"
+    micro_batch: int = 2
+    steps: int = 4
+    rows: int = 8
+    normalise: str = "global"
+    model: ModelConfig = MODEL
+    optimizer: OptimizerConfig = OPTIMIZER
+
+
+def build(config: ModelConfig = MODEL, seed: int = 3) -> Transformer:
+    """A model with its initial weights."""
+    model = Transformer(config, VOCABULARY, HEADS, CORPORA)
+    initialise(model, config, seed)
+    return model
+
+
+def rows_of(step: int, rows: int, seed: int = 5) -> Rows:
+    """Rows with pieces of all kinds of sight and very unequal numbers of targets: some rows have one, some
+    nearly T, some objectives many and some few."""
+    random = np.random.default_rng([seed, step])
+    blank = Rows.blank(rows, LENGTH, 0)
+    arrays = {name: array.copy() for name, array in blank.arrays().items()}
+    arrays["tokens"][:] = random.integers(0, VOCABULARY, (rows, LENGTH))
+    for row in range(rows):
+        cut = int(random.integers(4, LENGTH - 4))
+        for begin, end in ((0, cut), (cut, LENGTH)):
+            arrays["start"][row, begin:end] = begin
+            prefix = int(random.integers(begin, end))
+            arrays["bound"][row, begin:prefix] = max(begin, prefix - 1)
+            objective = int(random.integers(0, 3))
+            arrays["objective"][row, begin:end] = objective
+            arrays["corpus"][row, begin:end] = random.integers(0, CORPORA)
+            share = (1.0, 0.1, 0.05)[objective] if row % 3 else 0.02
+            aimed = begin + np.flatnonzero(random.random(end - begin) < share)
+            aimed = aimed if len(aimed) else np.array([begin])
+            top = 2 if HEADS[objective] == "pair" else VOCABULARY
+            arrays["targets"][row, aimed] = random.integers(0, top, len(aimed))
+            arrays["weights"][row, aimed] = random.uniform(0.5, 2.0, len(aimed))
+    return Rows(**arrays)
+
+
+def scale_of(rows: Rows, normalise: str) -> np.ndarray:
+    """The two normalisations of DESIGN §4, with coefficients, over the global batch."""
+    weight = np.bincount(rows.objective[rows.targets >= 0], rows.weights[rows.targets >= 0], len(HEADS))
+    coefficient = np.array([1.0, 0.5, 2.0])
+    return coefficient / (weight.sum() if normalise == "global" else np.maximum(weight, 0.2 * weight.sum()))
+
+
+def reference(setting: Setting) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
+    """Plain torch, one process, the whole batch at once: losses, gradient norms, weights at the end."""
+    model = build(setting.model)
+    options = setting.optimizer
+    groups = parameter_groups(model.named_parameters(), options)
+    adam = torch.optim.AdamW(groups, betas=options.betas, eps=options.eps)
+    losses, norms = [], []
+    for step in range(1, setting.steps + 1):
+        rows = rows_of(step, setting.rows)
+        for group in adam.param_groups:
+            group["lr"] = lr_at(step, setting.steps, options)
+        weights = rows.weights * np.append(scale_of(rows, setting.normalise), 0)[rows.objective]
+        arrays = rows.arrays() | {"weights": weights.astype(np.float32)}
+        loss, _ = model({name: torch.from_numpy(array) for name, array in arrays.items()})
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)))
+        adam.step()
+        adam.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses, norms, {n: p.detach().numpy().copy() for n, p in model.named_parameters()}
+
+
+def make_engine(world: World, setting: Setting) -> Engine:
+    """An engine of a setting."""
+    layout = LayoutConfig(zero=setting.zero, micro_batch=setting.micro_batch, precision=setting.precision)  # type: ignore[arg-type]
+    return Engine(build(setting.model), setting.optimizer, layout, world, seed=1)
+
+
+def share(world: World, rows: Rows, micro_batch: int) -> list[Rows]:
+    """This rank's rows in micro-batches, evened out with blank rows."""
+    own = rows[np.arange(world.rank, len(rows), world.size)]
+    most = -(-len(rows) // world.size)
+    padded = -(-most // micro_batch) * micro_batch
+    own = Rows.join([own, Rows.blank(padded - len(own), LENGTH, 0)])
+    return [own[slice(i, i + micro_batch)] for i in range(0, padded, micro_batch)]
+
+
+def train(
+    engine: Engine, setting: Setting, first: int = 1, last: int | None = None
+) -> tuple[list[float], list[float]]:
+    """Losses over all ranks, and gradient norms, of steps first … last."""
+    losses, norms = [], []
+    for step in range(first, (last or setting.steps) + 1):
+        rows = rows_of(step, setting.rows)
+        result = engine.step(
+            share(engine.world, rows, setting.micro_batch),
+            scale_of(rows, setting.normalise),
+            step,
+            lr_at(step, setting.steps, setting.optimizer),
+        )
+        losses.append(float(engine.reduce(result.sums.ravel()).sum()))
+        norms.append(result.grad_norm)
+    return losses, norms
+
+
+def run_setting(world: World, setting: Setting) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
+    """The case of a parity test: the same three things as `reference`."""
+    engine = make_engine(world, setting)
+    losses, norms = train(engine, setting)
+    with engine.whole_weights() as weights:
+        found = {name: tensor.float().numpy().copy() for name, tensor in weights.items()}
+    return losses, norms, found
+
+
+def varied(**changes: Any) -> Setting:
+    """The default setting with changes."""
+    return replace(Setting(), **changes)
