@@ -22,7 +22,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,9 @@ def start(config: Config) -> tuple[RunFolder, Config]:
     resumes since stay in force. Any other config is BadInput with the keys that differ.
     """
     folder = RunFolder(config.path)
-    folder.checkpoints.mkdir(parents=True, exist_ok=True)
-    (folder.path / "attempts").mkdir(exist_ok=True)
+    with _writing(folder.path):
+        folder.checkpoints.mkdir(parents=True, exist_ok=True)
+        (folder.path / "attempts").mkdir(exist_ok=True)
     if not folder.config_file.exists():
         configs.require_files(config)
         write_once(folder.tokenizer, Path(config.tokenizer.model).read_bytes())
@@ -146,8 +147,7 @@ class Attempt:
 
     def record(self, event: str, **fields: Any) -> None:
         """Append a line to the ledger, on the disk when this returns."""
-        line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, ensure_ascii=False)
-        append(self.path / "ledger.jsonl", line)
+        record(self.path, event, **fields)
 
     def may_publish(self) -> bool:
         """Whether this attempt is still the newest that was started; if not, another has taken over."""
@@ -167,8 +167,9 @@ def claim(
     """The next attempt of a run, for this process to write. BadInput while another process writes the run."""
     _refuse(folder, folder.writer(watch_seconds))
     prepared = folder.path / "attempts" / f".new-{uuid.uuid4().hex}"
-    prepared.mkdir()
-    writer = Writer(prepared / "writer.json", beat_seconds)
+    with _writing(prepared):
+        prepared.mkdir()
+        writer = Writer(prepared / "writer.json", beat_seconds)
     try:
         write_once(prepared / "config.yaml", configs.dump(config).encode())
         number = _take_number(folder, prepared)
@@ -183,6 +184,12 @@ def claim(
         shutil.rmtree(prepared)
         raise
     return Attempt(folder, number, writer)
+
+
+def record(attempt_path: Path, event: str, **fields: Any) -> None:
+    """Append a line to an attempt's ledger, on the disk when this returns. Any rank may."""
+    line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, ensure_ascii=False)
+    append(attempt_path / "ledger.jsonl", line)
 
 
 def _refuse(folder: RunFolder, writer: str | None) -> None:
@@ -203,6 +210,15 @@ def _take_number(folder: RunFolder, prepared: Path) -> int:
             number += 1
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Whatever the file system refuses within it is one line about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
+
+
 def _started(path: Path) -> bool:
     ledger = path / "ledger.jsonl"
     return ledger.exists() and ledger.stat().st_size > 0
@@ -212,15 +228,14 @@ def write_once(path: Path, content: bytes) -> None:
     """Make a file that is complete and on the disk from the moment it is there; one that exists stays."""
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            os.link(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be written: {error.strerror}") from None
+        with _writing(path):
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                os.link(temporary, path)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -236,19 +251,17 @@ def sync_folder(path: Path) -> None:
 
 def append(path: Path, line: str, sync: bool = True) -> None:
     """Append one line to a file, whole or not at all (BadInput: a full disk); synced unless told not to."""
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     content = line.encode() + b"\n"
-    length = os.fstat(handle).st_size
-    try:
-        if os.write(handle, content) != len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if sync:
-            os.fsync(handle)
-    except OSError as error:
-        os.ftruncate(handle, length)
-        raise BadInput(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        os.close(handle)
+    with _writing(path), open(path, "ab", buffering=0) as file:
+        length = os.fstat(file.fileno()).st_size
+        try:
+            if file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if sync:
+                os.fsync(file.fileno())
+        except OSError:
+            file.truncate(length)
+            raise
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

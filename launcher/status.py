@@ -8,6 +8,7 @@ from launcher import output
 from launcher.console import clock, number
 from launcher.metrics import merged, steps
 from launcher.run_folder import RunFolder
+from launcher.writer import BEAT_SECONDS
 
 
 def state(run: RunFolder) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def state(run: RunFolder) -> dict[str, Any]:
     config = run.current_config()
     newest = deque(steps(merged(run)), maxlen=1)
     last: dict[str, Any] = newest[0] if newest else {}
-    writer = run.writer()
+    writer = run.writer(watch_seconds=2 * BEAT_SECONDS)
     saved = sorted(int(entry.name.removeprefix("step-")) for entry in run.checkpoints.glob("step-????????"))
     return {
         "run": str(run.path),

@@ -20,10 +20,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-BEAT_SECONDS = 2.0
+BEAT_SECONDS = 5.0
 """How often a writer counts up."""
-WATCH_SECONDS = 12.0
-"""How long a start watches the writer of another host; several beats, and more than NFS delays one."""
+WATCH_SECONDS = 20.0
+"""How long a start watches the writer of another host: several beats."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Writer:
         )
         # One write of one length: a reader never sees half of the old and half of the new.
         os.pwrite(self._file, text.ljust(200).encode() + b"\n", 0)
+        os.fsync(self._file)  # a network file system keeps it to itself until then
 
     def _let_go_in_child(self) -> None:
         # A forked child shares the lock; without this it would hold it beyond our death.

@@ -210,6 +210,11 @@ def test_the_same_config_goes_on_and_another_is_refused_with_its_keys(file: Path
     assert folder.first_config().optimizer.lr == 3e-4
 
 
+def test_a_place_that_takes_no_run_is_refused_in_one_line(file: Path) -> None:
+    with pytest.raises(BadInput, match=r"^/proc/runs/r: cannot be written: "):
+        start(configs.load(file, ["run.folder=/proc/runs"]))
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"expected the folder of a run"):
         open_run(tmp_path)
