@@ -6,7 +6,7 @@ What is chosen in a piece is a function of its own draws alone, whatever stands 
 import numpy as np
 
 from objectives.draws import DrawsOfMany
-from objectives.example import places_in, starts_of
+from objectives.example import starts_of
 
 LONGEST = 1 << 20
 """The most tokens of a piece, and `MOST` the most pieces at once: place, chance and piece share 64 bits."""
@@ -20,12 +20,12 @@ _PIECE_SHIFT = np.uint64(48)
 
 def _lots(sizes: np.ndarray, draws: DrawsOfMany) -> np.ndarray:
     """uint64 [Σ sizes]: numbers that sort by piece, then by 28 bits of chance, then by place."""
-    piece = np.arange(len(sizes), dtype=np.uint64) << _PIECE_SHIFT
     lots = draws.bits(sizes)
     lots >>= _CHANCE_SHIFT
     lots <<= _PLACE_BITS
-    lots |= places_in(sizes).astype(np.uint64)
-    lots |= np.repeat(piece, sizes)
+    first = (np.arange(len(sizes), dtype=np.uint64) << _PIECE_SHIFT) - starts_of(sizes).astype(np.uint64)
+    lots += np.repeat(first, sizes)
+    lots += np.arange(len(lots), dtype=np.uint64)
     return lots
 
 

@@ -1,6 +1,6 @@
 """What was drawn over 100 000 pieces against what the settings state, and that a piece stands for itself."""
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
@@ -261,3 +261,32 @@ def test_a_piece_is_a_function_of_itself(objective):
             np.testing.assert_array_equal(array, getattr(alone[i], field.name))
             if i >= 7:
                 np.testing.assert_array_equal(array, getattr(later[i - 7], field.name))
+
+
+@dataclass(frozen=True)
+class Copy(Objective):
+    """What a newcomer writes: one function of one piece."""
+
+    name = "copy"
+    head = "vocabulary"
+    id = 7
+    pairs = False
+    density = 1.0
+
+    def fit(self, remaining, length, lexicon, first=True, last=True) -> int:
+        return min(len(remaining), length)
+
+    def make(self, source: Source, draws: Draws) -> Example:
+        n = len(source.tokens)
+        one = np.ones(n, dtype=np.float32)
+        bound = np.full(n, draws.integer(0, n), dtype=np.int32)
+        return Example(source.tokens, source.tokens, one, bound, np.full(n, self.id, dtype=np.int8))
+
+
+def test_an_objective_written_for_one_piece_serves_many():
+    given = sources(50, 1, 20)
+    examples = Copy().make_all(Sources.of(given), bundle(50, "copy"))
+    assert len(examples) == 50
+    for i, (source, example) in enumerate(zip(given, examples)):
+        assert example.tokens.tolist() == source.tokens.tolist()
+        assert example.bound[0] == bundle(50, "copy").of(i).integer(0, len(source.tokens))

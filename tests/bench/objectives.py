@@ -1,0 +1,71 @@
+"""What dressing costs, per source token and over bare SentencePiece encoding of the same block.
+
+    python -m tests.bench.objectives TOKENIZER.model [T]
+
+For each embedded corpus one block of 512 T bytes; encoding and dressing alternate, each line is the median of
+seven rounds of CPU time in one process.
+"""
+
+import itertools
+import statistics
+import sys
+import time
+
+from data.builtin import documents
+from data.tokenizer import Tokenizer
+from objectives.mixture import Mixture, Rest, dress
+from objectives.registry import NAMES
+
+ROUNDS = 7
+CONFIGS: dict[str, dict] = {
+    **{name: {name: {}} for name in NAMES},
+    "reverse, characters": {"reverse": {"unit": "character"}},
+    "mlm, whole words": {"mlm": {"whole_word": True}},
+    "nsp, order": {"nsp": {"order": True}},
+    "span, ul2": {"span": {"denoisers": "ul2"}},
+    "all seven": {name: {} for name in NAMES},
+}
+
+
+def block(corpus: str, size: int) -> list[bytes]:
+    """Documents from all over the corpus, `size` bytes of text."""
+    texts = [document.text.encode() for document in documents(corpus) if document.text]
+    spread = itertools.chain.from_iterable(texts[first::97] for first in range(97))
+    taken, total = [], 0
+    for text in spread:
+        if total >= size:
+            break
+        taken.append(text)
+        total += len(text)
+    return taken
+
+
+def main(model: str, length: int = 1024) -> None:
+    tokenizer = Tokenizer.load(model)
+    for corpus in ("code", "prose"):
+        texts = block(corpus, 512 * length)
+        encoding: list[float] = []
+        dressing: dict[str, list[float]] = {name: [] for name in CONFIGS}
+        for number in range(ROUNDS):
+            fresh = [text.decode() for text in texts]  # a str caches its UTF-8 form
+            started = time.process_time()
+            encoded = tokenizer.encode_documents(fresh)
+            encoding.append(time.process_time() - started)
+            rests = [Rest(i, tokens, 0, len(tokens)) for i, tokens in enumerate(encoded) if len(tokens)]
+            for name, config in CONFIGS.items():
+                mixture = Mixture.parse(config)
+                started = time.process_time()
+                dress(rests, mixture, 0, length, tokenizer, number, range(len(encoded)))
+                dressing[name].append(time.process_time() - started)
+        tokens = sum(map(len, encoded))
+        bare = statistics.median(encoding)
+        print(
+            f"{corpus}: {len(texts)} documents, {tokens} tokens, encoding {bare / tokens * 1e9:.0f} ns each"
+        )
+        for name, seconds in dressing.items():
+            spent = statistics.median(seconds)
+            print(f"  {name:20} {spent / tokens * 1e9:7.1f} ns a token {spent / bare:7.3f} of encoding")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))
