@@ -172,13 +172,12 @@ def match(index: Index, urls: Sequence[str], remedy: str) -> list[str]:
             return [by_base[base] for base in bases]
         missing = sorted(set(index.shards) - set(by_name))
         extra = sorted(set(by_name) - set(index.shards))
-        what = (
-            f"lists {missing[0]}, which is not among the shards" if missing else f"does not list {extra[0]}"
-        )
-        more = len(missing or extra) - 1
-        raise BadInput(
-            f"{index.path}: {what}{f' (and {more} more)' if more else ''}; make it again: {remedy}"
-        )
+        more = f" (and {len(missing or extra) - 1} more)" if len(missing or extra) > 1 else ""
+        if missing:
+            what = f"lists {missing[0]}, which is not among the shards{more}: bring it back, or"
+        else:
+            what = f"does not list {extra[0]}{more}:"
+        raise BadInput(f"{index.path}: {what} make the index again: {remedy}")
     repeated = [name for name, count in Counter(identity(u, index.path) for u in urls).items() if count > 1]
     if repeated:
         raise BadInput(f"{repeated[0]}: is given twice")

@@ -35,7 +35,7 @@ from data.parallel import ordered_map
 from data.tar import BLOCK
 
 SHARD_BYTES = 1 << 28
-_BATCH_UNITS = 16
+_BATCH_BYTES = 1 << 20
 _END_MARK = bytes(2 * BLOCK)
 _NAMED_PROBLEMS = 20
 
@@ -200,8 +200,16 @@ def _entries(documents: Iterable[Document], report: PackReport) -> Iterator[_Ent
 
 
 def _batches(entries: Iterable[_Entry]) -> Iterator[list[list[_Entry]]]:
-    units = runs(entries, _Entry.size)
-    while batch := list(itertools.islice(units, _BATCH_UNITS)):
+    """Units in batches that are worth sending to another process."""
+    batch: list[list[_Entry]] = []
+    waiting = 0
+    for unit in runs(entries, _Entry.size):
+        batch.append(unit)
+        waiting += sum(entry.size()[1] for entry in unit)
+        if waiting >= _BATCH_BYTES:
+            yield batch
+            batch, waiting = [], 0
+    if batch:
         yield batch
 
 

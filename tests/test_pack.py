@@ -1,5 +1,6 @@
 """Packing: what comes out is what went in, the same bytes however it is done, and never half of it."""
 
+import contextlib
 import gzip
 import json
 import os
@@ -160,11 +161,20 @@ def test_zstd_shards_hold_the_same_units(tmp_path: Path) -> None:
     assert data == Path(plain.shards[0]).read_bytes()
 
 
+def running() -> list[bytes]:
+    """The command lines of all processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(path.read_bytes())
+    return found
+
+
 def test_a_killed_pack_leaves_no_shard_and_does_not_hinder_the_next(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     with source.open("w") as file:
-        for number in range(200_000):
-            file.write(json.dumps({"text": f"{number} " * 20}) + "\n")
+        for _ in range(20_000):
+            file.write(f'{{"text": "{"many that take a while to pack " * 100}"}}\n')
     code = f"from data.pack import pack; pack(['{source}'], '{tmp_path}/out/c', workers=2)"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent.parent)
     deadline = time.monotonic() + 60
@@ -174,6 +184,9 @@ def test_a_killed_pack_leaves_no_shard_and_does_not_hinder_the_next(tmp_path: Pa
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    while any(str(source).encode() in command for command in running()):  # its workers end by themselves
+        assert time.monotonic() < deadline + 10
+        time.sleep(0.1)
     assert not list(tmp_path.glob("out/c*"))
     report = pack_texts(tmp_path / "out", "c", ["one"])
     assert report.samples == 1
