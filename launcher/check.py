@@ -20,6 +20,7 @@ from data.steps import rows_of_step
 from data.tokenizer import Tokenizer
 from launcher import output
 from launcher.config import Config, require_files, require_processes
+from launcher.retention import Retention
 from launcher.stream_settings import open_corpora, stream_settings
 from model.accounting import flops_per_token, memory, parameters
 
@@ -144,15 +145,12 @@ def _memory(config: Config, vocabulary: int, processes: int) -> dict[str, float]
 
 def _checkpoints(config: Config, count: int) -> dict[str, Any]:
     """What the retention keeps when the run is over, and the disk that its folder lies on."""
-    settings = config.checkpoint
-    every, keep = settings.every, settings.keep
+    every = config.checkpoint.every
     saved = list(range(every, config.steps + 1, every))
     if config.steps % every:
         saved.append(config.steps)
-    newest = saved[-keep:]
-    forever = [s for s in saved if settings.keep_every and s % settings.keep_every == 0 and s not in newest]
-    bare = forever[: -settings.weights_only_after] if settings.weights_only_after else []
-    whole = len(newest) + len(forever) - len(bare)
+    deleted, bare = Retention(**config.checkpoint.model_dump(exclude={"every"})).plan(saved)
+    whole = len(saved) - len(deleted) - len(bare)
     existing = config.path
     while not existing.exists():
         existing = existing.parent
