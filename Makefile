@@ -24,7 +24,7 @@ $(VENV)/installed: pyproject.toml
 train: $(VENV)/installed
 	@test -e $(WORK)/code.index  || $(HEADRACE) data pack --builtin code  --out $(WORK)/code
 	@test -e $(WORK)/prose.index || $(HEADRACE) data pack --builtin prose --out $(WORK)/prose
-	@test -e $(WORK)/tokenizer.model || $(HEADRACE) tokenizer train $(WORK)/code.index $(WORK)/prose.index --out $(WORK)/tokenizer.model --vocabulary 8192
+	@test -e $(WORK)/tokenizer.model || $(HEADRACE) tokenizer train $(WORK)/code.index $(WORK)/prose.index --out $(WORK)/tokenizer.model --vocabulary 8192 --sample-mib 4
 	$(HEADRACE) train configs/first.yaml --processes 2
 
 check: $(VENV)/installed

@@ -6,7 +6,7 @@ arrays and nothing else: two runs whose fingerprints agree have trained on the s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import xxhash
@@ -45,10 +45,10 @@ class Rows:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Name → array, in the order of DTYPES."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: getattr(self, name) for name in DTYPES}
 
     def __getitem__(self, rows: slice | np.ndarray) -> "Rows":
-        return Rows(*(array[rows] for array in self.arrays().values()))
+        return Rows(*[getattr(self, name)[rows] for name in DTYPES])
 
     def fingerprints(self) -> list[int]:
         """xxh64 of each row over its arrays, little-endian, in the order of DTYPES."""
@@ -56,9 +56,14 @@ class Rows:
         for row in range(len(self)):
             hash_ = xxhash.xxh64()
             for name, array in self.arrays().items():
-                hash_.update(np.ascontiguousarray(array[row], dtype=DTYPES[name]))
+                hash_.update(np.ascontiguousarray(array[row], dtype=DTYPES[name]).data)
             hashes.append(hash_.intdigest())
         return hashes
+
+    @staticmethod
+    def empty(rows: int, length: int) -> "Rows":
+        """Rows whose values are yet to be written."""
+        return Rows(**{name: np.empty((rows, length), dtype) for name, dtype in DTYPES.items()})
 
     @staticmethod
     def blank(rows: int, length: int, pad: int) -> "Rows":

@@ -1,0 +1,201 @@
+"""What an attempt trains with, put together in the order in which the parts need each other.
+
+    tokenizer, corpora; the plan's history goes on at row n       stream_settings.py, plan_history.py
+    model and engine; weights from a checkpoint, or from the seed  engine.py, checkpoint.py
+    held-out rows, samples                                         evaluate.py, samples.py
+    on rank 0 the ledger's first line, the tracker                 run_folder.py, teller.py
+    the loader from row n                                          data/loader.py
+
+Whatever can fail for a user's reason fails here, on all ranks together, before the first step.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TextIO
+
+from data.corpus import Corpus
+from data.loader import Loader
+from data.openings import OpeningsLog
+from data.plan import History, Plan
+from data.tokenizer import Tokenizer
+from launcher.agreement import together
+from launcher.allocator import keep_memory
+from launcher.checkpoint import Found, load, read_progress
+from launcher.checkpoint_save import Checkpoints
+from launcher.config import Config
+from launcher.engine import Engine
+from launcher.evaluate import HeldOut
+from launcher.plan_history import go_on, keep, record_left_out
+from launcher.progress import Progress
+from launcher.retention import Retention
+from launcher.run_folder import Attempt, RunFolder
+from launcher.samples import Sampler
+from launcher.session import TrainingSession
+from launcher.signals import StopRequest
+from launcher.stream_settings import open_corpora
+from launcher.teller import teller
+from launcher.versions import versions
+from launcher.whole_model import plain_model
+from launcher.world import World
+from model.initialise import initialise
+from objectives.mixture import Mixture
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """The attempt that this process takes part in; the same on every rank, but for the hold on it."""
+
+    run: RunFolder
+    number: int
+    config: Config
+    checkpoint: Found | None
+    """Where it goes on; None from the beginning."""
+    passed_over: list[str]
+    """Newer checkpoints that are damaged, and how."""
+    attempt: Attempt | None
+    """On rank 0, which alone writes the run."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The text side of an attempt."""
+
+    tokenizer: Tokenizer
+    corpora: dict[str, Corpus]
+    history: History
+    at: Progress
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in force for the whole attempt."""
+        return self.history.segments[-1][1]
+
+
+def assemble(
+    world: World, claimed: Claimed, stop: StopRequest, stack: ExitStack, terminal: TextIO
+) -> tuple[TrainingSession, Progress]:
+    """The session and where it starts. What must be closed is left to `stack`. BadInput on all ranks."""
+    keep_memory()
+    config, run = claimed.config, claimed.run
+    stream = together(world, lambda: _open_stream(claimed))
+    engine = _engine(world, claimed, stream)
+    stack.callback(engine.close)
+    tracker = None
+    if claimed.attempt is not None:
+        keep(run, stream.history)
+        _begin(claimed, stream)
+        tracker = stack.enter_context(teller(run, config, claimed.attempt, terminal))
+        for line in claimed.passed_over:
+            tracker.note(f"passed over: {line}")
+    # Nobody reads rows of a plan that is not on the disk yet.
+    held_out, sampler = together(world, lambda: _evaluation(world, config, stream))
+    loader = together(world, lambda: _loader(world, claimed, stream, stack))
+    session = TrainingSession(
+        config=config,
+        plan=stream.plan,
+        mixture=Mixture.parse(stream.plan.objectives),
+        vocabulary=stream.tokenizer.size,
+        world=world,
+        attempt=claimed.number,
+        hold=claimed.attempt,
+        engine=engine,
+        loader=loader,
+        checkpoints=_checkpoints(world, claimed, engine, stream),
+        stop=stop,
+        tracker=tracker,
+        held_out=held_out,
+        sampler=sampler,
+        saved=stream.at.step,
+    )
+    return session, stream.at
+
+
+def _open_stream(claimed: Claimed) -> Stream:
+    tokenizer = Tokenizer.load(claimed.run.tokenizer)
+    corpora = open_corpora(claimed.config)
+    found = claimed.checkpoint
+    at = Progress.from_json(read_progress(found.path)) if found else None
+    history = go_on(claimed.run, claimed.config, corpora, tokenizer.hash, at)
+    return Stream(tokenizer, corpora, history, at or Progress(history))
+
+
+def _engine(world: World, claimed: Claimed, stream: Stream) -> Engine:
+    """The engine with the weights and moments of the checkpoint, or the initial ones of the seed."""
+    config = claimed.config
+    model = plain_model(config, stream.tokenizer, len(stream.plan.corpora))
+    initialise(model, config.model, config.seed)
+    engine = Engine(model, config.optimizer, config.layout, world, config.seed)
+    if claimed.checkpoint is not None:
+        path = claimed.checkpoint.path
+        together(world, lambda: load(path, engine.state))
+    return engine
+
+
+def _begin(claimed: Claimed, stream: Stream) -> None:
+    """The ledger's first line: where this attempt goes on, and with what."""
+    assert claimed.attempt is not None
+    found = claimed.checkpoint
+    claimed.attempt.begin(
+        step=stream.at.step,
+        parent=found.attempt if found else None,
+        row=stream.at.row,
+        checkpoint=found.path if found else None,
+        passed_over=claimed.passed_over,
+        tokenizer=stream.tokenizer.hash,
+        versions=versions(),
+    )
+
+
+def _evaluation(world: World, config: Config, stream: Stream) -> tuple[HeldOut | None, Sampler | None]:
+    if not config.eval.every:
+        return None, None
+    held_out = HeldOut(
+        stream.plan,
+        stream.corpora,
+        stream.tokenizer,
+        limit_bytes=config.eval.bytes,
+        micro_batch=config.layout.micro_batch,
+        world=world,
+    )
+    if not config.eval.samples.prompts:
+        return held_out, None
+    plain = plain_model(config, stream.tokenizer, len(stream.plan.corpora)) if world.rank == 0 else None
+    return held_out, Sampler(config, stream.tokenizer, plain)
+
+
+def _loader(world: World, claimed: Claimed, stream: Stream, stack: ExitStack) -> Loader:
+    path = claimed.run.attempt_path(claimed.number)
+    log = OpeningsLog(path / f"openings-{world.rank:04d}.bin")
+    stack.callback(log.close)
+    data = claimed.config.data
+    loader = Loader(
+        stream.history,
+        stream.corpora,
+        stream.tokenizer,
+        rank=world.rank,
+        world=world.size,
+        first_row=stream.at.row,
+        state=stream.at.streams,
+        micro_batch=claimed.config.layout.micro_batch,
+        threads=data.threads,
+        memory_bytes=data.memory_mib << 20,
+        log=log,
+        on_left_out=partial(record_left_out, claimed.run, path),
+    )
+    stack.callback(loader.close)
+    return loader
+
+
+def _checkpoints(world: World, claimed: Claimed, engine: Engine, stream: Stream) -> Checkpoints:
+    settings, found = claimed.config.checkpoint, claimed.checkpoint
+    return Checkpoints(
+        claimed.run.checkpoints,
+        world,
+        claimed.number,
+        engine.reducer,
+        Retention(settings.keep, settings.keep_every, settings.weights_only_after),
+        parent={"step": found.step, "attempt": found.attempt} if found else None,
+        about={"versions": versions(), "tokenizer": stream.tokenizer.hash},
+        may_publish=claimed.attempt.may_publish if claimed.attempt else lambda: False,
+    )

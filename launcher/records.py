@@ -1,0 +1,88 @@
+"""From what a step summed to the numbers that people read, with no sum of its own.
+
+A reported loss is a part of the optimised one: its terms divided by what they were scaled with (DESIGN §4).
+So the objectives' losses, weighted as optimised, always add up to the loss of the same line.
+"""
+
+import resource
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from launcher.loop import Step
+from launcher.tracking import CorpusRecord, ObjectiveRecord, StepRecord
+from objectives.registry import NAMES
+
+
+def step_record(
+    step: Step,
+    attempt: int,
+    corpora: Sequence[str],
+    blocks: Sequence[int],
+    mfu: float | None,
+    memory_gib: float | None,
+    fingerprint: str | None,
+) -> StepRecord:
+    """The line of a finished step. corpora, blocks: name and number of blocks by corpus id."""
+    totals, progress = step.ready.totals, step.progress
+    weight, source = totals.weight, totals.source
+    # The plain sums Σ weight · cross-entropy; an objective without weight in this step has none.
+    plain = np.divide(
+        step.sums, step.scale[:, None], out=np.zeros_like(step.sums), where=step.scale[:, None] > 0
+    )
+    every = source.sum()
+    used = [o for o in range(len(NAMES)) if weight[o].any() or source[o].any()]
+    objectives = {
+        NAMES[o]: ObjectiveRecord(
+            loss=_mean(plain[o].sum(), weight[o].sum()),
+            weight=float(weight[o].sum()),
+            tokens=round(source[o].sum()),
+            share=_share(source[o].sum(), every),
+        )
+        for o in used
+    }
+    by_corpus = {
+        name: CorpusRecord(
+            loss=_mean(plain[:, c].sum(), weight[:, c].sum()),
+            rows=round(totals.rows[c]),
+            share=_share(source[:, c].sum(), every),
+            epoch=_share(totals.places[c], blocks[c]),
+        )
+        for c, name in enumerate(corpora)
+    }
+    return StepRecord(
+        step=progress.step,
+        attempt=attempt,
+        rows=progress.row,
+        tokens=progress.tokens,
+        target_tokens=progress.target_tokens,
+        loss=float(step.sums.sum()),
+        objectives=objectives,
+        corpora=by_corpus,
+        lr=step.lr,
+        grad_norm=step.grad_norm,
+        tokens_per_second=totals.tokens / step.seconds,
+        mfu=mfu,
+        data_wait=step.ready.waited / step.seconds,
+        step_seconds=step.seconds,
+        memory_gib=memory_gib,
+        fingerprint=fingerprint,
+    )
+
+
+def _mean(total: float, weight: float) -> float | None:
+    return float(total / weight) if weight > 0 else None
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole > 0 else 0.0
+
+
+def memory_in_use() -> float:
+    """GiB: the most that this process has held so far, of its GPU, or resident where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte / 2**30

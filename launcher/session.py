@@ -1,0 +1,161 @@
+"""A run under way on one rank: what the loop asks for, answered by engine, loader, checkpoints and tracker.
+
+Everything here was decided elsewhere; this file only connects. Rank 0 alone has a tracker and tells; every
+rank takes part in what is a collective (sums, gathering the streams, evaluation).
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from data.loader import Loader
+from data.plan import Plan
+from data.rows import step_fingerprint
+from data.state import StreamsState
+from launcher.agreement import gather
+from launcher.checkpoint_save import Checkpoints
+from launcher.config import Config
+from launcher.engine import Engine
+from launcher.evaluate import HeldOut
+from launcher.loop import Step, StepResult
+from launcher.optimizer import lr_at
+from launcher.progress import Progress
+from launcher.records import memory_in_use, step_record
+from launcher.run_folder import Attempt
+from launcher.samples import Sampler
+from launcher.signals import StopRequest
+from launcher.totals import Ready, ahead, scales
+from launcher.tracking import Tracker
+from launcher.world import World
+from model.accounting import flops_per_token, mfu
+from objectives.mixture import Mixture
+
+
+@dataclass
+class TrainingSession:
+    """launcher.loop.Session for one attempt. The plan stays the same from its first row to its end."""
+
+    config: Config
+    plan: Plan
+    mixture: Mixture
+    world: World
+    vocabulary: int
+    attempt: int
+    hold: Attempt | None
+    """Rank 0's: the ledger."""
+    engine: Engine
+    loader: Loader
+    checkpoints: Checkpoints
+    stop: StopRequest
+    tracker: Tracker | None
+    held_out: HeldOut | None
+    sampler: Sampler | None
+    saved: int
+    """The step of the newest checkpoint."""
+
+    @property
+    def steps(self) -> int:
+        """The step after which the run is complete."""
+        return self.config.steps
+
+    def batches(self) -> Iterator[Ready]:
+        """This rank's batches with the sums of all ranks."""
+        return ahead(iter(self.loader), self.engine.reducer, len(self.plan.corpora))
+
+    def scale(self, ready: Ready) -> np.ndarray:
+        """float64 [objectives]: what every loss weight is multiplied by."""
+        return scales(ready.totals, self.mixture, ready.batch.first_row, self.plan.normalise)
+
+    def lr(self, step: int) -> float:
+        """The learning rate of a step."""
+        return lr_at(step, self.config.steps, self.config.optimizer)
+
+    def step(self, ready: Ready, scale: np.ndarray, step: int, lr: float) -> StepResult:
+        """One optimizer step."""
+        return self.engine.step(ready.batch.micro_batches, scale, step, lr)
+
+    def agree(self, sums: np.ndarray) -> tuple[np.ndarray, bool]:
+        """The sums over all ranks; whether any rank was asked to stop. A background save that failed on any
+        rank is raised on every rank."""
+        flags = [float(bool(self.stop)), float(self.checkpoints.failed)]
+        reduced = self.engine.reducer.start(np.concatenate([sums.ravel(), flags])).wait()
+        if reduced[-1]:
+            self.checkpoints.raise_failure()
+        return reduced[:-2].reshape(sums.shape), bool(reduced[-2])
+
+    def tell(self, step: Step) -> None:
+        """Write the step's record."""
+        memory = self.engine.reducer.start(np.array([memory_in_use()]), largest=True).wait()[0]
+        fingerprint = self._fingerprint(step.ready) if self.config.fingerprint else None
+        if self.tracker is None:
+            return
+        self.tracker.write(
+            step_record(
+                step,
+                attempt=self.attempt,
+                corpora=[corpus.name for corpus in self.plan.corpora],
+                blocks=[corpus.eras[-1].blocks for corpus in self.plan.corpora],
+                mfu=self._mfu(step),
+                memory_gib=float(memory),
+                fingerprint=fingerprint,
+            )
+        )
+
+    def after_step(self, progress: Progress) -> None:
+        """Evaluate and save where this step is due for it."""
+        every = self.config.eval.every
+        if every and (progress.step % every == 0 or progress.step == self.steps):
+            self.evaluate(progress.step)
+        if progress.step % self.config.checkpoint.every == 0:
+            self.save(progress)
+
+    def evaluate(self, step: int) -> None:
+        """Losses on the held-out rows, and samples. A collective."""
+        if self.held_out is None:
+            return
+        record = self.held_out.record(self.engine, self.engine.reducer, step, self.attempt)
+        if self.tracker is not None:
+            self.tracker.write(record)
+        samples = self.sampler.record(self.engine, step, self.attempt) if self.sampler else None
+        if self.tracker is not None and samples is not None:
+            self.tracker.write(samples)
+
+    def save(self, progress: Progress) -> None:
+        """Save now, unless this very step is saved already. A collective; the writing goes on beside."""
+        if progress.step == self.saved:
+            return
+        states = [StreamsState.from_json(part) for part in gather(self.world, progress.streams.to_json())]
+        self.checkpoints.save(self.engine, progress.step, progress.whole(states).to_json())
+        self.saved = progress.step
+        self._report_saves()
+
+    def finish(self, how: str) -> None:
+        """Wait for the save under way and close the ledger. A collective."""
+        self.checkpoints.finish()
+        self._report_saves()
+        if self.hold is not None:
+            self.hold.record("stop", reason=how, signal=self.stop.name)
+
+    def _report_saves(self) -> None:
+        for saved in self.checkpoints.published():
+            if self.hold is not None and self.tracker is not None:
+                self.hold.record("checkpoint", **asdict(saved))
+                self.tracker.note(f"step {saved.step:,}: checkpoint {saved.path} in {saved.seconds:.1f} s")
+
+    def _fingerprint(self, ready: Ready) -> str:
+        """Of the step's rows in global order, wherever they were trained on. A collective."""
+        batch = ready.batch
+        own = batch.numbers >= 0
+        hashes = batch.rows[own].fingerprints()
+        parts = gather(self.world, list(zip((batch.numbers[own] - batch.first_row).tolist(), hashes)))
+        ordered = dict(itertools.chain.from_iterable(parts))
+        return step_fingerprint([ordered[row] for row in range(batch.rows_global)])
+
+    def _mfu(self, step: Step) -> float | None:
+        """Share of the devices' peak; None on a device whose peak is not known."""
+        totals = step.ready.totals
+        targets = totals.targets.sum() / totals.tokens if totals.tokens else 0.0
+        flops = flops_per_token(self.config.model, self.vocabulary, self.plan.length, targets)
+        return mfu(flops * totals.tokens / step.seconds, self.engine.device_name, self.world.size)

@@ -1,0 +1,111 @@
+"""A start of a run, from the config to the exit code: what `headrace train` and `resume` do in each rank.
+
+    connect the ranks                                                    distributed.py
+    rank 0 claims an attempt and tells the others its folder and config  run_folder.py, agreement.py
+    everything that the attempt trains with                              assembly.py
+    the loop                                                             loop.py
+
+Whatever can fail for a user's reason fails before the first step, on all ranks together, in one line.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from launcher import config as configs
+from launcher import run_folder
+from launcher.agreement import Told, from_first
+from launcher.assembly import Claimed, assemble
+from launcher.checkpoint import Found, abandon, newest
+from launcher.config import Config
+from launcher.distributed import connect, disconnect
+from launcher.loop import End, fit
+from launcher.quiet import quiet
+from launcher.run_folder import Attempt, RunFolder
+from launcher.signals import StopRequest, stop_request
+from launcher.summary import show_summary
+from launcher.totals import Trouble
+from launcher.world import World, discover
+
+
+def train(config: Config) -> int:
+    """Start the run that a config names, or go on with it. The exit code; BadInput for the command line."""
+    return _in_world(lambda: run_folder.start(config), step=None)
+
+
+def resume(run: RunFolder, config: Config, step: int | None = None) -> int:
+    """Go on with a run under an edited config, from its newest checkpoint or from that of `step`."""
+    return _in_world(lambda: (run, config), step=step)
+
+
+def _in_world(choose: Callable[[], tuple[RunFolder, Config]], step: int | None) -> int:
+    """Connect the ranks, claim an attempt, train; leave nothing connected."""
+    world = discover()
+    connect(world)
+    try:
+        with ExitStack() as stack:
+            stop = stack.enter_context(stop_request())
+            claimed = _claim(world, choose, step, stack)
+            if claimed is None:
+                return End.FINISHED.value
+            return _attempt(world, claimed, stop)
+    except Told:
+        return 2
+    finally:
+        disconnect()
+
+
+def _claim(
+    world: World, choose: Callable[[], tuple[RunFolder, Config]], step: int | None, stack: ExitStack
+) -> Claimed | None:
+    """This start's attempt and the checkpoint that it goes on from. None: the run is complete already."""
+    held: list[Attempt] = []
+
+    def claim() -> dict[str, Any]:
+        run, config = choose()
+        found, passed_over = newest(run.checkpoints, step)
+        if found is not None and found.step >= config.steps:
+            show_summary(run)
+            return {"complete": True}
+        held.append(run_folder.claim(run, config))
+        stack.callback(held[0].close)
+        if step is not None:
+            abandon(run.checkpoints, step, held[0].number)
+        return {
+            "complete": False,
+            "run": str(run.path),
+            "number": held[0].number,
+            "config": configs.plain(config),
+            "checkpoint": found and found.plain(),
+            "passed_over": passed_over,
+        }
+
+    told = from_first(world, claim)
+    if told["complete"]:
+        return None
+    return Claimed(
+        run=run_folder.open_run(told["run"]),
+        number=told["number"],
+        config=configs.build(told["config"], {}, "config"),
+        checkpoint=told["checkpoint"] and Found(**told["checkpoint"]),
+        passed_over=told["passed_over"],
+        attempt=held[0] if held else None,
+    )
+
+
+def _attempt(world: World, claimed: Claimed, stop: StopRequest) -> int:
+    """Train as this attempt. What libraries print goes to its log, the console's lines to the terminal."""
+    log = claimed.run.attempt_path(claimed.number) / f"rank-{world.rank:04d}.log"
+    with quiet(log) as terminal, ExitStack() as stack:
+        session, progress = assemble(world, claimed, stop, stack, terminal)
+        if progress.step == 0:
+            session.evaluate(0)
+        try:
+            end = fit(session, progress)
+        except Trouble as trouble:
+            session.finish("trouble")
+            raise trouble.error or Told("the stream of another rank failed") from None
+        session.finish(end.name.lower())
+    if end is End.FINISHED and world.rank == 0:
+        show_summary(claimed.run)
+    return end.value

@@ -1,0 +1,41 @@
+"""A trained model in this process alone, from a run's checkpoint: for evaluation and generation."""
+
+from pathlib import Path
+
+import torch
+
+from data.errors import BadInput
+from data.tokenizer import Tokenizer
+from launcher.checkpoint import newest, read_progress, read_weights
+from launcher.config import Config
+from launcher.progress import Progress
+from launcher.run_folder import RunFolder
+from model.transformer import Transformer
+from objectives.registry import HEADS
+
+
+def load_model(run: RunFolder, step: int | None) -> tuple[Transformer, Tokenizer, Config]:
+    """The weights of a run at a step (None: the newest checkpoint), its tokenizer and config. BadInput where
+    there is no whole checkpoint."""
+    path = checkpoint_of(run, step)
+    config = run.current_config()
+    tokenizer = Tokenizer.load(run.tokenizer)
+    model = plain_model(
+        config, tokenizer, len(Progress.from_json(read_progress(path)).history.segments[-1][1].corpora)
+    )
+    model.load_state_dict(read_weights(path))
+    return model.eval(), tokenizer, config
+
+
+def checkpoint_of(run: RunFolder, step: int | None) -> Path:
+    """The folder of a run's checkpoint. BadInput where there is none."""
+    found, _ = newest(run.checkpoints, step)
+    if found is None:
+        raise BadInput(f"{run.path}: has no checkpoint yet")
+    return Path(found.path)
+
+
+def plain_model(config: Config, tokenizer: Tokenizer, corpora: int) -> Transformer:
+    """A model of the run's shape whose weights are not filled."""
+    with torch.device("cpu"):
+        return Transformer(config.model, tokenizer.size, HEADS, corpora)
