@@ -20,10 +20,12 @@ def load_model(run: RunFolder, step: int | None) -> tuple[Transformer, Tokenizer
     path = checkpoint_of(run, step)
     config = run.current_config()
     tokenizer = Tokenizer.load(run.tokenizer)
-    model = plain_model(
-        config, tokenizer, len(Progress.from_json(read_progress(path)).history.segments[-1][1].corpora)
-    )
-    model.load_state_dict(read_weights(path))
+    plan = Progress.from_json(read_progress(path)).history.segments[-1][1]
+    model = plain_model(config, tokenizer, len(plan.corpora))
+    weights = read_weights(path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
     return model.eval(), tokenizer, config
 
 
