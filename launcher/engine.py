@@ -60,6 +60,11 @@ class Engine:
         """The module; its weights are whole on every rank except in ZeRO 3 (see `whole_weights`)."""
         return self._deepspeed.module
 
+    @property
+    def device_name(self) -> str:
+        """What the device is called, for its peak: 'NVIDIA H100 80GB HBM3'; 'cpu' without a GPU."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
     def step(self, micro_batches: Sequence[Rows], scale: np.ndarray, step: int, lr: float) -> StepResult:
         """One optimizer step over this rank's micro-batches, as many on every rank.
 

@@ -40,6 +40,17 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreed:
+    """A finished step over all ranks."""
+
+    sums: np.ndarray
+    """float64 [objectives, corpora]: the terms of the optimised loss."""
+    stop: bool
+    """Some rank was asked to stop."""
+    memory_gib: float
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One finished step, as observers see it. All numbers are over all ranks."""
 
@@ -52,6 +63,8 @@ class Step:
     grad_norm: float
     lr: float
     seconds: float
+    memory_gib: float
+    """The most that any rank has held so far."""
 
 
 class Session(Protocol):
@@ -73,8 +86,8 @@ class Session(Protocol):
     def step(self, ready: Ready, scale: np.ndarray, step: int, lr: float) -> StepResult:
         """One optimizer step."""
 
-    def agree(self, sums: np.ndarray) -> tuple[np.ndarray, bool]:
-        """The sums over all ranks, and whether any rank was asked to stop. A collective."""
+    def agree(self, sums: np.ndarray) -> Agreed:
+        """A step's sums and flags over all ranks. A collective."""
 
     def tell(self, step: Step) -> None:
         """Write the step's record."""
@@ -99,11 +112,14 @@ def fit(session: Session, progress: Progress) -> End:
         number = progress.step + 1
         scale, lr = session.scale(ready), session.lr(number)
         result = session.step(ready, scale, number, lr)
-        sums, stop = session.agree(result.sums)
+        agreed = session.agree(result.sums)
         progress = progress.after(ready)
-        session.tell(Step(progress, ready, scale, sums, result.grad_norm, lr, perf_counter() - begin))
+        seconds = perf_counter() - begin
+        session.tell(
+            Step(progress, ready, scale, agreed.sums, result.grad_norm, lr, seconds, agreed.memory_gib)
+        )
         session.after_step(progress)
-        if stop and progress.step < session.steps:
+        if agreed.stop and progress.step < session.steps:
             session.save(progress)
             return End.STOPPED
     session.save(progress)

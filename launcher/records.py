@@ -22,7 +22,6 @@ def step_record(
     corpora: Sequence[str],
     blocks: Sequence[int],
     mfu: float | None,
-    memory_gib: float | None,
     fingerprint: str | None,
 ) -> StepRecord:
     """The line of a finished step. corpora, blocks: name and number of blocks by corpus id."""
@@ -67,7 +66,7 @@ def step_record(
         mfu=mfu,
         data_wait=step.ready.waited / step.seconds,
         step_seconds=step.seconds,
-        memory_gib=memory_gib,
+        memory_gib=step.memory_gib,
         fingerprint=fingerprint,
     )
 

@@ -10,16 +10,18 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from data.errors import BadInput
 from data.loader import Loader
 from data.plan import Plan
 from data.rows import step_fingerprint
 from data.state import StreamsState
-from launcher.agreement import gather
+from launcher import collector
+from launcher.agreement import Told, gather
 from launcher.checkpoint_save import Checkpoints
 from launcher.config import Config
 from launcher.engine import Engine
 from launcher.evaluate import HeldOut
-from launcher.loop import Step, StepResult
+from launcher.loop import Agreed, Step, StepResult
 from launcher.optimizer import lr_at
 from launcher.progress import Progress
 from launcher.records import memory_in_use, step_record
@@ -76,18 +78,27 @@ class TrainingSession:
         """One optimizer step."""
         return self.engine.step(ready.batch.micro_batches, scale, step, lr)
 
-    def agree(self, sums: np.ndarray) -> tuple[np.ndarray, bool]:
-        """The sums over all ranks; whether any rank was asked to stop. A background save that failed on any
-        rank is raised on every rank."""
+    def agree(self, sums: np.ndarray) -> Agreed:
+        """What all ranks must know of a finished step, in one reduction. BadInput where a background save
+        failed on any rank, or the loss is no number: before anything of it can be saved."""
+        world = self.world
         flags = [float(bool(self.stop)), float(self.checkpoints.failed)]
-        reduced = self.engine.reducer.start(np.concatenate([sums.ravel(), flags])).wait()
-        if reduced[-1]:
+        memory = np.zeros(world.size)
+        memory[world.rank] = memory_in_use()
+        vector = self.engine.reducer.start(np.concatenate([sums.ravel(), flags, memory])).wait()
+        whole, (stop, failed), memory = np.split(vector, [sums.size, sums.size + 2])
+        if failed:
             self.checkpoints.raise_failure()
-        return reduced[:-2].reshape(sums.shape), bool(reduced[-2])
+        if not np.isfinite(whole).all():
+            error = BadInput if world.rank == 0 else Told
+            raise error(
+                f"{self.checkpoints.folder.parent}: the loss is no longer a number. The checkpoints are from "
+                f"before (the newest of step {self.saved:,}): resume with a lower optimizer.lr"
+            )
+        return Agreed(whole.reshape(sums.shape), bool(stop), float(memory.max()))
 
     def tell(self, step: Step) -> None:
         """Write the step's record."""
-        memory = self.engine.reducer.start(np.array([memory_in_use()]), largest=True).wait()[0]
         fingerprint = self._fingerprint(step.ready) if self.config.fingerprint else None
         if self.tracker is None:
             return
@@ -98,13 +109,13 @@ class TrainingSession:
                 corpora=[corpus.name for corpus in self.plan.corpora],
                 blocks=[corpus.eras[-1].blocks for corpus in self.plan.corpora],
                 mfu=self._mfu(step),
-                memory_gib=float(memory),
                 fingerprint=fingerprint,
             )
         )
 
     def after_step(self, progress: Progress) -> None:
-        """Evaluate and save where this step is due for it."""
+        """Evaluate, save and collect garbage where this step is due for it."""
+        collector.after_step(progress.step)
         every = self.config.eval.every
         if every and (progress.step % every == 0 or progress.step == self.steps):
             self.evaluate(progress.step)

@@ -17,6 +17,7 @@ from launcher import run_folder
 from launcher.agreement import Told, from_first
 from launcher.assembly import Claimed, assemble
 from launcher.checkpoint import Found, abandon, newest
+from launcher.collector import collected_by_step
 from launcher.config import Config
 from launcher.distributed import connect, disconnect
 from launcher.loop import End, fit
@@ -101,7 +102,8 @@ def _attempt(world: World, claimed: Claimed, stop: StopRequest) -> int:
         if progress.step == 0:
             session.evaluate(0)
         try:
-            end = fit(session, progress)
+            with collected_by_step():
+                end = fit(session, progress)
         except Trouble as trouble:
             session.finish("trouble")
             raise trouble.error or Told("the stream of another rank failed") from None
