@@ -17,12 +17,11 @@ import numpy as np
 from data.corpus import Corpus
 from data.errors import BadInput
 from data.index import fingerprint
-from data.packing import PieceTable, best_fit, build_rows
+from data.packing import Packed, PieceTable, best_fit
 from data.places import Blocks, Order
 from data.plan import CorpusPlan, Skip
 from data.reading import Documents, Encoder, read_documents
 from data.regimes import Regimes
-from data.rows import Rows
 from objectives.draws import Draws, extend, extend_all, key
 from objectives.mixture import dress
 from objectives.pieces import Rest
@@ -33,8 +32,12 @@ class Dressing:
     """The rows that a block gave (or its remainder, from the second dressing on), in order of emission."""
 
     row: int
-    rows: Rows
-    table: PieceTable
+    rows: Packed
+
+    @property
+    def table(self) -> PieceTable:
+        """Where its pieces lie."""
+        return self.rows.table
 
 
 @dataclass(slots=True)
@@ -52,9 +55,8 @@ class OpenBlock:
     @property
     def nbytes(self) -> int:
         """Bytes held, to about a tenth."""
-        rows = sum(array.nbytes for array in self.dressing.rows.arrays().values())
         tokens = sum(array.nbytes for array in self.documents.tokens)
-        return rows + tokens + self.dressing.table.nbytes + 300 * len(self.documents.tokens)
+        return self.dressing.rows.nbytes + tokens + 300 * len(self.documents.tokens)
 
 
 class Opener:
@@ -129,8 +131,7 @@ class Opener:
         packed = best_fit(pieces.lengths, length)
         order = Draws(dressing_key, "rows").permutation(len(packed))
         ordered = [packed[i] for i in order.tolist()]
-        rows, table = build_rows(pieces, ordered, length, self.encoder.control.pad, corpus.id)
-        return Dressing(row, rows, table)
+        return Dressing(row, Packed(pieces, ordered, length, self.encoder.control.pad, corpus.id))
 
 
 def remainder(documents: Documents, used: np.ndarray, quarantined: Container[str]) -> list[Rest]:

@@ -19,6 +19,7 @@ from data.ahead import Ahead, Relay
 from data.block import OpenBlock, Opener
 from data.corpus import Corpus
 from data.errors import BadInput
+from data.packing import Packed, lay
 from data.plan import History, Skip
 from data.reading import Encoder
 from data.regimes import Regimes
@@ -167,11 +168,9 @@ class Loader:
         owners = rows % plan.lanes % self._world
         most = int(np.bincount(owners, minlength=self._world).max())
         height = -(-most // self._micro_batch) * self._micro_batch
-        batch = Rows.blank(height, plan.length, self._pad)
-        arrays = list(batch.arrays().items())
+        chosen: list[tuple[Packed, int]] = []
         numbers = np.full(height, -1, dtype=np.int64)
         source_tokens = np.zeros((len(OBJECTIVES), len(plan.corpora)), dtype=np.int64)
-        filled = 0
         corpora = regime.shares.corpora_of(rows).tolist()
         for row, corpus_id, owner in zip(rows.tolist(), corpora, owners.tolist()):
             corpus = plan.corpora[corpus_id]
@@ -181,11 +180,15 @@ class Loader:
                 raise _Closed
             block, index = self._streams.draw(corpus, row)
             if owner == self._rank:
-                for name, array in arrays:
-                    array[filled] = getattr(block.dressing.rows, name)[index]
+                numbers[len(chosen)] = row
+                chosen.append((block.dressing.rows, index))
                 source_tokens[:, corpus_id] += block.dressing.table.tokens[index]
-                numbers[filled] = row
-                filled += 1
+        batch = Rows.empty(height, plan.length)
+        lay(chosen, batch)
+        if len(chosen) < height:
+            blank = Rows.blank(height - len(chosen), plan.length, self._pad)
+            for name, array in batch.arrays().items():
+                array[len(chosen) :] = getattr(blank, name)
         self._row = first + count
         return Batch(
             first_row=first,

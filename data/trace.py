@@ -111,7 +111,7 @@ def walk(
         plan = regime.plan.corpora[regime.shares.corpus_of(number)]
         block, index = streams.draw(plan, number)
         if number >= first:
-            rows = block.dressing.rows[index : index + 1]
+            rows = block.dressing.rows.rows([index])
             traced.append(TracedRow(number, rows, describe(block, index, corpora[plan.name])))
     return traced
 
@@ -153,7 +153,7 @@ class Tracer:
             at = plan.id, number % plan.streams, dressed_at
             if at not in blocks:
                 blocks[at] = self._open(plan, records)
-            rows = blocks[at].dressing.rows[index : index + 1]
+            rows = blocks[at].dressing.rows.rows([index])
             traced.append(TracedRow(number, rows, describe(blocks[at], index, self._corpora[plan.name])))
         return traced
 

@@ -1,0 +1,225 @@
+"""What the stream costs over bare SentencePiece encoding, and beside webdataset's own loader.
+
+    python -m tests.bench.data [--rounds 9] [--folder F]
+
+Packs the built-in corpora and trains a unigram model of 32 000 ids into a folder (once). All times are CPU
+seconds of the process and its finished children. Both sides of a ratio are measured in alternation within a
+round, bare and loader even block by block, so that a busy machine is unfair to both alike; printed are the
+median and the range of the rounds' ratios of tokens per CPU second.
+
+- bare: SentencePiece's `encode` of lists of freshly decoded texts (a str caches its UTF-8 form), one thread.
+- loader: data.loader from shards to batches, T 1024, B 64, one rank, no threads.
+- webdataset: tar reading, shuffle(1000), encode of each text, concatenate and chop, one worker; beside it the
+  loader with one thread that opens and one that assembles.
+"""
+
+import argparse
+import gc
+import resource
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import webdataset
+
+from data.corpus import Corpus, open_corpus
+from data.loader import Batch, Loader
+from data.pack import pack
+from data.plan import History
+from data.planning import CorpusSettings, StreamSettings, make_plan
+from data.state import StreamsState
+from data.tokenizer import Tokenizer
+from data.trace import walk
+from data.train_tokenizer import train
+from objectives.registry import NAMES
+
+T, B, LANES, BLOCK_BYTES = 1024, 64, 12, 512 * 1024
+
+
+def prepare(folder: Path) -> tuple[dict[str, Corpus], Tokenizer]:
+    """The corpora and the tokenizer, made where they are missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("code", "prose"):
+        if not (folder / f"{name}.index").exists():
+            pack([f"builtin:{name}"], folder / name)
+    corpora = {name: open_corpus(name, [str(folder / f"{name}-*.tar")]) for name in ("code", "prose")}
+    if not (folder / "tokenizer.model").exists():
+        train(list(corpora.values()), folder / "tokenizer.model", vocabulary=32_000, budget=16 << 20)
+    return corpora, Tokenizer.load(folder / "tokenizer.model")
+
+
+def cpu_seconds(work: Callable[[], int]) -> tuple[float, int]:
+    """CPU seconds of all threads and finished children, and the result."""
+
+    def used() -> float:
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+    before = used()
+    result = work()
+    return used() - before, result
+
+
+def history(corpus: Corpus, tokenizer: Tokenizer, objectives: dict) -> History:
+    """A plan of one corpus."""
+    asked = StreamSettings(
+        seed=1,
+        tokenizer=tokenizer.hash,
+        lanes=LANES,
+        length=T,
+        batch_rows=B,
+        block_bytes=BLOCK_BYTES,
+        corpora={corpus.name: CorpusSettings(corpus.index, 1.0, 0.0)},
+        objectives=objectives,
+    )
+    return History(((0, make_plan(asked)),))
+
+
+def loader(corpus: Corpus, tokenizer: Tokenizer, objectives: dict, threads: int) -> Loader:
+    """The loader of one rank."""
+    return Loader(
+        history(corpus, tokenizer, objectives),
+        {corpus.name: corpus},
+        tokenizer,
+        rank=0,
+        world=1,
+        first_row=0,
+        state=StreamsState(),
+        micro_batch=8,
+        threads=threads,
+    )
+
+
+@dataclass
+class Padding:
+    """Positions seen, and how many of them are padding."""
+
+    positions: int = 0
+    empty: int = 0
+
+    def add(self, batch: Batch) -> None:
+        self.positions += batch.rows.tokens.size
+        self.empty += int((batch.rows.corpus < 0).sum())
+
+
+def fresh_texts(corpus: Corpus) -> list[list[str]]:
+    """The texts of the corpus, decoded anew, in lists of eight units."""
+    units = [[sample.text for sample in corpus.read_unit(unit)] for unit in range(len(corpus))]
+    return [[text for unit in units[i : i + 8] for text in unit if text] for i in range(0, len(units), 8)]
+
+
+def encode(tokenizer: Tokenizer, texts: list[str]) -> int:
+    """Bare encoding; returns the number of tokens."""
+    encoded = tokenizer._processor.encode(texts, return_type="numpy", num_threads=1)
+    return sum(len(ids) for ids in encoded)
+
+
+def over_bare(
+    corpus: Corpus, tokenizer: Tokenizer, objectives: dict, rounds: int
+) -> tuple[list[float], Padding]:
+    """For each pass of the corpus: the loader's tokens per CPU second over bare encoding's."""
+    ratios, padding = [], Padding()
+    with loader(corpus, tokenizer, objectives, 0) as batches:
+
+        def take() -> int:
+            batch = next(batches)
+            padding.add(batch)
+            return int(batch.source_tokens.sum())
+
+        for _ in range(rounds):
+            bare_cpu = loader_cpu = 0.0
+            bare_tokens = loader_tokens = 0
+            for texts in fresh_texts(corpus):
+                cpu, tokens = cpu_seconds(lambda texts=texts: encode(tokenizer, texts))
+                bare_cpu, bare_tokens = bare_cpu + cpu, bare_tokens + tokens
+                while loader_tokens < bare_tokens:
+                    cpu, tokens = cpu_seconds(take)
+                    loader_cpu, loader_tokens = loader_cpu + cpu, loader_tokens + tokens
+            ratios.append(loader_tokens / loader_cpu / (bare_tokens / bare_cpu))
+    return ratios, padding
+
+
+def by_webdataset(corpus: Corpus, tokenizer: Tokenizer) -> int:
+    """One pass of webdataset's loader in batches of 64 rows; returns the tokens in them."""
+    processor, control = tokenizer._processor, tokenizer.control
+
+    def chop(samples: Iterator[dict]) -> Iterator[np.ndarray]:
+        kept: list[int] = []
+        rows: list[np.ndarray] = []
+        for sample in samples:
+            kept += [control.begin, *processor.encode(sample["txt"].decode()), control.end]
+            while len(kept) > T:
+                rows.append(np.array(kept[: T + 1]))
+                kept = kept[T:]
+                if len(rows) == B:
+                    yield np.stack(rows)
+                    rows = []
+
+    shards = [str(shard) for shard in corpus.shards]
+    rows = webdataset.WebDataset(shards, shardshuffle=100).shuffle(1000).compose(chop)
+    return sum(len(batch) * T for batch in webdataset.WebLoader(rows, batch_size=None, num_workers=1))
+
+
+def over_webdataset(corpus: Corpus, tokenizer: Tokenizer, rounds: int) -> list[float]:
+    """For each round: the threaded loader's tokens per CPU second over webdataset's, a pass each."""
+
+    def ours() -> int:
+        tokens = 0
+        with loader(corpus, tokenizer, {"causal": {}}, 1) as batches:
+            while tokens < corpus.index.text_bytes / 4:
+                tokens += int(next(batches).source_tokens.sum())
+        return tokens
+
+    ratios = []
+    for _ in range(rounds):
+        cpu, tokens = cpu_seconds(ours)
+        peer_cpu, peer_tokens = cpu_seconds(lambda: by_webdataset(corpus, tokenizer))
+        ratios.append(tokens / cpu / (peer_tokens / peer_cpu))
+    return ratios
+
+
+def needless_cuts(corpus: Corpus, tokenizer: Tokenizer) -> tuple[int, int]:
+    """(documents that were cut though they fit a row, documents) in the first rows of the corpus."""
+    plan = history(corpus, tokenizer, {"causal": {}})
+    pieces: dict[str, list[int]] = {}
+    for step in range(8):
+        for row in walk(plan, {corpus.name: corpus}, tokenizer, step):
+            for piece in row.pieces:
+                for part in piece.parts:
+                    pieces.setdefault(part.key, []).append(part.stop - part.start)
+    return sum(len(parts) > 1 and sum(parts) < T for parts in pieces.values()), len(pieces)
+
+
+def spread(ratios: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "headrace-bench")
+    arguments = parser.parse_args()
+    corpora, tokenizer = prepare(arguments.folder)
+    gc.freeze()
+    everything: dict[str, Any] = {name: {} for name in NAMES}
+    cases = (("code", {"causal": {}}), ("prose", {"causal": {}}), ("code", everything))
+    for name, objectives in cases:
+        title = "causal" if len(objectives) == 1 else "all objectives"
+        ratios, padding = over_bare(corpora[name], tokenizer, objectives, arguments.rounds)
+        empty = padding.empty / padding.positions
+        print(f"{name}, {title}: over bare encoding {spread(ratios)}, padding {empty:.2%}", flush=True)
+    for name in ("code", "prose"):
+        cut, documents = needless_cuts(corpora[name], tokenizer)
+        print(f"{name}: needless cuts {cut} of {documents} documents", flush=True)
+        ratios = over_webdataset(corpora[name], tokenizer, max(3, arguments.rounds // 3))
+        print(f"{name}, causal: over webdataset's loader {spread(ratios)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
