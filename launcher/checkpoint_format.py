@@ -1,0 +1,202 @@
+"""What a checkpoint is on disk, and how each byte of it is checked.
+
+    step-00000500/
+      MANIFEST.json             step, attempt, parent; size of every file, sha256 of the small ones; written last
+      index.json                parameters and shapes; of each fragment file: which pieces of which parameters
+      progress.json             Adam's step count and the run's own progress
+      frag-00000.safetensors    one a rank: w, exp_avg, exp_avg_sq as flat F32, nothing gathered, no padding
+      frag-00000.blocks         xxh3_64 of each 1 MiB of that file, little-endian
+    weights-00000500/           the same with w alone: to read from, not to resume
+    step-00000600.partial-0002/ under way, or left by a process that died: never chosen
+
+The chain of trust: the manifest holds a hash of itself and of the index, the index holds a hash of each block
+table, a block table one of each block, and a block is checked before any of its bytes is used. Nothing here
+is a pickle, and nothing is run that was read.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+FORMAT = 1
+BLOCK = 1 << 20
+KINDS = ("w", "exp_avg", "exp_avg_sq")
+MANIFEST, INDEX, PROGRESS = "MANIFEST.json", "index.json", "progress.json"
+
+
+class Damaged(Exception):
+    """A file of a checkpoint is not as it was written. The text begins with its name."""
+
+
+def step_name(step: int) -> str:
+    """The folder of a step's checkpoint."""
+    return f"step-{step:08d}"
+
+
+def weights_name(step: int) -> str:
+    """The folder of a step of which only the weights are kept."""
+    return f"weights-{step:08d}"
+
+
+def fragment_name(rank: int) -> str:
+    """The fragment file of a rank."""
+    return f"frag-{rank:05d}.safetensors"
+
+
+def blocks_name(fragment_file: str) -> str:
+    """The block table that belongs to a fragment file."""
+    return fragment_file.removesuffix(".safetensors") + ".blocks"
+
+
+def canonical(value: Any) -> bytes:
+    """The one spelling of a JSON value, so that any changed byte can be seen."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
+
+
+def sha256(content: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sealed(manifest: Mapping[str, Any]) -> bytes:
+    """The bytes of MANIFEST.json: the value with a hash of itself."""
+    return canonical({**manifest, "sha256": sha256(canonical(dict(manifest)))})
+
+
+def header(kinds: Sequence[str], elements: int) -> bytes:
+    """A safetensors header of flat F32 tensors, one of `elements` for each kind, in order."""
+    entries = {
+        kind: {
+            "dtype": "F32",
+            "shape": [elements],
+            "data_offsets": [number * 4 * elements, (number + 1) * 4 * elements],
+        }
+        for number, kind in enumerate(kinds)
+    }
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def blocks(parts: Sequence[memoryview | bytes]) -> Iterator[memoryview]:
+    """The parts, one behind the other, cut into blocks; copied only where a block crosses from part to part."""
+    held = bytearray()
+    for part in parts:
+        view = memoryview(part).cast("B")
+        at = 0
+        if held:
+            at = min(BLOCK - len(held), len(view))
+            held += view[:at]
+            if len(held) < BLOCK:
+                continue
+            yield memoryview(bytes(held))
+            held.clear()
+        whole = at + (len(view) - at) // BLOCK * BLOCK
+        for begin in range(at, whole, BLOCK):
+            yield view[begin : begin + BLOCK]
+        held += view[whole:]
+    if held:
+        yield memoryview(bytes(held))
+
+
+def write_blocks(path: Path, parts: Sequence[memoryview | bytes]) -> np.ndarray:
+    """Write the parts as one file, fsynced, and read it back from the disk. The block table, uint64."""
+    table = []
+    with open(path, "wb", buffering=0) as file:
+        for block in blocks(parts):
+            table.append(xxhash.xxh3_64_intdigest(block))
+            written = 0
+            while written < len(block):
+                written += file.write(block[written:])
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):  # so that what is verified comes from the disk
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    result = np.array(table, dtype="<u8")
+    problem = check_blocks(path, result)
+    if problem is not None:
+        raise Damaged(f"{path.name}: {problem}, right after it was written")
+    return result
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """A small file, fsynced, whole or not there."""
+    aside = path.with_name(path.name + ".tmp")
+    with open(aside, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(aside, path)
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside a folder last."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_blocks(path: Path, table: np.ndarray) -> str | None:
+    """What is wrong with a fragment file under its block table; None when every byte is right."""
+    with open(path, "rb", buffering=0) as file:
+        for number, expected in enumerate(table.tolist()):
+            block = read_at(file.fileno(), number * BLOCK, BLOCK)
+            if xxhash.xxh3_64_intdigest(block) != expected:
+                return f"bytes {number * BLOCK} to {number * BLOCK + len(block)} are damaged"
+    return None
+
+
+def read_at(descriptor: int, offset: int, length: int) -> bytes:
+    """Up to `length` bytes; fewer only at the end of the file."""
+    data = os.pread(descriptor, length, offset)
+    while 0 < len(data) < length:
+        more = os.pread(descriptor, length - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def seal(
+    folder: Path, manifest: Mapping[str, Any], index: Mapping[str, Any], progress: Mapping[str, Any]
+) -> int:
+    """Index, progress and, last, the manifest of a folder whose fragments are written. Bytes in it."""
+    small = {INDEX: canonical(index), PROGRESS: canonical(progress)}
+    for name, content in small.items():
+        write_file(folder / name, content)
+    sizes = {entry.name: entry.stat().st_size for entry in sorted(folder.iterdir())}
+    whole = {
+        **manifest,
+        "sizes": sizes,
+        "sha256s": {name: sha256(content) for name, content in small.items()},
+    }
+    content = sealed(whole)
+    write_file(folder / MANIFEST, content)
+    sync_folder(folder)
+    return sum(sizes.values()) + len(content)
+
+
+def publish_folder(partial: Path, target: Path, attempt: int) -> None:
+    """One rename. What bears the name already (damaged, or of a future that was given up) steps aside."""
+    if target.exists():
+        aside = target.with_name(f"{target.name}.replaced-{attempt:04d}")
+        delete(aside)
+        os.rename(target, aside)
+    os.rename(partial, target)
+    sync_folder(target.parent)
+
+
+def delete(folder: Path) -> None:
+    """A folder gone, if it is there; cut off in the middle it has a name that nobody takes for a checkpoint."""
+    if folder.exists():
+        aside = folder.with_name(folder.name + ".deleting")
+        os.rename(folder, aside)
+        shutil.rmtree(aside)

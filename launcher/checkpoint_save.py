@@ -1,0 +1,322 @@
+"""Saving in the background: the loop waits for a copy in memory, the rest happens beside it.
+
+    main thread, all ranks    room on the disk? (agreed)   masters and moments → a host buffer that is kept
+    a thread on each rank     buffer → frag-N, its block table; fsync; read back; then rank-N.json
+    rank 0's thread           waits for every rank-N.json; each element covered exactly once; index, progress,
+                              manifest; still the newest attempt? → one rename; then what is kept no longer goes
+
+No collective runs in a thread: ranks meet through files in the `.partial` folder. A rank that fails leaves
+rank-N.failed, rank 0 clears the folder away, and every rank learns of it from the flag that the loop adds to
+its next reduction. What was published before is touched only after the new one has been read back.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.errors import BadInput
+from launcher.agreement import Told
+from launcher.checkpoint_format import (
+    BLOCK,
+    FORMAT,
+    KINDS,
+    Damaged,
+    blocks_name,
+    canonical,
+    fragment_name,
+    header,
+    publish_folder,
+    seal,
+    sha256,
+    step_name,
+    write_blocks,
+    write_file,
+)
+from launcher.distributed import HostSums
+from launcher.engine import Engine
+from launcher.fragments import StateMap
+from launcher.retention import Retention
+from launcher.world import World
+
+LEFT_FREE = 64 << 20
+"""Bytes that a save leaves free beyond what it writes: logs and metrics must go on."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was published: for the ledger."""
+
+    step: int
+    path: str
+    bytes: int
+    seconds: float
+    deleted: tuple[str, ...]
+
+
+class Checkpoints:
+    """The saves of one attempt. All ranks have one and call its methods together, except `failed`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        world: World,
+        attempt: int,
+        reducer: HostSums,
+        retention: Retention,
+        *,
+        parent: Mapping[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
+        may_publish: Callable[[], bool] = lambda: True,
+        patience: float = 600.0,
+    ) -> None:
+        """parent: {step, attempt} of the checkpoint that the attempt went on from. about: facts that go into
+        each manifest (versions, tokenizer). may_publish: asked by rank 0 right before the rename. patience:
+        seconds that rank 0 waits for the slowest rank."""
+        self.folder, self._world, self._attempt = folder, world, attempt
+        self._reducer, self._retention, self._patience = reducer, retention, patience
+        self._parent, self._about, self._may_publish = parent, dict(about or {}), may_publish
+        self._buffer: torch.Tensor | None = None
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._saved: list[Saved] = []
+
+    def save(self, engine: Engine, step: int, progress: dict[str, Any]) -> None:
+        """Begin to save the state after `step`. Returns when it is copied; waits for a save still under way.
+
+        BadInput on rank 0, Told on the others, when the disk has no room or the save before failed.
+        """
+        self._join()
+        state = engine.state
+        elements = sum(int(np.prod(shape)) for shape in state.shapes.values())
+        refusal = self._refusal(elements) if self._world.rank == 0 else None
+        flags = self._reducer.start(np.array([refusal is not None, self._error is not None])).wait()
+        if flags[1]:
+            self.raise_failure()
+        if flags[0]:
+            raise BadInput(refusal) if refusal else Told("no room for a checkpoint")
+        job = _Job(
+            folder=self.folder,
+            partial=self.folder / f"{step_name(step)}.partial-{self._attempt:04d}",
+            rank=self._world.rank,
+            size=self._world.size,
+            begin=time.monotonic(),
+            data=self._capture(state),
+            fragments=[[list(state.shapes).index(f.name), f.offset, f.length] for f in state.owned],
+            parameters=[[name, list(shape)] for name, shape in state.shapes.items()],
+            progress={"adam_step": state.adam_step, "run": progress},
+            manifest={
+                "format": FORMAT,
+                "step": step,
+                "attempt": self._attempt,
+                "parent": dict(self._parent) if self._parent else None,
+                "about": self._about,
+                "layout": {
+                    "ranks": self._world.size,
+                    "zero": engine.layout.zero,
+                    "precision": engine.layout.precision,
+                },
+            },
+        )
+        self._parent = {"step": step, "attempt": self._attempt}
+        self._thread = threading.Thread(target=self._work, args=(job,), name=f"save-{step}")
+        self._thread.start()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a save failed as far as this rank knows; to be added to the loop's next reduction."""
+        return self._error is not None
+
+    def raise_failure(self) -> None:
+        """On every rank, once any rank has `failed`: BadInput on rank 0, which knows why, Told elsewhere."""
+        self._join()
+        error = self._error
+        if self._world.rank > 0:
+            raise Told("a checkpoint could not be saved")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BadInput(
+                f"{self.folder}: the disk became full while a checkpoint was saved; the ones before are "
+                "untouched. Make room, then start again"
+            ) from error
+        if isinstance(error, OSError | Damaged | SaveFailed):
+            raise BadInput(f"{self.folder}: a checkpoint could not be saved: {error}") from error
+        raise error or RuntimeError("a save failed on another rank without a reason")
+
+    def finish(self) -> None:
+        """Wait for the save under way; raise what failed on any rank. A collective."""
+        self._join()
+        if self._reducer.start(np.array([float(self.failed)])).wait()[0]:
+            self.raise_failure()
+
+    def published(self) -> list[Saved]:
+        """On rank 0: what was published since the last call."""
+        saved, self._saved = self._saved, []
+        return saved
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _refusal(self, elements: int) -> str | None:
+        needed = 4 * len(KINDS) * elements + self._world.size * BLOCK + LEFT_FREE
+        disk = os.statvfs(self.folder)
+        free = disk.f_bavail * disk.f_frsize
+        if free >= needed:
+            return None
+        return (
+            f"{self.folder}: a checkpoint needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; the "
+            "ones before are untouched. Make room or keep fewer (checkpoint.keep), then start again"
+        )
+
+    @torch.no_grad()
+    def _capture(self, state: StateMap) -> np.ndarray:
+        """float32 [kinds, elements]: this rank's own pieces, one behind the other, in the kept buffer."""
+        elements = sum(fragment.length for fragment in state.owned)
+        if self._buffer is None or self._buffer.shape[1] != elements:
+            pinned = torch.cuda.is_available()
+            self._buffer = torch.empty((len(KINDS), elements), dtype=torch.float32, pin_memory=pinned)
+        for number, kind in enumerate(KINDS):
+            position = 0
+            for fragment in state.owned:
+                target = self._buffer[number].narrow(0, position, fragment.length)
+                target.copy_(state.piece(fragment, kind), non_blocking=True)
+                position += fragment.length
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return self._buffer.numpy()
+
+    def _work(self, job: "_Job") -> None:
+        try:
+            job.write_own()
+            if job.rank == 0:
+                size = job.publish(self._may_publish, self._patience)
+                deleted = self._retention.apply(self.folder, self._attempt)
+                seconds = time.monotonic() - job.begin
+                self._saved.append(Saved(job.step, str(job.target), size, seconds, tuple(deleted)))
+        except BaseException as error:
+            self._error = error
+            job.give_up(self._patience)
+
+
+class SaveFailed(Exception):
+    """A save that cannot be published, for a reason that no file system gave."""
+
+
+@dataclass
+class _Job:
+    """One save on one rank, in the background thread."""
+
+    folder: Path
+    partial: Path
+    rank: int
+    size: int
+    begin: float
+    data: np.ndarray
+    fragments: list[list[int]]
+    parameters: list[list[Any]]
+    progress: dict[str, Any]
+    manifest: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return self.manifest["step"]
+
+    @property
+    def target(self) -> Path:
+        return self.folder / step_name(self.step)
+
+    def write_own(self) -> None:
+        """This rank's fragment file, block table and, last, the note that says so."""
+        self.partial.mkdir(exist_ok=True)
+        name, elements = fragment_name(self.rank), self.data.shape[1]
+        head = header(KINDS, elements)
+        table = write_blocks(self.partial / name, [head, *(memoryview(kind) for kind in self.data)])
+        write_file(self.partial / blocks_name(name), table.tobytes())
+        note = {
+            "name": name,
+            "elements": elements,
+            "data": len(head),
+            "fragments": self.fragments,
+            "blocks": sha256(table.tobytes()),
+        }
+        write_file(self._note(self.rank), canonical(note))
+
+    def publish(self, may_publish: Callable[[], bool], patience: float) -> int:
+        """Everything else, on rank 0. The checkpoint's size in bytes."""
+        notes = self._wait_for_notes(patience)
+        self._check_cover(notes)
+        index = {
+            "format": FORMAT,
+            "block": BLOCK,
+            "kinds": list(KINDS),
+            "parameters": self.parameters,
+            "files": notes,
+        }
+        for rank in range(self.size):
+            self._note(rank).unlink()
+        size = seal(self.partial, self.manifest, index, self.progress)
+        if not may_publish():
+            raise SaveFailed(f"attempt {self.manifest['attempt']} is no longer the newest of its run")
+        publish_folder(self.partial, self.target, self.manifest["attempt"])
+        return size
+
+    def give_up(self, patience: float) -> None:
+        """Leave no trace on the disk. Rank 0 clears the folder once no other rank writes in it."""
+        with contextlib.suppress(OSError):
+            # First its own file: on a full disk that makes the room for what follows.
+            (self.partial / fragment_name(self.rank)).unlink(missing_ok=True)
+            self._note(self.rank).with_suffix(".failed").touch()
+        if self.rank == 0:
+            with contextlib.suppress(OSError, SaveFailed):
+                self._wait_for_notes(patience, failures_too=True)
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _note(self, rank: int) -> Path:
+        return self.partial / f"rank-{rank:05d}.json"
+
+    def _wait_for_notes(self, patience: float, failures_too: bool = False) -> list[dict[str, Any]]:
+        notes: dict[int, dict[str, Any]] = {}
+        deadline = time.monotonic() + patience
+        while True:
+            failed = 0
+            for rank in range(self.size):
+                if rank in notes:
+                    continue
+                if self._note(rank).exists():
+                    notes[rank] = json.loads(self._note(rank).read_bytes())
+                elif self._note(rank).with_suffix(".failed").exists():
+                    failed += 1
+                    if not failures_too:
+                        raise SaveFailed(f"rank {rank} could not write its part")
+            if len(notes) + failed == self.size:
+                return [notes[rank] for rank in sorted(notes)]
+            if time.monotonic() > deadline:
+                missing = [rank for rank in range(self.size) if rank not in notes]
+                raise SaveFailed(f"ranks {missing} did not write their parts within {patience:.0f} s")
+            time.sleep(0.02)
+
+    def _check_cover(self, notes: list[dict[str, Any]]) -> None:
+        """Each element of each parameter in exactly one fragment."""
+        pieces: dict[int, list[tuple[int, int]]] = {number: [] for number in range(len(self.parameters))}
+        for note in notes:
+            for parameter, offset, length in note["fragments"]:
+                pieces[parameter].append((offset, length))
+        for number, (name, shape) in enumerate(self.parameters):
+            at = 0
+            for offset, length in sorted(pieces[number]):
+                if offset != at:
+                    raise SaveFailed(f"{name}: element {min(at, offset)} is saved twice or not at all")
+                at = offset + length
+            if at != int(np.prod(shape)):
+                raise SaveFailed(f"{name}: {at} of {int(np.prod(shape))} elements are saved")

@@ -1,0 +1,103 @@
+"""Which checkpoints stay: the newest n, those of certain steps for ever, of these the older ones weights only.
+
+Nothing is deleted before a newer checkpoint has been published, and publishing reads it back first. A folder
+gets another name before its files go, so a deletion that is cut off leaves nothing that looks whole.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from launcher.checkpoint_format import (
+    Damaged,
+    blocks_name,
+    delete,
+    header,
+    publish_folder,
+    seal,
+    sha256,
+    step_name,
+    weights_name,
+    write_blocks,
+    write_file,
+)
+from launcher.checkpoint_read import Request, Stored
+
+
+@dataclass(frozen=True)
+class Retention:
+    """The newest `keep` stay whole. Others stay if their step is a multiple of `keep_every`; of these all but
+    the newest `weights_only_after` lose their moments. None: no such rule."""
+
+    keep: int = 2
+    keep_every: int | None = None
+    weights_only_after: int | None = None
+
+    def plan(self, steps: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Of the steps that are there, those to delete and those to reduce to their weights."""
+        older = sorted(steps)[: -self.keep]
+        forever = [step for step in older if self.keep_every and step % self.keep_every == 0]
+        bare = forever[: -self.weights_only_after] if self.weights_only_after else []
+        return [step for step in older if step not in forever], bare
+
+    def apply(self, folder: Path, attempt: int) -> list[str]:
+        """Bring a folder into this state; the names of what went. A checkpoint that is damaged stays whole:
+        its owner may still want to look at it."""
+        gone, bare = self.plan(steps_in(folder))
+        for step in bare:
+            try:
+                _keep_weights(folder, step, attempt)
+            except Damaged:
+                continue
+            gone.append(step)
+        for step in gone:
+            delete(folder / step_name(step))
+        return [step_name(step) for step in gone]
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps of the published checkpoints in a folder, ascending; nothing is opened."""
+    names = [entry.name for entry in folder.glob("step-*")] if folder.is_dir() else []
+    return sorted(int(name[5:]) for name in names if name[5:].isdigit())
+
+
+def clean(folder: Path, attempt: int) -> list[str]:
+    """Clear away what older attempts and cut-off deletions left behind; the names. For rank 0, at a start."""
+    left = [entry for entry in folder.glob("*.deleting") if entry.is_dir()]
+    for entry in folder.glob("*.partial-*"):
+        number = entry.name.rpartition("-")[2]
+        if number.isdigit() and int(number) < attempt:
+            left.append(entry)
+    for entry in left:
+        delete(entry)
+    return [entry.name for entry in left]
+
+
+def _keep_weights(folder: Path, step: int, attempt: int) -> None:
+    """Publish weights-N beside step-N. File by file: one rank's part is in memory at a time."""
+    target = folder / weights_name(step)
+    if target.exists():
+        return
+    stored = Stored(folder / step_name(step))
+    partial = target.with_name(f"{target.name}.partial-{attempt:04d}")
+    partial.mkdir(exist_ok=True)
+    names = list(stored.shapes)
+    files = []
+    for file in stored.index["files"]:
+        weights = np.empty(file["elements"], dtype="<f4")
+        position, requests = 0, []
+        for parameter, offset, length in file["fragments"]:
+            out = weights[position : position + length]
+            requests.append(Request("w", names[parameter], offset, out))
+            position += length
+        stored.read(requests)
+        head = header(["w"], file["elements"])
+        table = write_blocks(partial / file["name"], [head, memoryview(weights)]).tobytes()
+        write_file(partial / blocks_name(file["name"]), table)
+        files.append({**file, "data": len(head), "blocks": sha256(table)})
+    manifest = {key: value for key, value in stored.manifest.items() if key not in ("sizes", "sha256s")}
+    progress = {"adam_step": stored.adam_step, "run": stored.progress}
+    seal(partial, manifest, {**stored.index, "kinds": ["w"], "files": files}, progress)
+    publish_folder(partial, target, attempt)
