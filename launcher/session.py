@@ -116,6 +116,7 @@ class TrainingSession:
     def after_step(self, progress: Progress) -> None:
         """Evaluate, save and collect garbage where this step is due for it."""
         collector.after_step(progress.step)
+        self._report_saves()
         every = self.config.eval.every
         if every and (progress.step % every == 0 or progress.step == self.steps):
             self.evaluate(progress.step)
