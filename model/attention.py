@@ -106,7 +106,7 @@ def _by_piece(found: list[Group], device: torch.device) -> Kernel:
             is_causal = group.shape == "causal"
             seen = attention(q_own, k_own, v_own, dropout, masks.get(number), is_causal)
             out.append(seen.flatten(0, 1))
-        return torch.cat(out).view_as(q)
+        return (torch.cat(out) if len(out) > 1 else out[0]).view_as(q)
 
     return attend
 
