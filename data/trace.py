@@ -4,7 +4,7 @@ The last opening of a row's stream before the row names the block and the dressi
 between, counted by x(n), name the row in it. So a look-up opens one block, at any step of any run.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ from data.corpus import Corpus
 from data.errors import BadInput
 from data.find import find_documents
 from data.plan import CorpusPlan, History
-from data.reading import Encoder
+from data.reading import Encoder, UnitTrouble
 from data.regimes import Regimes
 from data.rows import Rows
 from data.state import StreamsState
@@ -98,22 +98,43 @@ def walk(
     encoder: Encoder,
     step: int,
     start: tuple[int, StreamsState] = (0, StreamsState()),
+    *,
+    only: Container[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[TracedRow]:
-    """The rows of a step that no run has logged: draws from `start` (a row and the state there) on."""
+    """The rows of a step that no run has logged: draws from `start` (a row and the state there) on.
+
+    Only the streams that these rows draw from are walked, so `only` (global rows: those of the step that are
+    wanted) makes it cheaper. progress(rows passed, rows in all)."""
     regimes = Regimes(history)
     opener = Opener(regimes, corpora, encoder)
     row, state = start
     streams = Streams(regimes, opener, Ahead(0, ""), state, rank=0, world=1, memory_bytes=1 << 30)
     first, count = rows_of_step(history, step)
+    wanted = {number for number in range(first, first + count) if only is None or number in only}
+    followed = {_stream_of(regimes, number) for number in wanted}
     traced = []
     for number in range(row, first + count):
-        regime = regimes.at(number)
-        plan = regime.plan.corpora[regime.shares.corpus_of(number)]
+        if _stream_of(regimes, number) not in followed:
+            continue
+        if progress:
+            progress(number - row, first + count - row)
+        plan = _corpus_of(regimes, number)
         block, index = streams.draw(plan, number)
-        if number >= first:
+        if number in wanted:
             rows = block.dressing.rows.rows([index])
             traced.append(TracedRow(number, rows, describe(block, index, corpora[plan.name])))
     return traced
+
+
+def _corpus_of(regimes: Regimes, row: int) -> CorpusPlan:
+    regime = regimes.at(row)
+    return regime.plan.corpora[regime.shares.corpus_of(row)]
+
+
+def _stream_of(regimes: Regimes, row: int) -> tuple[int, int]:
+    corpus = _corpus_of(regimes, row)
+    return corpus.id, row % corpus.streams
 
 
 class Tracer:
@@ -139,8 +160,7 @@ class Tracer:
         blocks: dict[tuple[int, ...], OpenBlock] = {}
         traced = []
         for number in numbers:
-            regime = self._regimes.at(number)
-            plan = regime.plan.corpora[regime.shares.corpus_of(number)]
+            plan = _corpus_of(self._regimes, number)
             records = self._records(plan, number % plan.streams)
             records = records[records["row"] <= number]
             if not len(records):
@@ -166,17 +186,25 @@ class Tracer:
     ) -> dict[str, list[Use]]:
         """Key → the steps before `end_row` (the rows that the run has consumed) in which a document was used.
         BadInput for a key that the corpus does not have."""
-        plan = next((plan for plan in self._history.at(end_row).corpora if plan.name == corpus), None)
-        if plan is None or corpus not in self._corpora:
+        if corpus not in self._corpora:
             raise BadInput(f"corpus {corpus}: is not in the run's plan")
         places = find_documents(self._corpora[corpus], keys, progress)
-        uses: dict[str, list[Use]] = {}
         for key, found in places.items():
             if not found:
                 raise BadInput(f"corpus {corpus}: has no sample {key}")
-            rows = sorted(use for unit, number in found for use in self._uses(plan, unit, number, end_row))
-            uses[key] = [Use(step_of_row(self._history, row), row, objective) for row, objective in rows]
-        return uses
+        return {key: self.uses(corpus, found, end_row) for key, found in places.items()}
+
+    def uses(self, corpus: str, places: Sequence[tuple[int, int]], end_row: int) -> list[Use]:
+        """The same for the document at some places of a corpus, (unit, number in it) each."""
+        plan = self._history.at(end_row).corpus(corpus)
+        if plan is None:
+            raise BadInput(f"corpus {corpus}: is not in the run's plan")
+        rows = sorted(use for unit, number in places for use in self._uses(plan, unit, number, end_row))
+        return [Use(step_of_row(self._history, row), row, objective) for row, objective in rows]
+
+    def held_out(self, corpus: str, unit: int) -> bool:
+        """Whether a unit was set aside for evaluation, so that no row ever draws from it."""
+        return bool(np.isin(unit, self._opener.blocks[corpus].held_out))
 
     def _uses(self, plan: CorpusPlan, unit: int, number: int, end_row: int) -> Iterable[tuple[int, str]]:
         """(row, objective) of every use of a document."""
@@ -210,4 +238,7 @@ class Tracer:
         stream, j = int(records["stream"][0]), int(records["j"][0])
         rows = [*records["row"].tolist()]
         emitted = [self._regimes.count_draws(plan, stream, a, b) for a, b in pairwise(rows)]
-        return self._opener.open(plan.name, stream + j * plan.streams, list(zip(rows, [*emitted, 0])))
+        try:
+            return self._opener.open(plan.name, stream + j * plan.streams, list(zip(rows, [*emitted, 0])))
+        except UnitTrouble as trouble:
+            raise BadInput(str(trouble)) from trouble
