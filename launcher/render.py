@@ -61,15 +61,15 @@ def legend(colour: bool) -> Text:
 
 def row_lines(row: TracedRow, title: str, names: dict[int, str], tokenizer: Tokenizer, colour: bool) -> Text:
     """A row under its title. names: `control_names` of the tokenizer."""
-    lines = Text(f"━━ {title} ━━\n", style="bold" if colour else "")
+    lines = Text()
+    lines.append(f"━━ {title} ━━\n", style="bold")
     for piece in row.pieces:
-        lines.append(f"── {piece_title(row, piece)}\n", style="dim not bold" if colour else "")
-        marks = list(piece_marks(row, piece, names, tokenizer))
-        lines.append_text(Text("", style="not bold").append_text(_styled(marks, colour)))
+        lines.append(f"── {piece_title(row, piece)}\n", style="dim")
+        lines.append_text(_styled(piece_marks(row, piece, names, tokenizer), colour))
         lines.append("\n")
     padding = int((row.rows.corpus[0] < 0).sum())
     if padding:
-        lines.append(f"── padding: {padding:,} positions\n", style="dim not bold" if colour else "")
+        lines.append(f"── padding: {padding:,} positions\n", style="dim")
     return lines
 
 
