@@ -60,13 +60,13 @@ class OpenBlock:
 
 
 class Opener:
-    """Opens blocks of all corpora. Thread-safe: nothing here changes but the set of skips, which grows."""
+    """Opens blocks of all corpora. Thread-safe: nothing here changes but which units are left out."""
 
     def __init__(self, regimes: Regimes, corpora: Mapping[str, Corpus], encoder: Encoder) -> None:
         """BadInput where a corpus is not the one that the plan fingerprinted."""
         plan = regimes.last.plan
         self.regimes, self.seed, self.encoder = regimes, plan.seed, encoder
-        self.skips: set[Skip] = set(regimes.history.skips)
+        self._skips = frozenset(regimes.history.skips)
         self.corpora = corpora
         self.plans = {corpus.name: corpus for corpus in plan.corpora}
         self.orders: dict[str, Order] = {}
@@ -81,6 +81,10 @@ class Opener:
                     plan.seed, corpus.name, units, counts, corpus.held_out, plan.block_bytes
                 )
 
+    def leave_out(self, skip: Skip) -> None:
+        """From now on opens the block at that place without that unit."""
+        self._skips |= {skip}
+
     def text_bytes(self, corpus: str, place: int) -> int:
         """Bytes of text at a place."""
         return self.blocks[corpus].text_bytes(self.orders[corpus].resolve(place)[1])
@@ -90,7 +94,7 @@ class Opener:
         the last dressing are there, emitted ones included. Raises UnitTrouble."""
         plan = self.plans[corpus]
         epoch, number = self.orders[corpus].resolve(place)
-        skipped = {skip.unit for skip in self.skips if (skip.corpus, skip.place) == (corpus, place)}
+        skipped = {skip.unit for skip in self._skips if (skip.corpus, skip.place) == (corpus, place)}
         units = [unit for unit in self.blocks[corpus].units_of(number) if unit not in skipped]
         documents = read_documents(self.corpora[corpus], self.encoder, self.seed, corpus, epoch, units)
         nothing = np.empty((0, 3), dtype=np.int64)

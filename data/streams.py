@@ -287,7 +287,7 @@ class Streams:
             why = "several ranks read it" if stream.shared else "rows of its block were used already"
             raise BadInput(f"{trouble}; it cannot be skipped: {why}") from trouble
         self._leave_out(stream, Bad(trouble.unit, "", str(trouble)), None, row)
-        self._opener.skips.add(Skip(stream.plan.name, stream.place, trouble.unit))
+        self._opener.leave_out(Skip(stream.plan.name, stream.place, trouble.unit))
 
     def _leave_out(self, stream: _Stream, bad: Bad, key: str | None, row: int) -> None:
         identity = stream.plan.name, bad.unit, key

@@ -2,6 +2,7 @@
 are the same however the run was cut into attempts, ranks and threads."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from data.corpus import Corpus
 from data.plan import History
 from data.state import StreamsState
+from data.streams import Opening
 from data.tokenizer import Tokenizer
 from objectives.registry import NAMES
 from tests.helpers import Corpora
@@ -116,3 +118,51 @@ def test_rows_do_not_depend_on_how_the_edited_run_was_cut_up(
     straight = run(history, small.later, tokenizer, 10 * STEPS, world=world, threads=threads)
     assert straight.rows == rows
     assert straight.state == last
+
+
+EDITS: list[tuple[dict[str, Any], bool]] = [
+    ({"batch_rows": 5}, False),
+    ({"weights": {"a": 0.5, "b": 0.5}}, False),
+    ({"weights": {"a": 0.7, "b": 0.3, "c": 0.1}}, False),
+    ({"normalise": "objective"}, False),
+    ({"objectives": {"causal": {"coefficient": 2.0}, "mlm": {}}}, False),
+    ({"objectives": {"causal": {"weight": 1.1}, "mlm": {}}}, False),
+    ({"objectives": {"causal": {"weight": 2.0}, "mlm": {}}}, True),
+    ({"objectives": {"causal": {}, "mlm": {"select": 0.3}}}, True),
+    ({"objectives": {"causal": {}, "mlm": {}, "fim": {}}}, True),
+    ({"length": 128}, True),
+    ({"length": 32}, True),
+    ({"quarantine": [("a", f"{number:09d}") for number in range(0, 800, 3)]}, True),
+    ({"quarantine": [("c", f"{number:09d}") for number in range(800)]}, False),
+]
+
+
+@pytest.mark.parametrize("changes, anew", EDITS)
+def test_open_blocks_are_dressed_anew_only_where_their_rows_change(
+    small: Small, tokenizer: Tokenizer, changes: dict[str, Any], anew: bool
+) -> None:
+    weights = changes.get("weights", {"a": 0.7, "b": 0.3})
+    others = {name: value for name, value in changes.items() if name != "weights"}
+    plain = {"objectives": {"causal": {}, "mlm": {}}}
+    asked = settings(tokenizer, small.first, {"a": 0.7, "b": 0.3, "c": 0.0}, **plain)
+    history = start(asked)
+    first = run(history, small.first, tokenizer, 3)
+    changed = settings(tokenizer, small.first, {"c": 0.0, **weights}, **{**plain, **others})
+    edited = edit(history, changed, first.row, first.state)
+    log: list[Opening] = []
+    run(edited, small.first, tokenizer, 3, first_row=first.row, state=first.state, logs=[log.append])
+    assert any(opening.dressing for opening in log) == anew
+
+
+def test_a_schedule_dresses_anew_when_it_has_moved_by_a_tenth(small: Small, tokenizer: Tokenizer) -> None:
+    """mlm's share goes from 0 to 1 over 200 rows: a block that is open for longer than 20 is dressed anew."""
+    moving = {"causal": {"weight": [[0, 1.0], [200, 0.0]]}, "mlm": {"weight": [[0, 0.0], [200, 1.0]]}}
+    asked = settings(tokenizer, small.first, {"a": 1.0}, block_bytes=10_000, objectives=moving)
+    log: list[Opening] = []
+    run(start(asked), small.first, tokenizer, 15, logs=[log.append])
+    dressings = [(opening.j, opening.dressing, opening.row) for opening in log]
+    anew = [(later[2] - earlier[2]) for earlier, later in pairwise(dressings) if later[0] == earlier[0]]
+    assert anew
+    assert min(anew) >= 20
+    steady = [opening for opening in log if opening.row >= 200]
+    assert not any(opening.dressing > 1 for opening in steady)

@@ -1,0 +1,117 @@
+"""Best fit and the arrays of rows, against slow ways to do the same."""
+
+import random
+
+import numpy as np
+import pytest
+
+from data.packing import Packed, best_fit, lay
+from data.rows import Rows
+from objectives.mixture import Mixture, dress
+from objectives.pieces import Rest
+from objectives.registry import NAMES, OBJECTIVES
+from tests.fake_lexicon import FakeLexicon
+
+T = 64
+
+
+def plain_best_fit(lengths: list[int], capacity: int) -> list[int]:
+    """The rooms that are left, by the textbook: longest first, into the fullest row that has room."""
+    rooms: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        fitting = [room for room in rooms if room >= length]
+        if fitting:
+            rooms[rooms.index(min(fitting))] -= length
+        else:
+            rooms.append(capacity - length)
+    return sorted(rooms)
+
+
+@pytest.mark.parametrize("capacity", [1, 7, 64, 1024])
+def test_best_fit_is_the_textbooks(capacity: int) -> None:
+    generator = random.Random(capacity)
+    for count in (0, 1, 3, 50, 400):
+        lengths = [generator.randint(1, capacity) for _ in range(count)]
+        if count == 400:
+            lengths = [min(length, 1 + capacity // 10) for length in lengths]
+        rows = best_fit(np.array(lengths, dtype=np.int64), capacity)
+        assert sorted(piece for row in rows for piece in row) == list(range(count))
+        rooms = [capacity - sum(lengths[piece] for piece in row) for row in rows]
+        assert sorted(rooms) == plain_best_fit(lengths, capacity)
+
+
+def packed(corpus: int = 3, documents: int = 40, seed: int = 0) -> tuple[Packed, list, list[list[int]]]:
+    """A packed block of all objectives, its pieces and its rows."""
+    generator = np.random.default_rng(seed)
+    lexicon = FakeLexicon()
+    sizes = generator.integers(1, 3 * T, documents)
+    rests = [
+        Rest(number, generator.integers(400, 431, size).astype(np.int32), 0, int(size))
+        for number, size in enumerate(sizes)
+    ]
+    mixture = Mixture.parse({name: {} for name in NAMES})
+    pieces = dress(rests, mixture, 0, T, lexicon, 7, list(range(documents)))
+    rows = best_fit(pieces.lengths, T)
+    return Packed(pieces, rows, T, lexicon.control.pad, corpus), list(pieces), rows
+
+
+def test_rows_hold_their_pieces_side_by_side_and_padding_behind() -> None:
+    block, pieces, order = packed()
+    rows = block.rows(range(len(block)))
+    place = np.arange(T)
+    for number, row in enumerate(order):
+        at = 0
+        for piece in row:
+            example = pieces[piece].example
+            end = at + len(example.tokens)
+            for name in ("tokens", "targets", "weights", "objective"):
+                assert (getattr(rows, name)[number, at:end] == getattr(example, name)).all()
+            assert (rows.bound[number, at:end] == example.bound + at).all()
+            assert (rows.start[number, at:end] == at).all()
+            assert (rows.corpus[number, at:end] == 3).all()
+            at = end
+        for name, empty in (
+            ("tokens", 0),
+            ("targets", -1),
+            ("weights", 0),
+            ("objective", -1),
+            ("corpus", -1),
+        ):
+            assert (getattr(rows, name)[number, at:] == empty).all()
+        for name in ("start", "bound"):
+            assert (getattr(rows, name)[number, at:] == place[at:]).all()
+    blank = Rows.blank(1, T, 0)
+    for name, array in rows.arrays().items():
+        assert array.dtype == getattr(blank, name).dtype
+
+
+def test_the_table_says_what_each_row_used() -> None:
+    block, pieces, order = packed()
+    table = block.table
+    for number, row in enumerate(order):
+        spans = [(s.document, s.start, s.stop) for piece in row for s in pieces[piece].spans]
+        found = [span for piece in table.pieces_of(number) for span in table.spans_of(piece)]
+        assert found == spans
+        for objective in range(len(OBJECTIVES)):
+            mine = [pieces[piece] for piece in row if pieces[piece].objective == objective]
+            tokens = sum(span.stop - span.start for piece in mine for span in piece.spans)
+            assert table.tokens[number, objective] == tokens
+    used = {tuple(span) for span in table.used(2).tolist()}
+    assert used == {span for n in range(2) for piece in table.pieces_of(n) for span in table.spans_of(piece)}
+
+
+def test_rows_of_several_blocks_are_laid_into_one_batch() -> None:
+    first, second = packed(corpus=0)[0], packed(corpus=1, seed=5)[0]
+    chosen = [(second, 1), (first, 0), (second, 0), (first, 3)]
+    batch = Rows.blank(6, T, 0)
+    lay(chosen, batch)
+    expected = [block.rows([row]).fingerprints()[0] for block, row in chosen]
+    assert batch.fingerprints() == expected + Rows.blank(2, T, 0).fingerprints()
+    lay([], batch)
+
+
+def test_a_block_without_pieces_has_no_rows() -> None:
+    pieces = dress([], Mixture.parse({"causal": {}}), 0, T, FakeLexicon(), 7, [])
+    block = Packed(pieces, best_fit(pieces.lengths, T), T, 0, 0)
+    assert len(block) == 0
+    assert len(block.table.used(0)) == 0

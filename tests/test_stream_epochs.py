@@ -1,0 +1,177 @@
+"""Epochs, small corpora, memory: what a long run must keep."""
+
+import gc
+import threading
+from pathlib import Path
+
+import pytest
+
+from data.ahead import Ahead
+from data.block import Opener
+from data.corpus import Corpus
+from data.loader import Loader
+from data.planning import CorpusSettings, StreamSettings
+from data.regimes import Regimes
+from data.state import StreamsState
+from data.streams import Streams
+from data.tokenizer import Tokenizer
+from tests.helpers import Corpora
+from tests.stream_runs import Ledger, run, settings, small_units, start, texts
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpora: Corpora) -> Tokenizer:
+    return corpora.tokenizer()
+
+
+def make(folder: Path, name: str, documents: int, seed: int, **options: int) -> Corpus:
+    with pytest.MonkeyPatch.context() as patch:
+        return small_units(patch, folder, name, texts(documents, seed, **options), unit=500)
+
+
+def without_held_out(plain: StreamSettings, corpora: dict[str, Corpus]) -> StreamSettings:
+    """Every unit in the stream, a block each."""
+    asked = {name: CorpusSettings(corpora[name].index, c.weight, 0.0) for name, c in plain.corpora.items()}
+    return StreamSettings(**{**vars(plain), "corpora": asked, "block_bytes": 1})
+
+
+def test_one_shard_three_ranks_four_threads_two_epochs(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    corpora = {"a": make(tmp_path, "a", 200, 1)}
+    history = start(without_held_out(settings(tokenizer, corpora, {"a": 1.0}), corpora))
+    straight = Ledger()
+    state, rows = StreamsState(), 0
+    while straight.check(history, corpora, tokenizer, state)["a"] < 2:
+        state = straight.walk(history, corpora, tokenizer, rows, rows + 17, state)
+        rows += 17
+    for epoch in range(2):
+        documents = {at[2:] for at in straight.used if at[1] == epoch}
+        assert len(documents) == 200
+    emitted = run(history, corpora, tokenizer, rows // 17, world=3, threads=4)
+    assert emitted.state == state
+    assert sorted(emitted.rows) == list(range(rows))
+
+
+@pytest.mark.parametrize("documents, streams", [(60, 1), (1_500, 3)])
+def test_neighbouring_epochs_of_a_small_corpus_hardly_overlap(
+    tmp_path: Path, tokenizer: Tokenizer, documents: int, streams: int
+) -> None:
+    """About 10 and 200 units, weight 0.1 under 60 lanes."""
+    corpora = {"a": make(tmp_path, "a", 200, 1), "small": make(tmp_path, "small", documents, 2)}
+    plain = settings(tokenizer, corpora, {"a": 0.9, "small": 0.1}, lanes=60)
+    history = start(without_held_out(plain, corpora))
+    small = history.at(0).corpora[1]
+    assert small.streams == streams
+    regimes = Regimes(history)
+    opener = Opener(regimes, corpora, tokenizer)
+    draws = Streams(regimes, opener, Ahead(0, ""), StreamsState(), rank=0, world=1, memory_bytes=1 << 30)
+    order: list[int] = []
+    for row in range(10**6):
+        if regimes.last.shares.corpus_of(row) == small.id:
+            block, index = draws.draw(small, row)
+            order += [block.epoch] * len(block.dressing.table.pieces_of(index))
+            if block.epoch == 4:
+                break
+    for epoch in range(3):
+        last = max(place for place, e in enumerate(order) if e == epoch)
+        early = sum(e > epoch for e in order[:last])
+        overlap = early / order.count(epoch)
+        assert overlap <= (0.05 if streams > 1 else 0), (epoch, overlap)
+
+
+def test_memory_stays_within_its_bytes_and_rows_do_not_depend_on_it(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """4 000 documents in four streams: with room for two blocks everything is evicted and opened again."""
+    corpora = {"a": make(tmp_path, "a", 4_000, 1, longest=30)}
+    plain = settings(tokenizer, corpora, {"a": 1.0}, block_bytes=500, length=128)
+    history = start(plain)
+    assert history.at(0).corpora[0].streams == 4
+    plenty = run(history, corpora, tokenizer, 60)
+    for threads in (0, 2):
+        with Loader(
+            history,
+            corpora,
+            tokenizer,
+            rank=0,
+            world=1,
+            first_row=0,
+            state=StreamsState(),
+            micro_batch=1,
+            threads=threads,
+            memory_bytes=40_000,
+        ) as loader:
+            rows, held = {}, 0
+            for _ in range(60):
+                batch = next(loader)
+                rows |= dict(zip(batch.numbers.tolist(), batch.rows.fingerprints()))
+                held = max(held, loader.held_bytes)
+            assert rows == plenty.rows
+            assert batch.state == plenty.state
+            assert held < 80_000
+            assert loader.openings > 200
+
+
+def test_a_long_run_keeps_no_documents(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Ten epochs later as many objects are alive as after one."""
+    corpora = {"a": make(tmp_path, "a", 500, 1, longest=20)}
+    history = start(settings(tokenizer, corpora, {"a": 1.0}, length=128))
+    with Loader(
+        history,
+        corpora,
+        tokenizer,
+        rank=0,
+        world=1,
+        first_row=0,
+        state=StreamsState(),
+        micro_batch=1,
+        threads=1,
+    ) as loader:
+        counts = []
+        for _ in range(3):
+            for _ in range(30):
+                next(loader)
+            gc.collect()
+            counts.append(len(gc.get_objects()))
+    assert counts[2] < counts[1] + 3_000
+
+
+def test_closing_ends_all_threads_at_any_moment(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    corpora = {"a": make(tmp_path, "a", 500, 1)}
+    history = start(settings(tokenizer, corpora, {"a": 1.0}))
+    before = threading.active_count()
+    for steps in (0, 1, 7):
+        loader = Loader(
+            history,
+            corpora,
+            tokenizer,
+            rank=0,
+            world=1,
+            first_row=0,
+            state=StreamsState(),
+            micro_batch=1,
+            threads=3,
+        )
+        for _ in range(steps):
+            next(loader)
+        loader.close()
+        assert threading.active_count() == before
+        with pytest.raises(StopIteration):
+            next(loader)
+
+
+def test_the_cost_of_a_resume_does_not_grow_with_the_step(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """A state of step 10⁷, made by arithmetic: as many blocks are opened for the first batch as at the
+    start, and the state is as small."""
+    corpora = {"a": make(tmp_path, "a", 4_000, 1)}
+    history = start(settings(tokenizer, corpora, {"a": 1.0}, block_bytes=500))
+    streams = history.at(0).corpora[0].streams
+    opened = []
+    for row in (0, 17 * 10**7):
+        far = {("a", stream): (row // (3 * streams), ((row - 1, 1),)) for stream in range(streams)}
+        state = StreamsState(far) if row else StreamsState()
+        with Loader(
+            history, corpora, tokenizer, rank=0, world=1, first_row=row, state=state, micro_batch=1, threads=0
+        ) as loader:
+            assert next(loader).first_row == row
+            opened.append(loader.openings)
+    assert abs(opened[1] - opened[0]) <= streams
