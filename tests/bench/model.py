@@ -1,6 +1,6 @@
 """How near a training step comes to the machine's own matrix products, and what selecting targets saves.
 
-    THP_MEM_ALLOC_ENABLE=1 python -m tests.bench.model [--threads N] [--rounds N]
+    THP_MEM_ALLOC_ENABLE=1 python -m tests.bench.model [--threads N] [--rounds N] [--plain-allocator]
 
 One decoder (d 384, 6 layers, 6 heads, SwiGLU 1024, vocabulary 8192, tied; micro-batch 8 × T 512), one step =
 forward, backward, clipping, fused AdamW. In each round a causal step, an MLM step with 15 % targets, the same
@@ -91,9 +91,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--plain-allocator", action="store_true", help="leave glibc as it is")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    keep_memory()
+    if not arguments.plain_allocator:
+        keep_memory()
     model = Transformer(CONFIG, VOCABULARY, ("vocabulary", "pair"), 1)
     initialise(model, CONFIG, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
