@@ -45,7 +45,7 @@ def newest(folder: Path, step: int | None = None) -> tuple[Found | None, list[st
             known = ", ".join(str(s) for s in steps) or "none"
             raise BadInput(f"{folder}: no checkpoint of step {step}; there are: {known}")
         steps = [step]
-    passed_over = []
+    passed_over: list[str] = []
     for number in reversed(steps):
         path = folder / step_name(number)
         wrong = problems(path)
@@ -138,7 +138,7 @@ def listing(folder: Path) -> list[dict[str, Any]]:
 
 
 def verify(folder: Path, step: int | None = None) -> list[str]:
-    """Every damaged file of every checkpoint (or of that of `step`) in a line of its own; reads every byte."""
+    """A line for every damaged file of every checkpoint, or of that of `step`; reads every byte."""
     paths = [*sorted(folder.glob("step-????????")), *sorted(folder.glob("weights-????????"))]
     if step is not None:
         paths = [path for path in paths if int(path.name.partition("-")[2]) == step]

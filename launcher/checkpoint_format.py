@@ -1,7 +1,7 @@
 """What a checkpoint is on disk, and how each byte of it is checked.
 
     step-00000500/
-      MANIFEST.json             step, attempt, parent; size of every file, sha256 of the small ones; written last
+      MANIFEST.json             step, attempt, parent; sizes of all files, sha256 of small ones; written last
       index.json                parameters and shapes; of each fragment file: which pieces of which parameters
       progress.json             Adam's step count and the run's own progress
       frag-00000.safetensors    one a rank: w, exp_avg, exp_avg_sq as flat F32, nothing gathered, no padding
@@ -86,7 +86,7 @@ def header(kinds: Sequence[str], elements: int) -> bytes:
 
 
 def blocks(parts: Sequence[memoryview | bytes]) -> Iterator[memoryview]:
-    """The parts, one behind the other, cut into blocks; copied only where a block crosses from part to part."""
+    """The parts, one behind the other, cut into blocks; copied only where a block spans two parts."""
     held = bytearray()
     for part in parts:
         view = memoryview(part).cast("B")
@@ -195,7 +195,7 @@ def publish_folder(partial: Path, target: Path, attempt: int) -> None:
 
 
 def delete(folder: Path) -> None:
-    """A folder gone, if it is there; cut off in the middle it has a name that nobody takes for a checkpoint."""
+    """A folder gone, if it is there; cut off in the middle it no longer bears a checkpoint's name."""
     if folder.exists():
         aside = folder.with_name(folder.name + ".deleting")
         os.rename(folder, aside)

@@ -115,7 +115,7 @@ class Stored:
                     continue
                 entry = self.index["files"][file]
                 first = entry["data"] + 4 * (kind * entry["elements"] + position + low - offset)
-                view = memoryview(request.out[low - begin : high - begin]).cast("B")
+                view = request.out[low - begin : high - begin].data.cast("B")
                 jobs.setdefault(file, []).append((first, view))
                 filled = high
             if filled != end:
@@ -175,6 +175,8 @@ def problems(path: Path) -> list[str]:
     """Everything wrong with a checkpoint, each line beginning with the file's name; reads every byte."""
     try:
         stored = Stored(path)
+        return stored.problems()
     except Damaged as damage:
         return str(damage).split("; ")
-    return stored.problems()
+    except OSError as error:
+        return [f"{Path(error.filename or path).name}: cannot be read: {error.strerror}"]

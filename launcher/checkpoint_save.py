@@ -2,8 +2,8 @@
 
     main thread, all ranks    room on the disk? (agreed)   masters and moments → a host buffer that is kept
     a thread on each rank     buffer → frag-N, its block table; fsync; read back; then rank-N.json
-    rank 0's thread           waits for every rank-N.json; each element covered exactly once; index, progress,
-                              manifest; still the newest attempt? → one rename; then what is kept no longer goes
+    rank 0's thread           waits for every rank-N.json; each element covered exactly once; index,
+                              progress, manifest; still the newest attempt? → one rename; then retention
 
 No collective runs in a thread: ranks meet through files in the `.partial` folder. A rank that fails leaves
 rank-N.failed, rank 0 clears the folder away, and every rank learns of it from the flag that the loop adds to

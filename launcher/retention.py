@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest n, those of certain steps for ever, of these the older ones weights only.
+"""Which checkpoints stay: the newest n, and those of certain steps for ever, the older of these weights only.
 
 Nothing is deleted before a newer checkpoint has been published, and publishing reads it back first. A folder
 gets another name before its files go, so a deletion that is cut off leaves nothing that looks whole.
@@ -94,7 +94,7 @@ def _keep_weights(folder: Path, step: int, attempt: int) -> None:
             position += length
         stored.read(requests)
         head = header(["w"], file["elements"])
-        table = write_blocks(partial / file["name"], [head, memoryview(weights)]).tobytes()
+        table = write_blocks(partial / file["name"], [head, weights.data]).tobytes()
         write_file(partial / blocks_name(file["name"]), table)
         files.append({**file, "data": len(head), "blocks": sha256(table)})
     manifest = {key: value for key, value in stored.manifest.items() if key not in ("sizes", "sha256s")}

@@ -1,15 +1,20 @@
 """What the engine's tests run in their ranks: a tiny model, synthetic rows, a plain torch reference."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from data.rows import Rows
+from launcher import checkpoint
+from launcher.checkpoint_save import Checkpoints
 from launcher.engine import Engine
+from launcher.fragments import KINDS
 from launcher.layout import LayoutConfig
 from launcher.optimizer import OptimizerConfig, lr_at, parameter_groups
+from launcher.retention import Retention
 from launcher.world import World
 from model.config import ModelConfig
 from model.initialise import initialise
@@ -141,3 +146,40 @@ def run_setting(world: World, setting: Setting) -> tuple[list[float], list[float
 def varied(**changes: Any) -> Setting:
     """The default setting with changes."""
     return replace(Setting(), **changes)
+
+
+def tensors(engine: Engine) -> dict[tuple[str, str], np.ndarray]:
+    """(name, kind) → whole fp32 tensor, put together from all ranks' own pieces: master and moments."""
+    state = engine.state
+    whole = {}
+    for name, shape in state.shapes.items():
+        for kind in KINDS:
+            vector = np.zeros(int(np.prod(shape)))
+            for fragment in state.owned:
+                if fragment.name == name:
+                    piece = state.piece(fragment, kind).cpu().numpy()
+                    vector[fragment.offset : fragment.offset + fragment.length] = piece
+            whole[name, kind] = engine.reduce(vector).astype(np.float32).reshape(shape)
+    return whole
+
+
+def checkpoints(engine: Engine, folder: Path, attempt: int = 1, **options: Any) -> Checkpoints:
+    """The saves of an engine, all kept."""
+    retention = options.pop("retention", Retention(keep=100))
+    return Checkpoints(folder, engine.world, attempt, engine.reducer, retention, **options)
+
+
+def train_and_save(
+    world: World, setting: Setting, folder: Path, load_from: str | None, first: int, last: int
+) -> dict[str, Any]:
+    """Optionally go on from a checkpoint, train steps first … last, save; everything that can be compared."""
+    engine = make_engine(world, setting)
+    if load_from:
+        progress = checkpoint.load(load_from, engine.state)
+        assert progress == {"step": first - 1}
+    before = tensors(engine)
+    losses, _ = train(engine, setting, first, last)
+    saves = checkpoints(engine, folder)
+    saves.save(engine, last, {"step": last})
+    saves.finish()
+    return {"before": before, "losses": losses, "after": tensors(engine), "adam": engine.state.adam_step}
