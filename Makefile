@@ -33,7 +33,7 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not full"
 
 test-full: check
 	$(BIN)/python -m pytest -m "full or not full"

@@ -44,6 +44,15 @@ def _in_world(choose: Callable[[], tuple[RunFolder, Config]], step: int | None) 
     world = discover()
     connect(world)
     try:
+        return run_rank(world, choose, step)
+    finally:
+        disconnect()
+
+
+def run_rank(world: World, choose: Callable[[], tuple[RunFolder, Config]], step: int | None = None) -> int:
+    """This rank's part, in a world that is connected. `choose`, asked on rank 0, names the run and the config
+    to go on with. The exit code; BadInput on the rank that has the line to show."""
+    try:
         with ExitStack() as stack:
             stop = stack.enter_context(stop_request())
             claimed = _claim(world, choose, step, stack)
@@ -52,8 +61,6 @@ def _in_world(choose: Callable[[], tuple[RunFolder, Config]], step: int | None) 
             return _attempt(world, claimed, stop)
     except Told:
         return 2
-    finally:
-        disconnect()
 
 
 def _claim(

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# Tiny tensors: a second thread only waits, and two test processes would fight over two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import data
 from data import builtin
 from data.corpus import open_corpus

@@ -1,0 +1,62 @@
+"""One loss curve to rounding: a plain torch loop over the whole batch against ranks × ZeRO × micro-batches.
+
+Tolerances: fp32 losses and weights within 2e-5 (sums in another order, through Adam's division), bf16 losses
+within 2 %, its own rounding. The default is a pairwise cover; `full` runs every cell.
+"""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+
+from tests.engine_cases import Setting, reference, run_setting, varied
+from tests.ranks import run
+
+CELLS = list(itertools.product((1, 2, 4), (0, 1, 2, 3), (1, 2), ("global", "objective")))
+COVER = [
+    (1, 0, 1, "objective"),
+    (1, 1, 2, "global"),
+    (2, 0, 2, "global"),
+    (2, 1, 1, "objective"),
+    (2, 2, 2, "objective"),
+    (2, 3, 1, "global"),
+    (4, 2, 1, "global"),
+    (4, 3, 2, "objective"),
+]
+
+
+@functools.cache
+def expected(normalise: str) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
+    return reference(varied(normalise=normalise))
+
+
+def check(ranks: int, setting: Setting) -> None:
+    losses, norms, weights = expected(setting.normalise)
+    for found_losses, found_norms, found_weights in run(run_setting, ranks, setting):
+        np.testing.assert_allclose(found_losses, losses, rtol=2e-5)
+        np.testing.assert_allclose(found_norms, norms, rtol=2e-4)
+        for name, weight in weights.items():
+            np.testing.assert_allclose(found_weights[name], weight, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("ranks", "zero", "micro_batch", "normalise"), COVER)
+def test_a_layout_agrees_with_plain_torch(ranks: int, zero: int, micro_batch: int, normalise: str) -> None:
+    check(ranks, varied(zero=zero, micro_batch=micro_batch, normalise=normalise))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("ranks", "zero", "micro_batch", "normalise"), [cell for cell in CELLS if cell not in COVER]
+)
+def test_every_layout_agrees_with_plain_torch(
+    ranks: int, zero: int, micro_batch: int, normalise: str
+) -> None:
+    check(ranks, varied(zero=zero, micro_batch=micro_batch, normalise=normalise))
+
+
+@pytest.mark.parametrize(("ranks", "zero"), [(1, 1), (2, 2), (2, 3)])
+def test_bf16_agrees_within_its_rounding(ranks: int, zero: int) -> None:
+    losses, _, _ = expected("global")
+    for found, _, _ in run(run_setting, ranks, varied(zero=zero, precision="bf16"), timeout=120):
+        np.testing.assert_allclose(found, losses, rtol=2e-2)
