@@ -14,6 +14,7 @@ import contextlib
 import errno
 import json
 import os
+import queue
 import shutil
 import threading
 import time
@@ -27,6 +28,7 @@ import torch
 
 from data.errors import BadInput
 from launcher.agreement import Told
+from launcher.checkpoint import abandon
 from launcher.checkpoint_format import (
     BLOCK,
     FORMAT,
@@ -46,7 +48,7 @@ from launcher.checkpoint_format import (
 from launcher.distributed import HostSums
 from launcher.engine import Engine
 from launcher.fragments import StateMap
-from launcher.retention import Retention
+from launcher.retention import Retention, clean
 from launcher.world import World
 
 LEFT_FREE = 64 << 20
@@ -82,14 +84,18 @@ class Checkpoints:
     ) -> None:
         """parent: {step, attempt} of the checkpoint that the attempt went on from. about: facts that go into
         each manifest (versions, tokenizer). may_publish: asked by rank 0 right before the rename. patience:
-        seconds that rank 0 waits for the slowest rank."""
+        seconds that rank 0 waits for the slowest rank. What lies beyond the parent, damaged or given up,
+        steps aside; what dead attempts left unfinished is cleared away."""
         self.folder, self._world, self._attempt = folder, world, attempt
         self._reducer, self._retention, self._patience = reducer, retention, patience
         self._parent, self._about, self._may_publish = parent, dict(about or {}), may_publish
         self._buffer: torch.Tensor | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._saved: list[Saved] = []
+        self._saved: queue.SimpleQueue[Saved] = queue.SimpleQueue()
+        if world.rank == 0:
+            clean(folder, attempt)
+            abandon(folder, parent["step"] if parent else -1, attempt)
 
     def save(self, engine: Engine, step: int, progress: dict[str, Any]) -> None:
         """Begin to save the state after `step`. Returns when it is copied; waits for a save still under way.
@@ -98,6 +104,7 @@ class Checkpoints:
         """
         self._join()
         state = engine.state
+        numbers = {name: number for number, name in enumerate(state.shapes)}
         elements = sum(int(np.prod(shape)) for shape in state.shapes.values())
         refusal = self._refusal(elements) if self._world.rank == 0 else None
         flags = self._reducer.start(np.array([refusal is not None, self._error is not None])).wait()
@@ -112,7 +119,7 @@ class Checkpoints:
             size=self._world.size,
             begin=time.monotonic(),
             data=self._capture(state),
-            fragments=[[list(state.shapes).index(f.name), f.offset, f.length] for f in state.owned],
+            fragments=[[numbers[f.name], f.offset, f.length] for f in state.owned],
             parameters=[[name, list(shape)] for name, shape in state.shapes.items()],
             progress={"adam_step": state.adam_step, "run": progress},
             manifest={
@@ -160,7 +167,9 @@ class Checkpoints:
 
     def published(self) -> list[Saved]:
         """On rank 0: what was published since the last call."""
-        saved, self._saved = self._saved, []
+        saved = []
+        while not self._saved.empty():
+            saved.append(self._saved.get())
         return saved
 
     def _join(self) -> None:
@@ -201,12 +210,12 @@ class Checkpoints:
             job.write_own()
             if job.rank == 0:
                 size = job.publish(self._may_publish, self._patience)
-                deleted = self._retention.apply(self.folder, self._attempt)
+                deleted = self._retention.apply(self.folder, job.step, self._attempt)
                 seconds = time.monotonic() - job.begin
-                self._saved.append(Saved(job.step, str(job.target), size, seconds, tuple(deleted)))
+                self._saved.put(Saved(job.step, str(job.target), size, seconds, tuple(deleted)))
         except BaseException as error:
             self._error = error
-            job.give_up(self._patience)
+            job.give_up(error, self._patience)
 
 
 class SaveFailed(Exception):
@@ -271,12 +280,12 @@ class _Job:
         publish_folder(self.partial, self.target, self.manifest["attempt"])
         return size
 
-    def give_up(self, patience: float) -> None:
+    def give_up(self, error: BaseException, patience: float) -> None:
         """Leave no trace on the disk. Rank 0 clears the folder once no other rank writes in it."""
         with contextlib.suppress(OSError):
             # First its own file: on a full disk that makes the room for what follows.
             (self.partial / fragment_name(self.rank)).unlink(missing_ok=True)
-            self._note(self.rank).with_suffix(".failed").touch()
+            self._note(self.rank).with_suffix(".failed").write_text(str(error))
         if self.rank == 0:
             with contextlib.suppress(OSError, SaveFailed):
                 self._wait_for_notes(patience, failures_too=True)
@@ -295,10 +304,10 @@ class _Job:
                     continue
                 if self._note(rank).exists():
                     notes[rank] = json.loads(self._note(rank).read_bytes())
-                elif self._note(rank).with_suffix(".failed").exists():
+                elif (sign := self._note(rank).with_suffix(".failed")).exists():
                     failed += 1
                     if not failures_too:
-                        raise SaveFailed(f"rank {rank} could not write its part")
+                        raise SaveFailed(f"rank {rank} could not write its part: {sign.read_text()}")
             if len(notes) + failed == self.size:
                 return [notes[rank] for rank in sorted(notes)]
             if time.monotonic() > deadline:

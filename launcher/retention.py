@@ -42,10 +42,10 @@ class Retention:
         bare = forever[: -self.weights_only_after] if self.weights_only_after else []
         return [step for step in older if step not in forever], bare
 
-    def apply(self, folder: Path, attempt: int) -> list[str]:
-        """Bring a folder into this state; the names of what went. A checkpoint that is damaged stays whole:
-        its owner may still want to look at it."""
-        gone, bare = self.plan(steps_in(folder))
+    def apply(self, folder: Path, published: int, attempt: int) -> list[str]:
+        """Bring a folder into this state, step `published` being the newest; the names of what went. Where
+        weights cannot be kept because of damage, all of it stays for its owner to look at."""
+        gone, bare = self.plan([step for step in steps_in(folder) if step <= published])
         for step in bare:
             try:
                 _keep_weights(folder, step, attempt)

@@ -179,7 +179,8 @@ def train_and_save(
         assert progress == {"step": first - 1}
     before = tensors(engine)
     losses, _ = train(engine, setting, first, last)
-    saves = checkpoints(engine, folder)
+    parent = {"step": first - 1, "attempt": 1} if load_from else None
+    saves = checkpoints(engine, folder, parent=parent)
     saves.save(engine, last, {"step": last})
     saves.finish()
     return {"before": before, "losses": losses, "after": tensors(engine), "adam": engine.state.adam_step}

@@ -9,6 +9,7 @@ with the server and the server with the test process, so nothing is left behind.
 """
 
 import atexit
+import contextlib
 import faulthandler
 import functools
 import importlib
@@ -117,13 +118,17 @@ def _server() -> Connection:
 def _serve(connection: Connection) -> None:
     from launcher import engine
 
-    engine.engine_deepspeed.load()  # what takes long to import, once for all cases
+    # What takes long to import, once for all cases. The first optimizer imports torch._dynamo: 2 s.
+    engine.engine_deepspeed.load()
+    importlib.import_module("torch._dynamo")
 
     while True:
         try:
             case = connection.recv()
         except EOFError:
             return
+        with contextlib.suppress(Exception):  # the ranks will meet the same error and report it
+            importlib.import_module(case.module)
         folder = Path(tempfile.mkdtemp(prefix="ranks-"))
         ranks = [_fork(case, rank, folder, connection) for rank in range(case.processes)]
         connection.send([pid for pid, _ in ranks])
