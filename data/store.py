@@ -100,6 +100,8 @@ def _expand(name: str) -> list[str]:
             if os.path.isfile(name)
             else sorted(filter(os.path.isfile, glob.glob(name, recursive=True)))
         )
+        if not found and os.path.isdir(name):
+            raise BadInput(f"{name}: is a folder; name the shards in it: '{os.path.join(name, '*.tar')}'")
         if not found:
             raise BadInput(f"{name}: no such shard")
         return found

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from data.corpus import Corpus
+from data.errors import BadInput
 from data.places import Blocks
 from data.plan import CorpusPlan, History, Plan
 from data.planning import make_plan
@@ -154,6 +155,8 @@ def _checkpoints(config: Config, count: int) -> dict[str, Any]:
     existing = config.path
     while not existing.exists():
         existing = existing.parent
+    if not existing.is_dir():
+        raise BadInput(f"run.folder: {existing} is a file; expected a folder, or a name that is free")
     return {
         "bytes": WHOLE_BYTES * count,
         "whole": whole,

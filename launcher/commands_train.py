@@ -126,12 +126,13 @@ def _elsewhere(config: "Config", processes: int | None, arguments: list[str], dr
     world = discover()
     if processes is not None and world.size > 1:
         raise configs.BadInput(f"--processes: {world.started_by} has already started {world.size} processes")
-    configs.require_processes(config, processes or world.size)
+    count = world.size if processes is None else processes
+    configs.require_processes(config, count)
     if dry_run:
         from launcher.check import report, show
 
-        show(report(config, processes or world.size))
-        output.say(f"would start: {processes or world.size} × headrace {' '.join(arguments)}")
+        show(report(config, count))
+        output.say(f"would start: {count} × headrace {' '.join(arguments)}")
         return True
     if processes is None or processes == 1 or "HEADRACE_RENDEZVOUS" in os.environ:
         return False

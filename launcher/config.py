@@ -37,6 +37,9 @@ from objectives.mixture import SHORTEST, Mixture
 NAMED = (("data", "corpora"), ("objectives",))
 """Sections whose keys are names: over a base or an override, `name: null` takes one out."""
 
+LEAST_SHARE = 1e-6
+"""Of a corpus: the stream looks for the next row of each, which at 10⁻⁹ is 10⁹ rows away."""
+
 
 def _objectives(value: Any) -> dict[str, Any]:
     """The mixture's own description, complete with defaults."""
@@ -50,7 +53,7 @@ class Config(Section):
 
     run: Run
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    steps: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1, le=10**8)]
     """Optimizer steps; a finished run goes on when this is raised."""
     sequence_length: Annotated[int, Field(ge=SHORTEST, le=2**20)]
     """T, positions a row."""
@@ -83,8 +86,15 @@ class Config(Section):
                 f"longest_sequence: expected at least sequence_length ({self.sequence_length}), "
                 f"got {self.longest_sequence}"
             )
-        if not sum(corpus.weight for corpus in self.data.corpora.values()) > 0:
+        total = sum(corpus.weight for corpus in self.data.corpora.values())
+        if not total > 0:
             raise ValueError("data.corpora: expected a corpus with a weight above 0, all are 0")
+        for name, corpus in self.data.corpora.items():
+            if 0 < corpus.weight < LEAST_SHARE * total:
+                raise ValueError(
+                    f"data.corpora.{name}.weight: expected 0, or at least a millionth of all weights "
+                    f"({total:g}), got {corpus.weight:g}"
+                )
         if self.eval.every and not any(corpus.held_out for corpus in self.data.corpora.values()):
             raise ValueError(
                 "eval.every: needs held-out text; give a corpus 'held_out: 0.01', or leave eval.every out"
@@ -116,6 +126,8 @@ class Config(Section):
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config in a file over its base, with 'key.sub=value' overrides over both. BadInput, one line."""
     document = read(path)
+    if not document.data:
+        raise BadInput(f"{path}: is empty; expected sections such as 'run:' and 'model:'")
     data, places = document.data, dict(document.places)
     base = data.pop("base", None)
     if base is not None:
@@ -136,7 +148,13 @@ def edit(config: Config, overrides: Sequence[str]) -> Config:
     data, places = plain(config), dict[Key, str]()
     for override in overrides:
         data = _override(data, places, override)
-    return build(data, places, "the run's config")
+    edited = build(data, places, "the run's config")
+    if edited.run != config.run:
+        raise BadInput(
+            "run: names the folder of a run and cannot be edited; begin another run with "
+            f"'headrace train CONFIG run.name={edited.run.name}'"
+        )
+    return edited
 
 
 def build(data: Mapping[str, Any], places: Places, name: str) -> Config:

@@ -33,6 +33,11 @@ def generate(
     seed: int,
 ) -> str:
     """The new text alone. BadInput where the settings cannot work or the run has no checkpoint."""
+    for name, text in (("PROMPT", prompt), ("--suffix", suffix)):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadInput(f"generate: {name}: expected text in UTF-8") from None
     model, tokenizer, config = load_model(run, step)
     if suffix and order != "infill":
         raise BadInput("--suffix: belongs to --order infill")

@@ -4,6 +4,7 @@ The prompts are continued in a plain copy of the model on rank 0, whatever the l
 inside generation, so a long sample cannot get the ranks out of step.
 """
 
+from data.errors import BadInput
 from data.tokenizer import Tokenizer
 from launcher.config import Config
 from launcher.engine import Engine
@@ -17,8 +18,15 @@ class Sampler:
     """Continues the config's prompts. Every rank has one and calls it at the same time."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer, plain: Transformer | None) -> None:
-        """plain: a model of the same shape, on rank 0."""
+        """plain: a model of the same shape, on rank 0. BadInput where a prompt leaves no room for text."""
         self._config, self._tokenizer = config, tokenizer
+        for prompt in config.eval.samples.prompts:
+            count = len(tokenizer.encode(prompt)) + 1
+            if count >= config.model.longest:
+                raise BadInput(
+                    f"eval.samples.prompts: {prompt[:40]!r} has {count} tokens, which leaves no room in "
+                    f"longest_sequence ({config.model.longest}); give a shorter one"
+                )
         self._plain = plain
 
     def record(self, engine: Engine, step: int, attempt: int) -> SampleRecord | None:

@@ -49,10 +49,10 @@ def _batch_rows(value: Any) -> int | tuple[tuple[int, int], ...]:
     def whole(x: Any, least: int) -> bool:
         return isinstance(x, int) and not isinstance(x, bool) and x >= least
 
-    if whole(value, 1):
+    if whole(value, 1) and value <= MOST_ROWS:
         return int(value)
     if not isinstance(value, list | tuple) or not value:
-        raise ValueError("expected a whole number from 1 on, or [[row, rows], …]")
+        raise ValueError(f"expected a whole number from 1 to {MOST_ROWS}, or [[row, rows], …], got {value!r}")
     points = []
     for pair in value:
         if (
@@ -60,8 +60,9 @@ def _batch_rows(value: Any) -> int | tuple[tuple[int, int], ...]:
             or len(pair) != 2
             or not whole(pair[0], 0)
             or not whole(pair[1], 1)
+            or pair[1] > MOST_ROWS
         ):
-            raise ValueError(f"expected pairs [row, rows from then on], got {pair!r}")
+            raise ValueError(f"expected pairs [row, rows from then on], 1 to {MOST_ROWS}, got {pair!r}")
         points.append((pair[0], pair[1]))
     if points[0][0] != 0:
         raise ValueError(f"expected the first pair to begin at row 0, got {points[0][0]}")
@@ -70,6 +71,8 @@ def _batch_rows(value: Any) -> int | tuple[tuple[int, int], ...]:
     return tuple(points)
 
 
+MOST_ROWS = 2**24
+"""Of a step: its rows are told apart by an array."""
 LocalPath = Annotated[str, StringConstraints(min_length=1), AfterValidator(absolute)]
 BatchRows = Annotated[int | tuple[tuple[int, int], ...], BeforeValidator(_batch_rows)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -95,7 +98,7 @@ class CorpusConfig(Section):
     """Globs, paths or URLs of its tar shards."""
     index: LocalPath | None = None
     """Its unit index; by default NAME.index beside the shards."""
-    weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: Annotated[float, Field(ge=0, le=1e9)] = 1.0
     """Its share of the rows, relative to the other corpora; 0 drops it and keeps its place."""
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """The share of its units that is set aside for evaluation and never trained on."""
@@ -121,7 +124,7 @@ class DataConfig(Section):
     """Bytes of text that are packed together; by default 512 times longest_sequence."""
     cache: CacheOptions = CacheOptions()
     on_bad: OnBad = OnBad()
-    threads: Annotated[int, Field(ge=0)] = 1
+    threads: Annotated[int, Field(ge=0, le=256)] = 1
     """Threads a process that open blocks ahead; 0: the step waits for each block."""
     memory_mib: Annotated[int, Field(ge=1)] = 512
     """Bound on the open blocks of one process."""

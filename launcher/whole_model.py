@@ -25,6 +25,11 @@ def load_model(run: RunFolder, step: int | None) -> tuple[Transformer, Tokenizer
     weights = read_weights(path)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if name not in weights or weights[name].shape != parameter.shape:
+                raise BadInput(
+                    f"{path}: holds a model of other shapes than the run's config and tokenizer ask for "
+                    f"({name}); were they changed since?"
+                )
             parameter.copy_(weights[name])
     return model.eval(), tokenizer, config
 

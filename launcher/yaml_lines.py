@@ -22,6 +22,9 @@ Key = tuple[str | int, ...]
 
 _YAML = "tag:yaml.org,2002:"
 
+MOST_VALUES = 100_000
+"""Far above any config: aliases of aliases can spell 10⁹ values in ten lines."""
+
 
 class _Loader(yaml.SafeLoader):
     """The safe loader with YAML 1.2's scalars and no others."""
@@ -74,6 +77,8 @@ def parse(text: str, name: str) -> Document:
         raise BadInput(f"{name}:{line}: not YAML: {_line(error.problem or error.context)}") from None
     except yaml.YAMLError as error:
         raise BadInput(f"{name}: not YAML: {_line(error)}") from None
+    except RecursionError:
+        raise BadInput(f"{name}: sections or lists nested too deep for a config") from None
     if not isinstance(data, dict):
         raise BadInput(f"{name}:1: expected sections such as 'run:' and 'model:', got {type(data).__name__}")
     return Document(data, places)
@@ -109,6 +114,8 @@ def _plain(
     """The value of a node; `above` are the nodes around it, by which an alias to itself is noticed."""
     line = node.start_mark.line + 1
     places.setdefault(key, f"{name}:{line}")
+    if len(places) > MOST_VALUES:
+        raise BadInput(f"{name}:{line}: more than {MOST_VALUES:,} values: expected a config")
     if any(node is outer for outer in above):
         raise BadInput(f"{name}:{line}: an alias that contains itself")
     above = [*above, node]
@@ -132,6 +139,8 @@ def _plain(
 
 def _scalar(loader: _Loader, node: yaml.Node) -> Any:
     if node.tag == _YAML + "int":
+        if len(node.value) > 40:  # Python refuses to read a number of thousands of digits
+            raise yaml.MarkedYAMLError(problem="a number too long to mean one", problem_mark=node.start_mark)
         return int(node.value.replace("_", ""))
     if node.tag.removeprefix(_YAML) not in ("str", "float", "bool", "null"):
         raise yaml.MarkedYAMLError(problem=f"a value of type {node.tag}", problem_mark=node.start_mark)

@@ -29,12 +29,14 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature: expected a number of at least 0, got {self.temperature}")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature: expected a finite number of at least 0, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k: expected a whole number of at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: expected a number above 0 and at most 1, got {self.top_p}")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed: expected a whole number of 64 bits, got {self.seed}")
 
 
 class Reader:

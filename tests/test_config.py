@@ -208,7 +208,13 @@ def test_a_missing_tokenizer_is_named(file: Path) -> None:
         ("a: !!python/name:os.system x", ":1: not YAML: a value of type"),
         ("a: &x [*x]", ":1: an alias that contains itself"),
         ("a: \x07", "not YAML"),
-        ("", "is missing"),
+        ("", "c.yaml: is empty; expected sections"),
+        ("a: " + "[" * 5000, "nested too deep"),
+        ("a: " + "9" * 5000, "a number too long"),
+        (
+            "a0: &a0 []\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)),
+            "more than",
+        ),
     ],
 )
 def test_what_is_no_config_is_refused(file: Path, text: str, expected: str) -> None:
