@@ -21,12 +21,17 @@ from launcher.collector import collected_by_step
 from launcher.config import Config
 from launcher.distributed import connect, disconnect
 from launcher.loop import End, fit
+from launcher.progress import Progress
 from launcher.quiet import quiet
 from launcher.run_folder import Attempt, RunFolder
+from launcher.session import TrainingSession
 from launcher.signals import StopRequest, stop_request
 from launcher.summary import show_summary
 from launcher.totals import Trouble
 from launcher.world import World, discover
+
+Choose = Callable[[], tuple[RunFolder, Config]]
+Loop = Callable[[TrainingSession, Progress], End]
 
 
 def train(config: Config) -> int:
@@ -39,7 +44,7 @@ def resume(run: RunFolder, config: Config, step: int | None = None) -> int:
     return _in_world(lambda: (run, config), step=step)
 
 
-def _in_world(choose: Callable[[], tuple[RunFolder, Config]], step: int | None) -> int:
+def _in_world(choose: Choose, step: int | None) -> int:
     """Connect the ranks, claim an attempt, train; leave nothing connected."""
     world = discover()
     connect(world)
@@ -49,23 +54,21 @@ def _in_world(choose: Callable[[], tuple[RunFolder, Config]], step: int | None) 
         disconnect()
 
 
-def run_rank(world: World, choose: Callable[[], tuple[RunFolder, Config]], step: int | None = None) -> int:
+def run_rank(world: World, choose: Choose, step: int | None = None, loop: Loop = fit) -> int:
     """This rank's part, in a world that is connected. `choose`, asked on rank 0, names the run and the config
-    to go on with. The exit code; BadInput on the rank that has the line to show."""
+    to go on with; `loop` trains. The exit code; BadInput on the rank that has the line to show."""
     try:
         with ExitStack() as stack:
             stop = stack.enter_context(stop_request())
             claimed = _claim(world, choose, step, stack)
             if claimed is None:
                 return End.FINISHED.value
-            return _attempt(world, claimed, stop)
+            return _attempt(world, claimed, stop, loop)
     except Told:
         return 2
 
 
-def _claim(
-    world: World, choose: Callable[[], tuple[RunFolder, Config]], step: int | None, stack: ExitStack
-) -> Claimed | None:
+def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> Claimed | None:
     """This start's attempt and the checkpoint that it goes on from. None: the run is complete already."""
     held: list[Attempt] = []
 
@@ -101,7 +104,7 @@ def _claim(
     )
 
 
-def _attempt(world: World, claimed: Claimed, stop: StopRequest) -> int:
+def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> int:
     """Train as this attempt. What libraries print goes to its log, the console's lines to the terminal."""
     log = claimed.run.attempt_path(claimed.number) / f"rank-{world.rank:04d}.log"
     with quiet(log) as terminal, ExitStack() as stack:
@@ -110,7 +113,7 @@ def _attempt(world: World, claimed: Claimed, stop: StopRequest) -> int:
             session.evaluate(0)
         try:
             with collected_by_step():
-                end = fit(session, progress)
+                end = loop(session, progress)
         except Trouble as trouble:
             session.finish("trouble")
             raise trouble.error or Told("the stream of another rank failed") from None

@@ -19,7 +19,7 @@ from data.corpus import open_corpus
 from data.documents import Document
 from data.pack import pack_documents
 from data.train_tokenizer import train
-from tests.helpers import Corpora
+from tests.helpers import Corpora, TrainingText
 
 _SOURCES = ("pack", "builtin", "index", "tar", "tokenizer", "train_tokenizer")
 
@@ -68,3 +68,21 @@ def corpora() -> Corpora:
         code=str(folder / "code-*.tar"),
         prose=str(folder / "prose-*.tar"),
     )
+
+
+@pytest.fixture(scope="session")
+def text(corpora: Corpora, tmp_path_factory: pytest.TempPathFactory) -> TrainingText:
+    """Text of `corpora` in small units, for whole runs; read-only for tests."""
+    from tests.training import small_text  # put off: imports torch, which most tests do without
+
+    return small_text(corpora, tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="session")
+def straight(text: TrainingText, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run of tests/training.py's config, 40 steps on 2 ranks that nothing disturbed."""
+    from tests.training import config, train  # put off: see above
+
+    folder = tmp_path_factory.mktemp("straight")
+    train(2, config(text, folder))
+    return folder

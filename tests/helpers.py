@@ -39,3 +39,13 @@ def pack_texts(folder: Path, name: str, texts: Iterable[str], **options: object)
     """Pack texts as the corpus `name` in `folder`."""
     documents = (Document(f"text {number}", text, None) for number, text in enumerate(texts))
     return pack_documents(documents, folder / name, **options)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """Two corpora in small units for whole runs (tests/training.py), and the tokenizer of `Corpora`."""
+
+    folder: Path
+    tokenizer_path: Path
+    code: str
+    prose: str
