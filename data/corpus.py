@@ -113,6 +113,8 @@ def open_corpus(
             f" {text_field!r}; make it again: {remedy(path, shards)}"
         )
     corpus = Corpus(name, opened, match(opened, found, remedy(path, shards)), store)
+    if not opened.intact():
+        raise BadInput(f"{path}: its table is damaged; make it again: {remedy(path, shards)}")
     for number, (url, shard) in enumerate(zip(corpus.shards, opened.files, strict=True)):
         if is_local(url):
             _verify_age(corpus, number, remedy(path, shards))
@@ -191,6 +193,11 @@ def _verify_age(corpus: Corpus, number: int, remedy: str) -> None:
         status = os.stat(url)
     except OSError as error:
         raise BadInput(f"corpus {corpus.name}: {url}: {error.strerror}") from error
+    if status.st_size < shard.size:
+        raise BadInput(
+            f"corpus {corpus.name}: {url}: has {status.st_size} bytes and had {shard.size} when it was"
+            f" indexed: if it was cut off, bring it back; if it is another, make the index again: {remedy}"
+        )
     if status.st_size != shard.size:
         raise BadInput(
             f"{corpus.index.path}: is older than {url}, which has {status.st_size} bytes and had"

@@ -151,7 +151,7 @@ class Index:
 
 
 def _table_checksum(units: np.ndarray) -> str:
-    return xxhash.xxh3_128_hexdigest(units.tobytes())
+    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(units).view(np.uint8).data)
 
 
 def fingerprint(units: np.ndarray) -> str:

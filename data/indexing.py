@@ -73,6 +73,10 @@ def build_index(
     path = Path(path)
     urls = expand(shards)
     store = Store(cache)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
     known = _known(path, text_field)
     names = {identity(url, path): url for url in urls}
     if len(names) != len(urls):
@@ -97,7 +101,6 @@ def build_index(
         notes += result.notes
         if progress is not None:
             progress(number + 1, len(order))
-    path.parent.mkdir(parents=True, exist_ok=True)
     write(path, [shard for shard, _ in results], np.concatenate([units for _, units in results]), text_field)
     return IndexReport(Index.open(path), len(tasks), problems, examples, notes)
 
@@ -106,7 +109,12 @@ def _known(path: Path, text_field: str | None) -> dict[str, _Scanned]:
     """What an index that is there already says of its shards, by name."""
     if not path.exists():
         return {}
-    index = Index.open(path)
+    try:
+        index = Index.open(path)
+    except BadInput as error:
+        raise BadInput(
+            f"{path}: exists and is no index that can be added to; remove it, or choose another --out"
+        ) from error
     if index.text_field != text_field or not index.intact():
         return {}
     found = {}

@@ -137,6 +137,9 @@ def pack_documents(
     workers: int = 1,
 ) -> PackReport:
     """Pack documents into PREFIX-000000.tar … and PREFIX.index; see `pack`."""
+    if str(prefix).endswith("/") or Path(prefix).name in ("", ".."):
+        example = os.path.join(prefix, "mine")
+        raise BadInput(f"--out {str(prefix)!r}: expected the beginning of file names, such as {example}")
     prefix = Path(prefix)
     _refuse_existing(prefix)
     part = prefix.parent / f".{prefix.name}.part-{socket.gethostname()}-{os.getpid()}"

@@ -219,16 +219,23 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
 
 def read_history(path: Path) -> History:
     """The history in plan.jsonl. BadInput where the file is damaged other than by lines cut short."""
+    remedy = "bring it back; or move it away, and a resume writes it again from its checkpoint"
     records = []
     for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
         try:
             record = json.loads(line)
         except ValueError:
-            continue
+            if line.startswith(b"{") and line.count(b"{") > line.count(b"}"):
+                continue
+            record = None
         if not isinstance(record, dict) or not ("skip" in record or {"row", "plan"} <= record.keys()):
-            raise BadInput(f"{path}:{number}: expected a plan segment or a skip")
+            raise BadInput(f"{path}:{number}: is damaged: expected a plan segment or a skip; {remedy}")
         records.append(record)
+    if not any("plan" in record for record in records):
+        raise BadInput(f"{path}: is damaged: no plan stands in it; {remedy}")
     try:
         return History.from_json(records)
     except (KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{path}: not a plan history that this version can read ({error})") from error
+        raise BadInput(
+            f"{path}: not a plan history that this version can read ({error}); {remedy}"
+        ) from error

@@ -9,6 +9,7 @@ gives back every text. Control ids are control symbols of the model: no text can
 """
 
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +117,10 @@ def train(
         raise BadInput(
             f"vocabulary {vocabulary}: {len(symbols)} control and 256 byte ids need {least} or more"
         )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{out}: cannot be written: {error.strerror}") from error
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -141,16 +146,27 @@ def train(
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        raise BadInput(f"{out}: SentencePiece cannot train this: {_short(error)}") from error
+        raise BadInput(_refusal(out, vocabulary, str(error))) from error
     part = out.with_name(f".{out.name}.part")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part.write_bytes(model.getvalue())
-    part.rename(out)
+    try:
+        part.write_bytes(model.getvalue())
+        part.rename(out)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise BadInput(f"{out}: cannot be written: {error.strerror}") from error
     return Tokenizer.load(out)
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[-300:]
+def _refusal(out: Path, vocabulary: int, error: str) -> str:
+    """SentencePiece's own words where they are not known."""
+    if most := re.search(r"Vocabulary size too high .*<= (\d+)", error):
+        return (
+            f"--vocabulary {vocabulary}: this text has pieces for {most[1]} ids at most; ask for fewer, or "
+            "train on more text (--sample-mib)"
+        )
+    if least := re.search(r"Vocabulary size is smaller than required_chars. \d+ vs (\d+)", error):
+        return f"--vocabulary {vocabulary}: the characters of this text alone need {least[1]} ids or more"
+    return f"{out}: SentencePiece cannot train this: {' '.join(error.split())[-300:]}"
 
 
 @dataclass

@@ -26,7 +26,7 @@ from launcher.checkpoint_save import Checkpoints
 from launcher.config import Config
 from launcher.engine import Engine
 from launcher.evaluate import HeldOut
-from launcher.plan_history import go_on, keep, record_left_out
+from launcher.plan_history import go_on, keep, record_left_out, run_tokenizer
 from launcher.progress import Progress
 from launcher.retention import Retention
 from launcher.run_folder import Attempt, RunFolder
@@ -112,10 +112,10 @@ def assemble(
 
 
 def _open_stream(claimed: Claimed) -> Stream:
-    tokenizer = Tokenizer.load(claimed.run.tokenizer)
-    corpora = open_corpora(claimed.config)
     found = claimed.checkpoint
     at = Progress.from_json(read_progress(found.path)) if found else None
+    tokenizer = run_tokenizer(claimed.run, at.history.segments[-1][1].tokenizer if at else None)
+    corpora = open_corpora(claimed.config)
     history = go_on(claimed.run, claimed.config, corpora, tokenizer.hash, at)
     return Stream(tokenizer, corpora, history, at or Progress(history))
 

@@ -52,8 +52,11 @@ def newest(folder: Path, step: int | None = None) -> tuple[Found | None, list[st
         if not wrong:
             return Found(number, read_manifest(path)["attempt"], str(path)), passed_over
         passed_over += [f"{path}/{line}" for line in wrong]
+    if passed_over and step is not None:
+        others = f"'headrace checkpoint ls {folder.parent}' shows the others"
+        raise BadInput(f"the checkpoint of step {step} is damaged: {'; '.join(passed_over)}; {others}")
     if passed_over:
-        raise BadInput(f"no checkpoint is whole; {'; '.join(passed_over)}")
+        raise BadInput(f"no checkpoint is whole: {'; '.join(passed_over)}")
     return None, []
 
 
@@ -118,6 +121,8 @@ def listing(folder: Path) -> list[dict[str, Any]]:
     for path in sorted(entries, key=lambda p: (p.name.partition("-")[2], p.name)):
         kind, _, rest = path.name.partition("-")
         number, _, aside = rest.partition(".")
+        if not number.isdigit():
+            continue
         row: dict[str, Any] = {"step": int(number), "attempt": None, "parent": None, "gigabytes": None}
         try:
             manifest = read_manifest(path)
@@ -139,7 +144,8 @@ def listing(folder: Path) -> list[dict[str, Any]]:
 
 def verify(folder: Path, step: int | None = None) -> list[str]:
     """A line for every damaged file of every checkpoint, or of that of `step`; reads every byte."""
-    paths = [*sorted(folder.glob("step-????????")), *sorted(folder.glob("weights-????????"))]
+    entries = [*sorted(folder.glob("step-????????")), *sorted(folder.glob("weights-????????"))]
+    paths = [path for path in entries if path.name.partition("-")[2].isdigit()]
     if step is not None:
         paths = [path for path in paths if int(path.name.partition("-")[2]) == step]
         if not paths:
@@ -158,7 +164,8 @@ def _open(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> Stored:
         if stored.shapes.get(name) != shape:
             found = stored.shapes.get(name, "nothing")
             raise BadInput(
-                f"{path}: {name} is {found} in the checkpoint and {shape} in the model of the config"
+                f"{path}: {name} is {found} in the checkpoint and {shape} in the model of the config; "
+                "resume with the model and tokenizer that the run was started with"
             )
     for name in stored.shapes:
         if name not in shapes:

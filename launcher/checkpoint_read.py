@@ -146,7 +146,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest, checked against its own hash, and every file that it names against its size."""
     try:
         content = (path / MANIFEST).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise Damaged(f"{MANIFEST}: missing") from None
     try:
         manifest = json.loads(content)

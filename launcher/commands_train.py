@@ -81,7 +81,9 @@ def resume(
     from launcher.run_folder import open_run
 
     folder = open_run(run)
-    edited = configs.edit(folder.current_config(), overrides or [])
+    current = folder.current_config()
+    edited = configs.edit(current, overrides or [])
+    configs.require_same_run(current, edited)
     arguments = ["resume", run, *(overrides or [])] + ([] if step is None else ["--step", str(step)])
     if _elsewhere(edited, processes, arguments, dry_run):
         return

@@ -148,13 +148,7 @@ def edit(config: Config, overrides: Sequence[str]) -> Config:
     data, places = plain(config), dict[Key, str]()
     for override in overrides:
         data = _override(data, places, override)
-    edited = build(data, places, "the run's config")
-    if edited.run != config.run:
-        raise BadInput(
-            "run: names the folder of a run and cannot be edited; begin another run with "
-            f"'headrace train CONFIG run.name={edited.run.name}'"
-        )
-    return edited
+    return build(data, places, "the run's config")
 
 
 def build(data: Mapping[str, Any], places: Places, name: str) -> Config:
@@ -204,6 +198,15 @@ def require_files(config: Config) -> None:
     if not Path(config.tokenizer.model).is_file():
         raise BadInput(
             f"tokenizer.model: no file {config.tokenizer.model}; make one with 'headrace tokenizer train'"
+        )
+
+
+def require_same_run(old: Config, new: Config) -> None:
+    """BadInput where an edit names another run than the one that it edits."""
+    if new.run != old.run:
+        raise BadInput(
+            "run: names the folder of a run and cannot be edited; begin another run with "
+            f"'headrace train CONFIG run.name={new.run.name}'"
         )
 
 

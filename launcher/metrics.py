@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from data.errors import BadInput
 from launcher.run_folder import RunFolder, read_lines
 
 
@@ -20,7 +21,7 @@ def lineage(run: RunFolder) -> list[tuple[int, int, int | None]]:
     attempt: int | None = numbers[-1] if numbers else None
     upto: int | None = None
     while attempt is not None:
-        first = next(read_lines(run.attempt_path(attempt) / "ledger.jsonl"))
+        first = first_line(run, attempt)
         parent = first["parent"]
         # A run's first attempt also has the evaluation before its first step.
         after = first["step"] if parent is not None else -1
@@ -32,10 +33,18 @@ def lineage(run: RunFolder) -> list[tuple[int, int, int | None]]:
     return parts[::-1]
 
 
+def first_line(run: RunFolder, attempt: int) -> dict[str, Any]:
+    """The ledger line with which an attempt began: step, parent and more. BadInput where it is lost."""
+    path = run.attempt_path(attempt) / "ledger.jsonl"
+    for line in read_lines(path, "step", "parent"):
+        return line
+    raise BadInput(f"{path}: is missing or empty; without it the run's history before cannot be told")
+
+
 def merged(run: RunFolder, after: int = -1) -> Iterator[dict[str, Any]]:
     """The lines of the run's history with a step above `after`, oldest first."""
     for attempt, start, upto in lineage(run):
-        for line in read_lines(run.attempt_path(attempt) / "metrics.jsonl"):
+        for line in read_lines(run.attempt_path(attempt) / "metrics.jsonl", "step"):
             step = line["step"]
             if step > max(start, after) and (upto is None or step <= upto):
                 yield line

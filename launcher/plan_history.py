@@ -10,9 +10,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from data.corpus import Corpus
-from data.plan import History, Skip, append_skip, read_history
+from data.errors import BadInput
+from data.plan import History, Skip, append_record, append_skip, read_history
 from data.planning import make_plan
 from data.streams import LeftOut
+from data.tokenizer import Tokenizer
 from launcher.config import Config
 from launcher.progress import Progress
 from launcher.run_folder import RunFolder, record
@@ -28,14 +30,40 @@ def go_on(
     skips = read_history(run.plan).skips if run.plan.exists() else ()
     if at is None or at.row == 0:
         return History(((0, make_plan(settings)),), skips)
-    past = replace(at.history, skips=skips)
+    past = replace(at.history, skips=skips) if run.plan.exists() else at.history
     plan = make_plan(settings, before=past.before(at.row), state=at.streams)
     return past.extended(at.row, plan)
 
 
+def run_tokenizer(run: RunFolder, planned: str | None) -> Tokenizer:
+    """The run's copy of its tokenizer. BadInput where its hash is not `planned` (None: not known)."""
+    tokenizer = Tokenizer.load(run.tokenizer)
+    if planned is not None and tokenizer.hash != planned:
+        raise BadInput(
+            f"{run.tokenizer}: is not the tokenizer that the run was started with (hash {planned[:16]}, "
+            f"now {tokenizer.hash[:16]}); bring that one back"
+        )
+    return tokenizer
+
+
+def refuse_other_tokenizer(run: RunFolder, config: Config) -> None:
+    """BadInput where an edit names a tokenizer that is not the run's."""
+    if config.tokenizer == run.current_config().tokenizer:
+        return
+    own, asked = Tokenizer.load(run.tokenizer).hash, Tokenizer.load(config.tokenizer.model).hash
+    if own != asked:
+        raise BadInput(
+            f"tokenizer.model: the run was started with {run.tokenizer} (hash {own[:16]}), "
+            f"{config.tokenizer.model} is another (hash {asked[:16]}); this cannot be edited"
+        )
+
+
 def keep(run: RunFolder, history: History) -> None:
     """Record the newest segment, unless plan.jsonl says so already. Rank 0, before any row uses it."""
-    if not run.plan.exists() or read_history(run.plan).segments != history.segments:
+    if not run.plan.exists():  # at the start, or lost: then the checkpoint's copy is all there is
+        for line in history.to_json():
+            append_record(run.plan, line)
+    elif read_history(run.plan).segments != history.segments:
         history.append_to(run.plan)
 
 

@@ -21,7 +21,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,8 @@ class RunFolder:
 
     def _claimed(self) -> list[int]:
         folder = self.path / "attempts"
-        return sorted(int(entry.name) for entry in folder.glob("[0-9]*")) if folder.is_dir() else []
+        entries = folder.glob("[0-9]*") if folder.is_dir() else ()
+        return sorted(int(entry.name) for entry in entries if entry.name.isdigit() and entry.is_dir())
 
     def first_config(self) -> Config:
         """The config as first started."""
@@ -84,7 +85,7 @@ class RunFolder:
     def ledger(self) -> Iterator[dict[str, Any]]:
         """The ledger lines of all attempts, oldest first, each with its `attempt`."""
         for number in self.attempts():
-            for line in read_lines(self.attempt_path(number) / "ledger.jsonl"):
+            for line in read_lines(self.attempt_path(number) / "ledger.jsonl", "event"):
                 yield {"attempt": number, **line}
 
     def writer(self, watch_seconds: float = 0.0) -> str | None:
@@ -264,11 +265,23 @@ def append(path: Path, line: str, sync: bool = True) -> None:
             raise
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects in a file of JSON lines; a last line that its writer never finished is left out."""
+def read_lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
+    """The objects in a file of JSON lines; a last line that its writer never finished is left out. BadInput
+    for any other line that is no object with these keys."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                value = json.loads(line)
+            except ValueError:
+                value = None
+            if not isinstance(value, dict) or not value.keys() >= {*keys}:
+                raise BadInput(f"{path}:{number}: is damaged: expected a JSON object{_with(keys)}; remove it")
+            yield value
+
+
+def _with(keys: Sequence[str]) -> str:
+    return f" with {', '.join(keys)}" if keys else ""

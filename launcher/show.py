@@ -27,8 +27,9 @@ from data.trace import TracedPiece, TracedRow, Tracer, Use, walk
 from launcher import config as configs
 from launcher import output, render
 from launcher.config import Config
-from launcher.metrics import lineage, merged, steps
-from launcher.run_folder import RunFolder, read_lines
+from launcher.metrics import first_line, lineage, merged, steps
+from launcher.plan_history import run_tokenizer
+from launcher.run_folder import RunFolder
 from launcher.stream_settings import open_corpora, stream_settings
 
 
@@ -114,13 +115,7 @@ def _plan_of(run: RunFolder) -> tuple[History, Tokenizer]:
     if not run.plan.exists():
         raise BadInput(f"{run.plan}: is missing; without the plan no row can be found again")
     history = read_history(run.plan)
-    tokenizer = Tokenizer.load(run.tokenizer)
-    planned = history.at(0).tokenizer
-    if tokenizer.hash != planned:
-        raise BadInput(
-            f"{run.tokenizer}: is not the tokenizer that the run was started with (hash {planned[:16]}, "
-            f"now {tokenizer.hash[:16]})"
-        )
+    tokenizer = run_tokenizer(run, history.at(0).tokenizer)
     return history, tokenizer
 
 
@@ -129,10 +124,13 @@ def _tracer(run: RunFolder, history: History, tokenizer: Tokenizer, corpora: Map
     attempts = []
     for attempt, _, _ in lineage(run):
         folder = run.attempt_path(attempt)
-        began = next(read_lines(folder / "ledger.jsonl"))
+        began = first_line(run, attempt)
         logs = [read_openings(path) for path in sorted(folder.glob("openings-*.bin"))]
         attempts.append((int(began["row"]), logs))
-    return Tracer(history, corpora, tokenizer, merge_openings(attempts))
+    openings = merge_openings(attempts)
+    if not len(openings):
+        raise BadInput(f"{run.path}/attempts: the openings logs (openings-NNNN.bin) are missing or empty")
+    return Tracer(history, corpora, tokenizer, openings)
 
 
 def _places(asked: str, corpora: Mapping[str, Corpus]) -> list[tuple[str, str, list[tuple[int, int]]]]:

@@ -7,6 +7,7 @@ from typing import Any
 from launcher import output
 from launcher.console import clock, number
 from launcher.metrics import merged, steps
+from launcher.retention import steps_in
 from launcher.run_folder import RunFolder
 from launcher.writer import BEAT_SECONDS
 
@@ -19,7 +20,6 @@ def state(run: RunFolder) -> dict[str, Any]:
     newest = deque(steps(merged(run)), maxlen=1)
     last: dict[str, Any] = newest[0] if newest else {}
     writer = run.writer(watch_seconds=2 * BEAT_SECONDS)
-    saved = sorted(int(entry.name.removeprefix("step-")) for entry in run.checkpoints.glob("step-????????"))
     return {
         "run": str(run.path),
         "state": _word(writer, ledger, bool(attempts)),
@@ -34,7 +34,7 @@ def state(run: RunFolder) -> dict[str, Any]:
         "seconds_left": (config.steps - last["step"]) * last["step_seconds"]
         if last and last["step_seconds"]
         else None,
-        "checkpoints": saved,
+        "checkpoints": steps_in(run.checkpoints),
         "last_event": ledger[-1] if ledger else None,
     }
 

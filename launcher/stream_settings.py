@@ -4,6 +4,7 @@ One place, so that `check`, `data show`, training and a resume cannot ask for di
 """
 
 from data.corpus import Corpus, open_corpus
+from data.errors import BadInput
 from data.plan import OnBad
 from data.planning import CorpusSettings, StreamSettings
 from launcher.config import Config
@@ -11,10 +12,17 @@ from launcher.config import Config
 
 def open_corpora(config: Config) -> dict[str, Corpus]:
     """Every corpus of the config, dropped ones (weight 0) included. BadInput names what is missing."""
-    return {
+    opened = {
         name: open_corpus(name, corpus.shards, corpus.index, config.data.cache, corpus.text_field)
         for name, corpus in config.data.corpora.items()
     }
+    for name, corpus in opened.items():
+        if not corpus.index.text_bytes:
+            raise BadInput(
+                f"corpus {name}: no text in its {len(corpus.shards)} shards; why: "
+                f"headrace data verify {corpus.index.path}"
+            )
+    return opened
 
 
 def stream_settings(config: Config, corpora: dict[str, Corpus], tokenizer: str) -> StreamSettings:

@@ -12,15 +12,17 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+from data.errors import BadInput
 from launcher import config as configs
 from launcher import run_folder
 from launcher.agreement import Told, from_first
 from launcher.assembly import Claimed, assemble
-from launcher.checkpoint import Found, abandon, newest
+from launcher.checkpoint import Found, newest
 from launcher.collector import collected_by_step
 from launcher.config import Config
 from launcher.distributed import connect, disconnect
 from launcher.loop import End, fit
+from launcher.plan_history import refuse_other_tokenizer
 from launcher.progress import Progress
 from launcher.quiet import quiet
 from launcher.run_folder import Attempt, RunFolder
@@ -74,14 +76,15 @@ def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> 
 
     def claim() -> dict[str, Any]:
         run, config = choose()
+        refuse_other_tokenizer(run, config)
         found, passed_over = newest(run.checkpoints, step)
+        if found is None:
+            _refuse_lost_checkpoints(run)
         if found is not None and found.step >= config.steps:
             show_summary(run)
             return {"complete": True}
         held.append(run_folder.claim(run, config))
         stack.callback(held[0].close)
-        if step is not None:
-            abandon(run.checkpoints, step, held[0].number)
         return {
             "complete": False,
             "run": str(run.path),
@@ -102,6 +105,16 @@ def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> 
         passed_over=told["passed_over"],
         attempt=held[0] if held else None,
     )
+
+
+def _refuse_lost_checkpoints(run: RunFolder) -> None:
+    """BadInput where the run has saved something and nothing is there: it would begin again unasked."""
+    saved = [line.get("step") for line in run.ledger() if line["event"] == "checkpoint"]
+    if saved:
+        raise BadInput(
+            f"{run.checkpoints}: no checkpoint is there, and the run has saved step {saved[-1]}: bring it "
+            "back; to begin again, train under another run.name"
+        )
 
 
 def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> int:

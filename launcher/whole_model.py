@@ -1,5 +1,6 @@
 """A trained model in this process alone, from a run's checkpoint: for evaluation and generation."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from data.errors import BadInput
 from data.tokenizer import Tokenizer
 from launcher.checkpoint import newest, read_progress, read_weights
 from launcher.config import Config
+from launcher.plan_history import run_tokenizer
 from launcher.progress import Progress
 from launcher.run_folder import RunFolder
 from model.transformer import Transformer
@@ -19,8 +21,8 @@ def load_model(run: RunFolder, step: int | None) -> tuple[Transformer, Tokenizer
     there is no whole checkpoint."""
     path = checkpoint_of(run, step)
     config = run.current_config()
-    tokenizer = Tokenizer.load(run.tokenizer)
     plan = Progress.from_json(read_progress(path)).history.segments[-1][1]
+    tokenizer = run_tokenizer(run, plan.tokenizer)
     model = plain_model(config, tokenizer, len(plan.corpora))
     weights = read_weights(path)
     with torch.no_grad():
@@ -35,8 +37,10 @@ def load_model(run: RunFolder, step: int | None) -> tuple[Transformer, Tokenizer
 
 
 def checkpoint_of(run: RunFolder, step: int | None) -> Path:
-    """The folder of a run's checkpoint. BadInput where there is none."""
-    found, _ = newest(run.checkpoints, step)
+    """The folder of a run's checkpoint; says what it passed over. BadInput where there is none."""
+    found, passed_over = newest(run.checkpoints, step)
+    for line in passed_over:
+        print(f"passed over: {line}", file=sys.stderr)
     if found is None:
         raise BadInput(f"{run.path}: has no checkpoint yet")
     return Path(found.path)

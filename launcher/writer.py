@@ -107,5 +107,8 @@ def live(path: Path, watch_seconds: float = WATCH_SECONDS) -> Holder | None:
 
 def _content(path: Path) -> dict:
     """What stands in `writer.json`; opened anew each time, which is what makes NFS look at the server."""
-    text = path.read_text().strip()
-    return json.loads(text) if text else {}
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:  # nothing in it yet, or damaged: the lock alone tells
+        return {}
+    return content if isinstance(content, dict) and {"host", "pid", "beats"} <= content.keys() else {}
