@@ -30,6 +30,8 @@ class Cache:
         self.folder = Path(folder)
         self.limit = limit
         self._room = 0
+        self._pending = 0
+        """Bytes that were taken of the room and are not in a file yet."""
         self._lock = threading.Lock()
         self._numbers = itertools.count()
 
@@ -59,9 +61,17 @@ class Cache:
                             " data.cache.folder to a larger disk"
                         )
                     self._claim(len(chunk))
-                    file.write(chunk)
+                    try:
+                        file.write(chunk)
+                        file.flush()
+                    finally:
+                        with self._lock:
+                            self._pending -= len(chunk)
             whole = part.open("rb")
             part.rename(self._path(key))
+            with self._lock:
+                if not self._room:  # files written side by side cannot evict each other until they are whole
+                    self._trim()
             return whole
         except OSError as error:
             raise BadInput(f"{self.folder} (data.cache.folder): {error.strerror or error}") from error
@@ -79,16 +89,20 @@ class Cache:
         """Take `size` bytes of the room, after making some by removing what was used longest ago."""
         with self._lock:
             self._room -= size
-            if self._room >= 0:
-                return
-            files, total = self._look()
-            goal = self.limit - self.limit // 10 - size
-            for _, length, path in files:
-                if total <= goal:
-                    break
-                path.unlink(missing_ok=True)
-                total -= length
-            self._room = max(self.limit - total - size, 0)
+            self._pending += size
+            if self._room < 0:
+                self._trim()
+
+    def _trim(self) -> None:
+        """Make room for what is pending and a tenth of the limit, by what was used longest ago."""
+        files, total = self._look()
+        goal = self.limit - self.limit // 10 - self._pending
+        for _, length, path in files:
+            if total <= goal:
+                break
+            path.unlink(missing_ok=True)
+            total -= length
+        self._room = max(self.limit - total - self._pending, 0)
 
     def _look(self) -> tuple[list[tuple[float, int, Path]], int]:
         """(use, bytes, path) of the whole files, oldest use first; and the bytes of all files."""

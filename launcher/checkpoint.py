@@ -68,7 +68,7 @@ def load(path: str | Path, state: StateMap) -> dict[str, Any]:
     stored = _open(Path(path), state.shapes)
     for kind in KINDS:
         if kind not in stored.kinds:
-            raise BadInput(f"{path}: holds weights only: start from it with init_from, it cannot be resumed")
+            raise BadInput(f"{path}: holds weights only, it cannot be resumed")
     _fill(stored, state, KINDS)
     state.adam_step = stored.adam_step
     state.refresh()

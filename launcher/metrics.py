@@ -6,6 +6,7 @@ parent's lines up to the step where it went on, and so on back. Lines that no la
 (those after the last checkpoint of a killed attempt, those of a future that a rewind gave up) do not appear.
 """
 
+import json
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -38,7 +39,11 @@ def first_line(run: RunFolder, attempt: int) -> dict[str, Any]:
     path = run.attempt_path(attempt) / "ledger.jsonl"
     for line in read_lines(path, "step", "parent"):
         return line
-    raise BadInput(f"{path}: is missing or empty; without it the run's history before cannot be told")
+    begin = json.dumps({"event": "start", "step": 0, "row": 0, "parent": None})
+    raise BadInput(
+        f"{path}: is missing or empty, so what the run did before cannot be told: bring it back, or, "
+        f"if that was the run's first attempt, write this line into it: {begin}"
+    )
 
 
 def merged(run: RunFolder, after: int = -1) -> Iterator[dict[str, Any]]:

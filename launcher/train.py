@@ -22,6 +22,7 @@ from launcher.collector import collected_by_step
 from launcher.config import Config
 from launcher.distributed import connect, disconnect
 from launcher.loop import End, fit
+from launcher.metrics import first_line, lineage
 from launcher.plan_history import refuse_other_tokenizer
 from launcher.progress import Progress
 from launcher.quiet import quiet
@@ -80,6 +81,9 @@ def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> 
         found, passed_over = newest(run.checkpoints, step)
         if found is None:
             _refuse_lost_checkpoints(run)
+        else:
+            first_line(run, found.attempt)
+        lineage(run)  # a ledger that is damaged is told now, and not after the last step
         if found is not None and found.step >= config.steps:
             show_summary(run)
             return {"complete": True}
