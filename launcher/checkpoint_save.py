@@ -236,6 +236,8 @@ class _Job:
     parameters: list[list[Any]]
     progress: dict[str, Any]
     manifest: dict[str, Any]
+    all_written: bool = False
+    """On rank 0: no other rank writes any more."""
 
     @property
     def step(self) -> int:
@@ -264,6 +266,7 @@ class _Job:
     def publish(self, may_publish: Callable[[], bool], patience: float) -> int:
         """Everything else, on rank 0. The checkpoint's size in bytes."""
         notes = self._wait_for_notes(patience)
+        self.all_written = True
         self._check_cover(notes)
         index = {
             "format": FORMAT,
@@ -287,14 +290,15 @@ class _Job:
             (self.partial / fragment_name(self.rank)).unlink(missing_ok=True)
             self._note(self.rank).with_suffix(".failed").write_text(str(error))
         if self.rank == 0:
-            with contextlib.suppress(OSError, SaveFailed):
-                self._wait_for_notes(patience, failures_too=True)
+            if not self.all_written:
+                with contextlib.suppress(OSError, SaveFailed):
+                    self._wait_for_notes(patience, clearing=True)
             shutil.rmtree(self.partial, ignore_errors=True)
 
     def _note(self, rank: int) -> Path:
         return self.partial / f"rank-{rank:05d}.json"
 
-    def _wait_for_notes(self, patience: float, failures_too: bool = False) -> list[dict[str, Any]]:
+    def _wait_for_notes(self, patience: float, clearing: bool = False) -> list[dict[str, Any]]:
         notes: dict[int, dict[str, Any]] = {}
         deadline = time.monotonic() + patience
         while True:
@@ -302,11 +306,13 @@ class _Job:
             for rank in range(self.size):
                 if rank in notes:
                     continue
-                if self._note(rank).exists():
+                if clearing and rank == self.rank:  # known to have failed, even where no file can say so
+                    failed += 1
+                elif self._note(rank).exists():
                     notes[rank] = json.loads(self._note(rank).read_bytes())
                 elif (sign := self._note(rank).with_suffix(".failed")).exists():
                     failed += 1
-                    if not failures_too:
+                    if not clearing:
                         raise SaveFailed(f"rank {rank} could not write its part: {sign.read_text()}")
             if len(notes) + failed == self.size:
                 return [notes[rank] for rank in sorted(notes)]

@@ -14,7 +14,7 @@ from typing import Any
 
 from data.errors import BadInput
 from launcher import config as configs
-from launcher import run_folder
+from launcher import output, run_folder
 from launcher.agreement import Told, from_first
 from launcher.assembly import Claimed, assemble
 from launcher.checkpoint import Found, newest
@@ -86,6 +86,7 @@ def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> 
         lineage(run)  # a ledger that is damaged is told now, and not after the last step
         if found is not None and found.step >= config.steps:
             show_summary(run)
+            output.say(f"{run.path}: is complete, {found.step:,} steps; nothing was changed")
             return {"complete": True}
         held.append(run_folder.claim(run, config))
         stack.callback(held[0].close)

@@ -15,7 +15,7 @@ from objectives.registry import NAMES
 from tests.helpers import TrainingText
 from tests.training import config, told, train
 
-UNEQUAL = {
+UNEQUAL: dict[str, dict[str, float]] = {
     "causal": {"weight": 3},
     "mlm": {"weight": 1, "coefficient": 2.5, "select": 0.05},
     "nsp": {"weight": 1, "coefficient": 0.5},
@@ -39,14 +39,14 @@ def test_reported_losses_are_the_parts_of_the_optimised_one(
         left = train(ranks, config(text, folder, **changes, steps=6))
         lines[ranks] = told(folder)
         for number, line in enumerate(lines[ranks]):
-            weight = sum(one.weights[number] for one in left)
+            weight = np.sum([one.weights[number] for one in left], axis=0)
             scale = _scale(weight.sum(axis=1), line, normalise)
             for one in left:
                 np.testing.assert_allclose(one.scales[number], scale, rtol=1e-6)
             _check_line(line, weight, scale)
         assert {name for line in lines[ranks] for name in line["objectives"]} == UNEQUAL.keys()
-    for one, three in zip(lines[1], lines[3], strict=True):
-        _assert_close(one, three, 2e-5)
+    for line, other in zip(lines[1], lines[3], strict=True):
+        _assert_close(line, other, 2e-5)
 
 
 def _scale(weight: np.ndarray, line: dict[str, Any], normalise: str) -> np.ndarray:

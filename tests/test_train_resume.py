@@ -28,11 +28,12 @@ from tests.training import (
 )
 
 
-def kill_when(running: Running, due: Callable[[], bool]) -> bool:
-    """kill -9 of every rank once `due`; whether one was still there to be killed."""
+def kill_when(running: Running, due: Callable[[], bool], later: float = 0.0) -> bool:
+    """kill -9 of every rank `later` seconds after `due`; whether they had not yet ended."""
     end = time.monotonic() + 60
     while not due() and not running.connection.poll() and time.monotonic() < end:
         time.sleep(0.001)
+    time.sleep(later)
     ended = running.connection.poll()
     if not ended:
         running.kill()
@@ -57,8 +58,7 @@ def test_killed_at_random_instants_and_inside_saves(
             inside += bool(set(saves.glob("*.partial-*")) - before)
         else:
             goal = last_step(tmp_path) + luck.randint(1, 6)
-            wait = luck.random() * 0.05
-            killed += kill_when(running, lambda: last_step(tmp_path) >= goal and not time.sleep(wait))  # noqa: B023
+            killed += kill_when(running, lambda: last_step(tmp_path) >= goal, luck.random() * 0.05)  # noqa: B023
     train(2, plain)
     assert_same_run(tmp_path, straight)
     print(f"{killed} kills, {inside} of them inside a save")
@@ -90,7 +90,8 @@ def test_layouts_hand_over_every_tensor_and_batch(text: TrainingText, tmp_path: 
     model = {"layers": 2, "width": 32, "heads": 2}
     alone, moved = tmp_path / "alone", tmp_path / "moved"
     straight = train(2, config(text, alone, model=model, steps=20))
-    handed, rows = None, {}
+    handed = None
+    rows: dict[int, int] = {}
     for number, (ranks, zero) in enumerate([(2, 1), (1, 0), (4, 3), (2, 1)], 1):
         layout = {"zero": zero, "micro_batch": 2}
         left = train(ranks, config(text, moved, model=model, layout=layout, steps=5 * number), tensors=True)

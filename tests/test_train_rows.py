@@ -44,7 +44,7 @@ def test_rows_of_30_steps_whoever_trains_on_them(
     """`first`, `then`: ranks and threads of the first 18 steps and, resumed with another batch_rows, the
     last 12."""
     expected, fingerprints = alone
-    rows = {}
+    rows: dict[int, int] = {}
     for (ranks, threads), batch_rows, steps in ((first, 7, 18), (then, 5, 30)):
         plain = config(text, tmp_path, batch_rows=batch_rows, steps=steps)
         plain["data"]["threads"] = threads

@@ -25,7 +25,7 @@ from launcher import run_folder
 from launcher.checkpoint import newest
 from launcher.checkpoint_format import KINDS
 from launcher.checkpoint_read import Request, Stored
-from launcher.loop import End, fit
+from launcher.loop import End, StepResult, fit
 from launcher.metrics import merged, steps
 from launcher.progress import Progress
 from launcher.session import TrainingSession
@@ -134,7 +134,7 @@ def _watched(session: TrainingSession, left: Left, whole: bool) -> TrainingSessi
         left.loaded = tensors(session.engine)
     step = session.step
 
-    def noting(ready: Ready, scale: np.ndarray, number: int, lr: float) -> Any:
+    def noting(ready: Ready, scale: np.ndarray, number: int, lr: float) -> StepResult:
         batch = ready.batch
         for row, digest in zip(batch.numbers.tolist(), batch.rows.fingerprints(), strict=True):
             if row >= 0:
@@ -147,7 +147,7 @@ def _watched(session: TrainingSession, left: Left, whole: bool) -> TrainingSessi
         left.scales.append(scale)
         return step(ready, scale, number, lr)
 
-    session.step = noting  # type: ignore[method-assign]
+    session.step = noting  # type: ignore[method-assign, assignment]
     return session
 
 
