@@ -6,6 +6,7 @@ checksum, decoded document by document.
 """
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,7 +127,7 @@ def open_corpus(
 def remedy(index: str | Path, shards: Sequence[str]) -> str:
     """The command that makes the index of these shards."""
     given = " ".join(f"'{shard}'" for shard in shards[:3]) + (" …" if len(shards) > 3 else "")
-    return f"headrace data index {given} --out {index}"
+    return f"headrace data index {given} --out {shlex.quote(str(index))}"
 
 
 def default_index(name: str | None, first: str) -> list[str]:

@@ -103,7 +103,8 @@ def _expand(name: str) -> list[str]:
         if not found and os.path.isdir(name):
             raise BadInput(f"{name}: is a folder; name the shards in it: '{os.path.join(name, '*.tar')}'")
         if not found:
-            raise BadInput(f"{name}: no such shard")
+            hint = "; [ ] in a path are read as a glob: name the shards one by one" if "[" in name else ""
+            raise BadInput(f"{name}: no such shard{hint}")
         return found
     if name.startswith(("pipe:", "http://", "https://")) or not re.search(r"[*?\[]", name):
         return [name]

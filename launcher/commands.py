@@ -8,6 +8,7 @@ Importing these files must stay cheap: `headrace --help` and `--version` answer 
 imports what it calls inside its body; nowhere else in headrace is an import put off.
 """
 
+import io
 import sys
 from importlib import metadata
 from typing import Annotated
@@ -58,6 +59,8 @@ commands_data.register(app)
 
 def run() -> None:
     """Do what the command line says; exits with the code of cli.py's list."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without × or … is no reason to end a run
     try:
         app(prog_name="headrace")
     except BadInput as error:

@@ -17,6 +17,7 @@ start that loses a race leaves no trace and fences nobody.
 import errno
 import json
 import os
+import shlex
 import shutil
 import socket
 import time
@@ -109,12 +110,16 @@ def start(config: Config) -> tuple[RunFolder, Config]:
     """The folder of the run that a config names, made if it is not there, and the config to go on with.
 
     A run that exists is gone on with if it was started with this config, or runs with it now; edits made by
-    resumes since stay in force. Any other config is BadInput with the keys that differ.
+    resumes since stay in force. Any other config is BadInput with the keys that differ, unless every start
+    so far failed before there was anything to keep: then this one takes its place.
     """
     folder = RunFolder(config.path)
     with _writing(folder.path):
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         (folder.path / "attempts").mkdir(exist_ok=True)
+    if folder.config_file.exists() and _unused(folder, config):
+        folder.config_file.unlink()
+        folder.tokenizer.unlink(missing_ok=True)
     if not folder.config_file.exists():
         configs.require_files(config)
         write_once(folder.tokenizer, Path(config.tokenizer.model).read_bytes())
@@ -123,9 +128,17 @@ def start(config: Config) -> tuple[RunFolder, Config]:
     if configs.difference(folder.first_config(), config) and (changed := configs.difference(current, config)):
         raise BadInput(
             f"{folder.path}: this run exists with another config; keys that differ: {'; '.join(changed)}. "
-            f"Give the new one another run.name, or edit this one: headrace resume {folder.path} key=value"
+            "Give the new one another run.name, or edit this one: "
+            f"headrace resume {shlex.quote(str(folder.path))} key=value"
         )
     return folder, current
+
+
+def _unused(folder: RunFolder, config: Config) -> bool:
+    """Whether nothing ever began under the config that stands in a folder, and nobody is about to begin: a
+    start that failed over a mistake in its config must not forbid the same run without the mistake."""
+    used = folder.attempts() or folder.plan.exists() or any(folder.checkpoints.iterdir()) or folder.writer()
+    return not used and bool(configs.difference(folder.first_config(), config))
 
 
 class Attempt:

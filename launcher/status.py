@@ -1,5 +1,6 @@
 """Where a run stands, from its folder alone: it may be running elsewhere, finished, stopped or dead."""
 
+import shlex
 import time
 from collections import deque
 from typing import Any
@@ -60,4 +61,4 @@ def show(facts: dict[str, Any]) -> None:
     saved = ", ".join(f"{step:,}" for step in facts["checkpoints"][-5:]) or "none"
     output.say(f"attempts {facts['attempts']}, checkpoints: {saved}")
     if not facts["writer"] and facts["state"] != "finished":
-        output.say(f"go on with: headrace resume {facts['run']}")
+        output.say(f"go on with: headrace resume {shlex.quote(facts['run'])}")

@@ -1,5 +1,6 @@
 """What a finished run says last: held-out losses at its start and end, samples, and what to type next."""
 
+import shlex
 from typing import Any
 
 from launcher import output
@@ -84,8 +85,8 @@ def _over_corpora(line: dict[str, Any], objective: str, figure: str) -> float | 
 
 
 def _show_next(run: RunFolder) -> None:
-    path = run.path
-    output.say(f"run          {path}")
+    path = shlex.quote(str(run.path))
+    output.say(f"run          {run.path}")
     output.say(f"metrics      headrace metrics {path} --json      headrace status {path}")
     output.say(f"checkpoints  headrace checkpoint ls {path}")
     output.say(f'text         headrace generate {path} "def "')
