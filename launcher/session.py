@@ -6,7 +6,8 @@ rank takes part in what is a collective (sums, gathering the streams, evaluation
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from launcher.run_folder import Attempt
 from launcher.samples import Sampler
 from launcher.signals import StopRequest
 from launcher.totals import Ready, ahead, scales
-from launcher.tracking import Tracker
+from launcher.tracking import Record, Tracker
 from launcher.world import World
 from model.accounting import flops_per_token, mfu
 from objectives.mixture import Mixture
@@ -56,6 +57,8 @@ class TrainingSession:
     sampler: Sampler | None
     saved: int
     """The step of the newest checkpoint."""
+    _unwritten: BadInput | None = field(default=None, init=False)
+    """On rank 0: what the disk refused."""
 
     @property
     def steps(self) -> int:
@@ -80,15 +83,18 @@ class TrainingSession:
 
     def agree(self, sums: np.ndarray) -> Agreed:
         """What all ranks must know of a finished step, in one reduction. BadInput where a background save
-        failed on any rank, or the loss is no number: before anything of it can be saved."""
+        failed on any rank, a record could not be written, or the loss is no number: before anything of it
+        can be saved."""
         world = self.world
-        flags = [float(bool(self.stop)), float(self.checkpoints.failed)]
+        flags = [bool(self.stop), self.checkpoints.failed, self._unwritten is not None]
         memory = np.zeros(world.size)
         memory[world.rank] = memory_in_use()
         vector = self.engine.reducer.start(np.concatenate([sums.ravel(), flags, memory])).wait()
-        whole, (stop, failed), memory = np.split(vector, [sums.size, sums.size + 2])
+        whole, (stop, failed, unwritten), memory = np.split(vector, [sums.size, sums.size + len(flags)])
         if failed:
             self.checkpoints.raise_failure()
+        if unwritten:
+            raise self._unwritten or Told("a record could not be written")
         if not np.isfinite(whole).all():
             error = BadInput if world.rank == 0 else Told
             raise error(
@@ -102,16 +108,15 @@ class TrainingSession:
         fingerprint = self._fingerprint(step.ready) if self.config.fingerprint else None
         if self.tracker is None:
             return
-        self.tracker.write(
-            step_record(
-                step,
-                attempt=self.attempt,
-                corpora=[corpus.name for corpus in self.plan.corpora],
-                blocks=[corpus.eras[-1].blocks for corpus in self.plan.corpora],
-                mfu=self._mfu(step),
-                fingerprint=fingerprint,
-            )
+        record = step_record(
+            step,
+            attempt=self.attempt,
+            corpora=[corpus.name for corpus in self.plan.corpora],
+            blocks=[corpus.eras[-1].blocks for corpus in self.plan.corpora],
+            mfu=self._mfu(step),
+            fingerprint=fingerprint,
         )
+        self._write(record)
 
     def after_step(self, progress: Progress) -> None:
         """Evaluate, save and collect garbage where this step is due for it."""
@@ -128,11 +133,10 @@ class TrainingSession:
         if self.held_out is None:
             return
         record = self.held_out.record(self.engine, self.engine.reducer, step, self.attempt)
-        if self.tracker is not None:
-            self.tracker.write(record)
+        self._write(record)
         samples = self.sampler.record(self.engine, step, self.attempt) if self.sampler else None
-        if self.tracker is not None and samples is not None:
-            self.tracker.write(samples)
+        if samples is not None:
+            self._write(samples)
 
     def save(self, progress: Progress) -> None:
         """Save now, unless this very step is saved already. A collective; the writing goes on beside."""
@@ -147,14 +151,32 @@ class TrainingSession:
         """Wait for the save under way and close the ledger. A collective."""
         self.checkpoints.finish()
         self._report_saves()
+        if self.engine.reduce(np.array([self._unwritten is not None]))[0]:
+            raise self._unwritten or Told("a record could not be written")
         if self.hold is not None:
             self.hold.record("stop", reason=how, signal=self.stop.name)
 
     def _report_saves(self) -> None:
         for saved in self.checkpoints.published():
             if self.hold is not None and self.tracker is not None:
-                self.hold.record("checkpoint", **asdict(saved))
+                with self._kept_for_all():
+                    self.hold.record("checkpoint", **asdict(saved))
                 self.tracker.note(f"step {saved.step:,}: checkpoint {saved.path} in {saved.seconds:.1f} s")
+
+    def _write(self, record: Record) -> None:
+        """On rank 0: write a record."""
+        if self.tracker is not None:
+            with self._kept_for_all():
+                self.tracker.write(record)
+
+    @contextmanager
+    def _kept_for_all(self) -> Iterator[None]:
+        """What the disk refuses within it on this rank is raised on all of them when they next agree: one
+        that left alone would make the others wait for it."""
+        try:
+            yield
+        except BadInput as error:
+            self._unwritten = error
 
     def _fingerprint(self, ready: Ready) -> str:
         """Of the step's rows in global order, wherever they were trained on. A collective."""

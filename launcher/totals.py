@@ -136,6 +136,11 @@ class Trouble(Exception):
         super().__init__(str(error))
         self.error = error
 
+    def repeat(self) -> None:
+        """Raises what happened on this rank, if anything did."""
+        if self.error is not None:
+            raise self.error
+
 
 def ahead(batches: Iterator[Batch], reducer: Reducer, corpora: int) -> Iterator[Ready]:
     """Each batch with its totals, the reduction of the next one already under way when it is handed out.

@@ -15,7 +15,7 @@ from typing import Any
 from data.errors import BadInput
 from launcher import config as configs
 from launcher import output, run_folder
-from launcher.agreement import Told, from_first
+from launcher.agreement import Told, from_first, together
 from launcher.assembly import Claimed, assemble
 from launcher.checkpoint import Found, newest
 from launcher.collector import collected_by_step
@@ -134,7 +134,8 @@ def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> i
                 end = loop(session, progress)
         except Trouble as trouble:
             session.finish("trouble")
-            raise trouble.error or Told("the stream of another rank failed") from None
+            together(world, trouble.repeat)
+            raise  # not reached: it was the trouble of some rank
         session.finish(end.name.lower())
     if end is End.FINISHED and world.rank == 0:
         show_summary(claimed.run)

@@ -1,0 +1,139 @@
+"""What goes wrong while a run trains: all ranks stop together with one line and exit code 2, what was trained
+is safe, and once it is mended the run goes on as if nothing had happened."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher import checkpoint_save
+from launcher.checkpoint import newest, verify
+from launcher.run_folder import open_run
+from launcher.world import World
+from tests.helpers import TrainingText
+from tests.ranks import Running, start
+from tests.training import (
+    TIMEOUT,
+    Left,
+    assert_same_run,
+    begin,
+    begun,
+    config,
+    last_step,
+    saved,
+    train,
+    trainer,
+)
+
+
+def one_line(running: Running) -> str:
+    """The one line that the ranks have to show, each ending with code 2."""
+    left = running.wait()
+    assert [one.code for one in left] == [2] * len(left), [one.line for one in left]
+    lines = [one.line for one in left if one.line is not None]
+    assert len(lines) == 1, lines
+    assert "\n" not in lines[0]
+    return lines[0]
+
+
+@pytest.fixture
+def own_text(text: TrainingText, tmp_path: Path) -> TrainingText:
+    """A copy of the text that may be broken; times as they were, by which an index knows its shards."""
+    folder = tmp_path / "text"
+    shutil.copytree(text.folder, folder)
+    return TrainingText(folder, text.tokenizer_path, str(folder / "code-*.tar"), str(folder / "prose-*.tar"))
+
+
+@pytest.mark.parametrize("harm", ["deleted", "truncated"])
+def test_a_shard_that_breaks_stops_all_ranks_with_their_work_saved(
+    own_text: TrainingText, straight: Path, tmp_path: Path, harm: str
+) -> None:
+    plain = config(own_text, tmp_path, checkpoint={"every": 1_000})
+    plain["data"]["cache"] = {"retries": 0}
+    shard = next(own_text.folder.glob("code-*.tar"))
+    aside = shard.with_suffix(".aside")
+    running = begin(2, plain)
+    begun(tmp_path, 3, running)
+    if harm == "deleted":
+        shard.rename(aside)
+    else:
+        shutil.copy2(shard, aside)
+        os.truncate(shard, 100)
+    line = one_line(running)
+    assert f"corpus code: {shard}, unit " in line
+    steps = last_step(tmp_path)
+    assert 3 <= steps < 40
+    assert saved(tmp_path), "of the last step"
+    aside.rename(shard)
+    train(2, plain)
+    assert_same_run(tmp_path, straight)
+    events = [line["event"] for line in open_run(tmp_path / "run").ledger() if line["event"] != "checkpoint"]
+    assert events == ["start", "stop", "resume", "stop"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of so many MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}m", "none", str(folder)]
+    try:
+        made = subprocess.run(mount, capture_output=True, text=True)
+    except OSError as error:
+        pytest.skip(f"no mount: {error}")
+    if made.returncode:
+        pytest.skip(f"a small file system may not be mounted here: {made.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path, left: int) -> Path:
+    """A file that leaves `left` bytes free, at once."""
+    path = folder / "filler"
+    disk = os.statvfs(folder)
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, disk.f_bavail * disk.f_frsize - left)
+    return path
+
+
+def trainer_that_does_not_look(world: World, plain: dict[str, Any]) -> Left:
+    """The case without a look at the free space: as when others fill the disk between that and the write."""
+    checkpoint_save.LEFT_FREE = -(1 << 40)
+    return trainer(world, plain)
+
+
+@pytest.mark.parametrize(
+    ("small_disk", "free", "looks", "expected"),
+    [
+        pytest.param(80, 60 << 20, True, "a checkpoint needs 0.07 GB and 0.06 GB are free", id="foreseen"),
+        pytest.param(12, 400_000, False, "the disk became full while a checkpoint was saved", id="in a save"),
+        pytest.param(12, 0, False, "cannot be written: No space left on device", id="no record"),
+    ],
+    indirect=["small_disk"],
+)
+def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(
+    text: TrainingText, straight: Path, small_disk: Path, free: int, looks: bool, expected: str
+) -> None:
+    plain = config(text, small_disk)
+    case = trainer if looks else trainer_that_does_not_look
+    running = start(case, 2, plain, timeout=TIMEOUT)
+    begun(small_disk, 6, running)
+    filler = fill(small_disk, free)
+    line = one_line(running)
+    assert expected in line
+    assert str(small_disk) in line
+    saves = small_disk / "run" / "checkpoints"
+    assert verify(saves) == []
+    assert not list(saves.glob("*.partial*"))
+    found, _ = newest(saves)
+    assert found is not None
+    assert 5 <= found.step <= 35
+    filler.unlink()
+    assert [left.code for left in start(case, 2, plain, timeout=TIMEOUT).wait()] == [0, 0]
+    assert_same_run(small_disk, straight)
