@@ -6,6 +6,7 @@ that begins at row n supersedes those recorded later (a run rewound to n forgets
 never change within a run is refused here, with what was and what is asked.
 """
 
+import errno
 import json
 import os
 from bisect import bisect_right
@@ -206,15 +207,20 @@ def append_skip(path: Path, skip: Skip) -> None:
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """One line in one write, then fsync. A line that a crash cut short never acted: a newline sets it off."""
+    """One line in one write, then fsync. A line that a crash or a full disk cut short never acted: a newline
+    sets it off. BadInput where the disk refuses it."""
     line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    with open(path, "a+b", buffering=0) as file:
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                line = b"\n" + line
-        file.write(line)
-        os.fsync(file.fileno())
+    try:
+        with open(path, "a+b", buffering=0) as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    line = b"\n" + line
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def read_history(path: Path) -> History:

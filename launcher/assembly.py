@@ -35,6 +35,7 @@ from launcher.session import TrainingSession
 from launcher.signals import StopRequest
 from launcher.stream_settings import open_corpora
 from launcher.teller import teller
+from launcher.tracking import Tracker
 from launcher.versions import versions
 from launcher.whole_model import plain_model
 from launcher.world import World
@@ -77,18 +78,12 @@ def assemble(
 ) -> tuple[TrainingSession, Progress]:
     """The session and where it starts. What must be closed is left to `stack`. BadInput on all ranks."""
     keep_memory()
-    config, run = claimed.config, claimed.run
+    config = claimed.config
     stream = together(world, lambda: _open_stream(claimed))
     engine = _engine(world, claimed, stream)
     stack.callback(engine.close)
-    tracker = None
-    if claimed.attempt is not None:
-        keep(run, stream.history)
-        _begin(claimed, stream)
-        tracker = stack.enter_context(teller(run, config, claimed.attempt, terminal))
-        for line in claimed.passed_over:
-            tracker.note(f"passed over: {line}")
     # Nobody reads rows of a plan that is not on the disk yet.
+    tracker = together(world, lambda: _begin(claimed, stream, stack, terminal))
     held_out, sampler = together(world, lambda: _evaluation(world, config, stream))
     loader = together(world, lambda: _loader(world, claimed, stream, stack))
     session = TrainingSession(
@@ -132,10 +127,12 @@ def _engine(world: World, claimed: Claimed, stream: Stream) -> Engine:
     return engine
 
 
-def _begin(claimed: Claimed, stream: Stream) -> None:
-    """The ledger's first line: where this attempt goes on, and with what."""
-    assert claimed.attempt is not None
+def _begin(claimed: Claimed, stream: Stream, stack: ExitStack, terminal: TextIO) -> Tracker | None:
+    """On rank 0 the plan, and the ledger's first line: where this attempt goes on, and with what."""
+    if claimed.attempt is None:
+        return None
     found = claimed.checkpoint
+    keep(claimed.run, stream.history)
     claimed.attempt.begin(
         step=stream.at.step,
         parent=found.attempt if found else None,
@@ -145,6 +142,10 @@ def _begin(claimed: Claimed, stream: Stream) -> None:
         tokenizer=stream.tokenizer.hash,
         versions=versions(),
     )
+    tracker = stack.enter_context(teller(claimed.run, claimed.config, claimed.attempt, terminal))
+    for line in claimed.passed_over:
+        tracker.note(f"passed over: {line}")
+    return tracker
 
 
 def _evaluation(world: World, config: Config, stream: Stream) -> tuple[HeldOut | None, Sampler | None]:

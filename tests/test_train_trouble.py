@@ -134,6 +134,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(
     found, _ = newest(saves)
     assert found is not None
     assert 5 <= found.step <= 35
+    assert str(small_disk) in one_line(start(case, 2, plain, timeout=TIMEOUT)), "started again too soon"
+    assert newest(saves) == (found, [])
     filler.unlink()
     assert [left.code for left in start(case, 2, plain, timeout=TIMEOUT).wait()] == [0, 0]
     assert_same_run(small_disk, straight)
