@@ -126,7 +126,7 @@ def open_corpus(
 
 def remedy(index: str | Path, shards: Sequence[str]) -> str:
     """The command that makes the index of these shards."""
-    given = " ".join(f"'{shard}'" for shard in shards[:3]) + (" …" if len(shards) > 3 else "")
+    given = " ".join(f"'{shown(shard)}'" for shard in shards[:3]) + (" …" if len(shards) > 3 else "")
     return f"headrace data index {given} --out {shlex.quote(str(index))}"
 
 

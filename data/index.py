@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -187,7 +188,8 @@ def write(
     except OSError as error:
         raise BadInput(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be made either
+            part.unlink(missing_ok=True)
 
 
 def runs(samples: Iterable[Sized], size: Callable[[Sized], tuple[int, int]]) -> Iterator[list[Sized]]:

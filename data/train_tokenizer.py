@@ -9,8 +9,10 @@ gives back every text. Control ids are control symbols of the model: no text can
 """
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,48 +119,56 @@ def train(
         raise BadInput(
             f"vocabulary {vocabulary}: {len(symbols)} control and 256 byte ids need {least} or more"
         )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{out}: cannot be written: {error.strerror}") from error
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_chunks(sample_texts(corpora, budget, seed), budget, progress),
-            model_writer=model,
-            model_type=algorithm,
-            vocab_size=vocabulary,
-            character_coverage=character_coverage,
-            normalization_rule_name="identity",
-            byte_fallback=True,
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            allow_whitespace_only_pieces=True,
-            split_digits=split_digits,
-            control_symbols=symbols,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=3,
-            num_threads=_THREADS,
-            max_sentence_length=8 * _CHUNK,
-            train_extremely_large_corpus=budget > 1_000_000_000,
-            minloglevel=2,
-        )
-    except (RuntimeError, OSError) as error:
-        raise BadInput(_refusal(out, vocabulary, str(error))) from error
-    part = out.with_name(f".{out.name}.part")
-    try:
-        part.write_bytes(model.getvalue())
-        part.rename(out)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise BadInput(f"{out}: cannot be written: {error.strerror}") from error
+    with _written(out) as model:
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=_chunks(sample_texts(corpora, budget, seed), budget, progress),
+                model_writer=model,
+                model_type=algorithm,
+                vocab_size=vocabulary,
+                character_coverage=character_coverage,
+                normalization_rule_name="identity",
+                byte_fallback=True,
+                add_dummy_prefix=False,
+                remove_extra_whitespaces=False,
+                allow_whitespace_only_pieces=True,
+                split_digits=split_digits,
+                control_symbols=symbols,
+                unk_id=0,
+                bos_id=1,
+                eos_id=2,
+                pad_id=3,
+                num_threads=_THREADS,
+                max_sentence_length=8 * _CHUNK,
+                train_extremely_large_corpus=budget > 1_000_000_000,
+                minloglevel=2,
+            )
+        except (RuntimeError, OSError) as error:
+            raise BadInput(_refusal(out, vocabulary, str(error))) from error
     return Tokenizer.load(out)
 
 
+@contextmanager
+def _written(out: Path) -> Iterator[io.BytesIO]:
+    """A buffer that becomes the file `out`, whole, when the block ends well. BadInput before the block where
+    `out` cannot be written: training takes a while."""
+    part = out.with_name(f".{out.name}.part-{os.getpid()}")
+    buffer = io.BytesIO()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        yield buffer
+        part.write_bytes(buffer.getvalue())
+        part.rename(out)
+    except OSError as error:
+        raise BadInput(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # where it could not be made either
+            part.unlink(missing_ok=True)
+
+
 def _refusal(out: Path, vocabulary: int, error: str) -> str:
-    """SentencePiece's own words where they are not known."""
+    """What SentencePiece found wrong, in its own words where they are not known."""
     if most := re.search(r"Vocabulary size too high .*<= (\d+)", error):
         return (
             f"--vocabulary {vocabulary}: this text has pieces for {most[1]} ids at most; ask for fewer, or "

@@ -181,9 +181,13 @@ def claim(
     """The next attempt of a run, for this process to write. BadInput while another process writes the run."""
     _refuse(folder, folder.writer(watch_seconds))
     prepared = folder.path / "attempts" / f".new-{uuid.uuid4().hex}"
-    with _writing(prepared):
-        prepared.mkdir()
-        writer = Writer(prepared / "writer.json", beat_seconds)
+    try:
+        with _writing(prepared.parent):
+            prepared.mkdir()
+            writer = Writer(prepared / "writer.json", beat_seconds)
+    except BadInput:
+        shutil.rmtree(prepared, ignore_errors=True)
+        raise
     try:
         write_once(prepared / "config.yaml", configs.dump(config).encode())
         number = _take_number(folder, prepared)
@@ -251,7 +255,8 @@ def write_once(path: Path, content: bytes) -> None:
                 os.link(temporary, path)
             sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be made either
+            temporary.unlink(missing_ok=True)
 
 
 def sync_folder(path: Path) -> None:

@@ -69,13 +69,11 @@ class Feed:
 def sync(run: RunFolder) -> int:
     """Send what wandb does not have yet of a run's history; returns the number of steps sent.
 
-    BadInput without a key, or when the server does not answer.
+    BadInput without a key, or when the server does not answer or refuses it.
     """
     if not _has_key():
         raise BadInput("wandb: no key; set WANDB_API_KEY or run 'wandb login'")
-    target = _Target(run, "online")
-    if target.mode != "online":
-        raise BadInput(f"wandb: no answer from {_host()} within {INIT_SECONDS:.0f} s")
+    target = _Target(run, "online", fall_back=False)
     steps = {target.send(line) for line in merged(run, target.last_step)}
     target.finish()
     return len(steps)
@@ -84,8 +82,11 @@ def sync(run: RunFolder) -> int:
 def run_id(run: RunFolder) -> str:
     """The run's id at wandb, made at the first call and the same ever after."""
     path = run.path / "wandb" / "id"
-    path.parent.mkdir(exist_ok=True)
     if not path.exists():
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
         write_once(path, secrets.token_hex(8).encode())
     return path.read_text()
 
@@ -106,7 +107,8 @@ def _has_key() -> bool:
 class _Target:
     """wandb's side: one run, opened again under its id."""
 
-    def __init__(self, run: RunFolder, mode: str) -> None:
+    def __init__(self, run: RunFolder, mode: str, fall_back: bool = True) -> None:
+        """fall_back: work offline where the server cannot be had; otherwise that is BadInput."""
         import wandb  # only the feeder pays for this import
 
         config = run.current_config()
@@ -128,6 +130,11 @@ class _Target:
         try:
             self._run = wandb.init(mode=self.mode, **options)  # type: ignore[arg-type]
         except wandb.errors.Error as error:
+            if not fall_back:
+                raise BadInput(
+                    f"wandb: {_host()}: {' '.join(str(error).split())}; nothing was sent"
+                ) from error
+            wandb.teardown()  # its service still holds the run's id
             print(f"wandb: {error}; going on offline; later: headrace wandb RUN", flush=True)
             self.mode = "offline"
             self._run = wandb.init(mode="offline", **options)

@@ -187,6 +187,13 @@ def test_a_password_in_a_url_is_not_taken(file: Path) -> None:
     assert "me:secret" not in text
 
 
+@pytest.mark.parametrize("query", ["X-Amz-Signature=secret", "sv=1&sig=secret", "access_token=secret"])
+def test_a_signature_in_a_url_is_not_taken(file: Path, query: str) -> None:
+    text = refusal(file, f"data.corpora.code.shards=['https://host/a.tar?{query}']")
+    assert "a URL with a signature or a key" in text
+    assert "secret" not in text
+
+
 def test_more_processes_than_lanes_are_refused(file: Path) -> None:
     config = configs.load(file)
     configs.require_processes(config, 12)
