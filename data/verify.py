@@ -69,7 +69,7 @@ def verify(
     not of these shards; everything else is a finding.
     """
     opened = Index.open(index)
-    urls = match(opened, expand(shards), remedy(index, shards)) if shards else _recorded(opened)
+    urls = match(opened, expand(shards), remedy(index, shards)) if shards else recorded(opened)
     report = VerifyReport(opened.name)
     if not opened.intact():
         again = "make it again with headrace data index"
@@ -91,8 +91,9 @@ def verify(
     return report
 
 
-def _recorded(index: Index) -> list[str]:
-    """Where the index says that its shards lie."""
+def recorded(index: Index) -> list[str]:
+    """Where the index says that its shards lie. BadInput for a pipe: no command is taken from an index, which
+    may be somebody else's file."""
     hidden = [name for name in index.shards if name.startswith("pipe:")]
     if hidden:
         raise BadInput(f"{index.path}: does not keep the command of {hidden[0]}: name the shards")

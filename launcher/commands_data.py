@@ -3,7 +3,6 @@ back from a row to the documents in it."""
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,14 +38,14 @@ def corpora_of(arguments: Sequence[str]) -> "list[Corpus]":
     """Open what was named: each index file as a corpus of its own, all shards together as one."""
     from data.corpus import open_corpus
     from data.index import Index
+    from data.verify import recorded
 
     indexes = [argument for argument in arguments if argument.endswith(".index")]
     shards = [argument for argument in arguments if not argument.endswith(".index")]
     opened = []
     for path in indexes:
         index = Index.open(path)
-        where = [name if "://" in name else str(Path(path).parent / name) for name in index.shards]
-        opened.append(open_corpus(index.name, where, path))
+        opened.append(open_corpus(index.name, recorded(index), path))
     if shards:
         stem = shards[0].rpartition("/")[2].split(".")[0].rstrip("0123456789*?[]{}").rstrip("-_") or "corpus"
         opened.append(open_corpus(stem, shards))
