@@ -108,7 +108,7 @@ def test_held_out_losses_are_those_of_one_rank_and_of_evaluate(
     found = {}
     for ranks, zero in ((1, 1), (4, 3)):
         folder = tmp_path / str(ranks)
-        changes = {"steps": 2, "model": WITHOUT_DROPOUT, "eval": {"every": 2, "bytes": 3_000}}
+        changes = {"steps": 2, "model": WITHOUT_DROPOUT, "eval": {"every": 2, "bytes": 1_500}}
         train(ranks, config(text, folder, **changes, layout={"zero": zero, "micro_batch": 3}))
         found[ranks] = [line for line in merged(open_run(folder / "run")) if "eval" in line]
         assert [line["step"] for line in found[ranks]] == [0, 2]

@@ -45,7 +45,8 @@ def kill_when(running: Running, due: Callable[[], bool], later: float = 0.0) -> 
 def test_killed_at_random_instants_and_inside_saves(
     text: TrainingText, straight: Path, tmp_path: Path, kills: int
 ) -> None:
-    """Every second kill comes as soon as a save has begun, the others after a random time."""
+    """Every second kill comes as soon as a save has begun, the others a random time after the start or after
+    a random step."""
     luck = random.Random(7)
     plain = config(text, tmp_path)
     saves = tmp_path / "run" / "checkpoints"
@@ -56,15 +57,18 @@ def test_killed_at_random_instants_and_inside_saves(
             before = set(saves.glob("*.partial-*"))
             killed += kill_when(running, lambda: bool(set(saves.glob("*.partial-*")) - before))  # noqa: B023
             inside += bool(set(saves.glob("*.partial-*")) - before)
+        elif number % 4:
+            killed += kill_when(running, lambda: True, luck.random() * 1.5)
         else:
-            goal = last_step(tmp_path) + luck.randint(1, 6)
-            killed += kill_when(running, lambda: last_step(tmp_path) >= goal, luck.random() * 0.05)  # noqa: B023
+            goal = last_step(tmp_path) + luck.randint(1, 4)
+            killed += kill_when(running, lambda: last_step(tmp_path) >= goal, luck.random() * 0.03)  # noqa: B023
     train(2, plain)
     assert_same_run(tmp_path, straight)
     print(f"{killed} kills, {inside} of them inside a save")
     assert killed == kills
     assert inside >= kills // 4
-    assert len(open_run(tmp_path / "run").attempts()) == kills + 1
+    begun_starts = len(open_run(tmp_path / "run").attempts())
+    assert kills * 3 // 4 + 1 <= begun_starts <= kills + 1, "some may have been killed before they had begun"
 
 
 def test_sigterm_to_one_rank_saves_and_leaves_with_75(
