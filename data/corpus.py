@@ -111,7 +111,7 @@ def open_corpus(
     if text_field is not None and text_field != opened.text_field:
         raise BadInput(
             f"{path}: was made for text_field {opened.text_field!r}, the corpus {name} asks for"
-            f" {text_field!r}; make it again: {remedy(path, shards)}"
+            f" {text_field!r}; make it again: {remedy(path, shards)} --text-field {shlex.quote(text_field)}"
         )
     corpus = Corpus(name, opened, match(opened, found, remedy(path, shards)), store)
     if not opened.intact():

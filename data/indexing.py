@@ -75,6 +75,8 @@ def build_index(
     store = Store(cache)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise BadInput(f"{path}: cannot be written: {path.parent} is a file") from error
     except OSError as error:
         raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
     known = _known(path, text_field)

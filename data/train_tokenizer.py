@@ -160,6 +160,8 @@ def _written(out: Path) -> Iterator[io.BytesIO]:
         yield buffer
         part.write_bytes(buffer.getvalue())
         part.rename(out)
+    except FileExistsError as error:
+        raise BadInput(f"{out}: cannot be written: {out.parent} is a file") from error
     except OSError as error:
         raise BadInput(f"{out}: cannot be written: {error.strerror or error}") from error
     finally:

@@ -30,7 +30,7 @@ from launcher.plan_history import go_on, keep, record_left_out, run_tokenizer
 from launcher.progress import Progress
 from launcher.retention import Retention
 from launcher.run_folder import Attempt, RunFolder
-from launcher.samples import Sampler
+from launcher.samples import Sampler, require_room
 from launcher.session import TrainingSession
 from launcher.signals import StopRequest
 from launcher.stream_settings import open_corpora
@@ -110,6 +110,7 @@ def _open_stream(claimed: Claimed) -> Stream:
     found = claimed.checkpoint
     at = Progress.from_json(read_progress(found.path)) if found else None
     tokenizer = run_tokenizer(claimed.run, at.history.segments[-1][1].tokenizer if at else None)
+    require_room(claimed.config, tokenizer)
     corpora = open_corpora(claimed.config)
     history = go_on(claimed.run, claimed.config, corpora, tokenizer.hash, at)
     return Stream(tokenizer, corpora, history, at or Progress(history))

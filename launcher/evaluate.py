@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from data.corpus import Corpus
+from data.errors import BadInput
 from data.heldout import heldout_rows
 from data.plan import Plan
 from data.rows import Rows
@@ -117,6 +118,11 @@ def evaluate(run: RunFolder, step: int | None, json: bool) -> None:
         world=World(),
     )
     record = held_out.record(PlainModel(model), HostSums(World()), progress.step, 0)
+    if not record.eval:
+        raise BadInput(
+            f"{run.path}: no corpus of this run holds text out; a run that is to be evaluated needs "
+            "data.corpora.NAME.held_out from its start"
+        )
     if json:
         output.say_json({"step": record.step, "eval": asdict(record)["eval"]})
         return

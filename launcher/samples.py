@@ -14,19 +14,23 @@ from model.generate import Sampling
 from model.transformer import Transformer
 
 
+def require_room(config: Config, tokenizer: Tokenizer) -> None:
+    """BadInput where a prompt of the config leaves no room for a text behind it."""
+    for prompt in config.eval.samples.prompts:
+        count = len(tokenizer.encode(prompt)) + 1
+        if count >= config.model.longest:
+            raise BadInput(
+                f"eval.samples.prompts: {prompt[:40]!r} has {count} tokens, which leaves no room in "
+                f"longest_sequence ({config.model.longest}); give a shorter one"
+            )
+
+
 class Sampler:
     """Continues the config's prompts. Every rank has one and calls it at the same time."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer, plain: Transformer | None) -> None:
-        """plain: a model of the same shape, on rank 0. BadInput where a prompt leaves no room for text."""
+        """plain: a model of the same shape, on rank 0."""
         self._config, self._tokenizer = config, tokenizer
-        for prompt in config.eval.samples.prompts:
-            count = len(tokenizer.encode(prompt)) + 1
-            if count >= config.model.longest:
-                raise BadInput(
-                    f"eval.samples.prompts: {prompt[:40]!r} has {count} tokens, which leaves no room in "
-                    f"longest_sequence ({config.model.longest}); give a shorter one"
-                )
         self._plain = plain
 
     def record(self, engine: Engine, step: int, attempt: int) -> SampleRecord | None:

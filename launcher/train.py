@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from data.errors import BadInput
+from data.tokenizer import Tokenizer
 from launcher import config as configs
 from launcher import output, run_folder
 from launcher.agreement import Told, from_first, together
@@ -27,8 +28,10 @@ from launcher.plan_history import refuse_other_tokenizer
 from launcher.progress import Progress
 from launcher.quiet import quiet
 from launcher.run_folder import Attempt, RunFolder
+from launcher.samples import require_room
 from launcher.session import TrainingSession
 from launcher.signals import StopRequest, stop_request
+from launcher.stream_settings import open_corpora
 from launcher.summary import show_summary
 from launcher.totals import Trouble
 from launcher.world import World, discover
@@ -39,7 +42,15 @@ Loop = Callable[[TrainingSession, Progress], End]
 
 def train(config: Config) -> int:
     """Start the run that a config names, or go on with it. The exit code; BadInput for the command line."""
-    return _in_world(lambda: run_folder.start(config), step=None)
+    return _in_world(lambda: start(config), step=None)
+
+
+def start(config: Config) -> tuple[RunFolder, Config]:
+    """run_folder.start; before a new run is written, that what its config names can be opened."""
+    if not RunFolder(config.path).config_file.exists():
+        require_room(config, Tokenizer.load(config.tokenizer.model))
+        open_corpora(config)
+    return run_folder.start(config)
 
 
 def resume(run: RunFolder, config: Config, step: int | None = None) -> int:

@@ -1,0 +1,678 @@
+"""Bad input through the real command line: one clear line, exit code 2, nothing lost (issue 4, C.8).
+
+What each part refuses in detail stands in its own tests; here it is what a user sees. `one` is a finished run
+of three steps with a checkpoint each; tests that damage something work on a copy.
+"""
+
+import ast
+import gzip
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.index import Index, Shard, write
+from data.tokenizer import Tokenizer
+from data.train_tokenizer import train as train_tokenizer
+from launcher.run_folder import claim, open_run
+from tests.commands import Commands
+from tests.helpers import Corpora, make_corpus
+
+CONFIG = """\
+run: {{name: one, folder: "{folder}"}}
+steps: 3
+sequence_length: 64
+batch_rows: 4
+tokenizer: {{model: "{model}"}}
+data:
+  corpora:
+    a: {{shards: "{shards}", index: "{index}"}}
+  block_bytes: 4096
+  threads: 0
+objectives: {{causal: {{weight: 1}}, mlm: {{weight: 1}}}}
+model: {{layers: 1, width: 16, heads: 2}}
+optimizer: {{lr: 1.0e-3, schedule: constant, warmup: 1}}
+layout: {{zero: 0, micro_batch: 4}}
+checkpoint: {{every: 1, keep: 3}}
+wandb: {{mode: disabled}}
+"""
+TEXTS = [f"document {number}: " + "it was a dark and stormy night. " * 20 for number in range(300)]
+
+
+@pytest.fixture(scope="module")
+def headrace() -> Iterator[Commands]:
+    commands = Commands()
+    yield commands
+    commands.close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, corpora: Corpora) -> Path:
+    """A folder with a corpus `a`, a tokenizer and c.yaml."""
+    folder = tmp_path_factory.mktemp("home")
+    make_corpus(folder, "a", TEXTS)
+    shutil.copy(corpora.tokenizer_path, folder / "tokenizer.model")
+    configure(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(headrace: Commands, home: Path) -> Path:
+    headrace.ok("train", "c.yaml", cwd=home)
+    return home / "one"
+
+
+@pytest.fixture
+def work(home: Path, tmp_path: Path) -> Path:
+    """A copy of `home` without its run, to damage."""
+    for entry in home.glob("*.*"):
+        shutil.copy2(entry, tmp_path)
+    configure(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(one: Path, tmp_path: Path) -> Path:
+    """A copy of the run, to damage."""
+    return Path(shutil.copytree(one, tmp_path / "run"))
+
+
+def configure(folder: Path, shards: str = "a-*.tar", index: str = "a.index") -> Path:
+    file = folder / "c.yaml"
+    paths = {"shards": folder / shards, "index": folder / index, "model": folder / "tokenizer.model"}
+    file.write_text(CONFIG.format(folder=folder, **paths))
+    return file
+
+
+def flip(path: Path, at: int | None = None) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if at is None else at] ^= 1
+    path.write_bytes(content)
+
+
+def shard(work: Path) -> Path:
+    return work / "a-000000.tar"
+
+
+def tar(path: Path, members: list[tuple[str, bytes]], form: int = tarfile.PAX_FORMAT) -> None:
+    with tarfile.open(path, "w", format=form) as file:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+
+
+def plain(count: int = 40) -> list[tuple[str, bytes]]:
+    return [(f"{number:04d}.txt", text.encode()) for number, text in enumerate(TEXTS[:count])]
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+# Shards and indexes
+
+
+def test_a_missing_shard(headrace: Commands, work: Path) -> None:
+    shard(work).unlink()
+    for command in (["check", "c.yaml"], ["train", "c.yaml"], ["data", "show", "c.yaml", "--step", "1"]):
+        assert f"{work}/a-*.tar: no such shard" in headrace.refused(*command, cwd=work)
+    done = headrace.run("data", "verify", "a.index", cwd=work)
+    assert (done.code, done.err) == (2, "")
+    assert "a-000000.tar" in done.out
+    assert "No such file" in done.out
+
+
+def test_a_folder_in_place_of_shards(headrace: Commands, work: Path) -> None:
+    line = headrace.refused("check", "c.yaml", f"data.corpora.a.shards={work}", cwd=work)
+    assert f"{work}: is a folder; name the shards in it: '{work}/*.tar'" in line
+
+
+@pytest.mark.parametrize("length", [0, 30_000])
+def test_a_truncated_and_an_empty_shard(headrace: Commands, work: Path, length: int) -> None:
+    was = shard(work).stat().st_size
+    os.truncate(shard(work), length)
+    line = headrace.refused("train", "c.yaml", cwd=work)
+    assert f"{shard(work)}: has {length} bytes and had {was} when it was indexed" in line
+    assert "headrace data index" in line
+    assert headrace.run("data", "verify", "a.index", cwd=work).code == 2
+    line = headrace.refused("data", "index", "a-000000.tar", "--out", "new.index", cwd=work)
+    assert ("is empty (0 bytes)" if length == 0 else "cut off at byte 30000") in line
+    assert not (work / "new.index").exists()
+
+
+def test_a_truncated_gzip_shard(headrace: Commands, work: Path) -> None:
+    packed = gzip.compress(shard(work).read_bytes())
+    (work / "z.tar.gz").write_bytes(packed[: len(packed) // 2])
+    assert "inside its gzip data" in headrace.refused(
+        "data", "index", "z.tar.gz", "--out", "z.index", cwd=work
+    )
+
+
+def test_an_index_that_is_older_than_its_shard(headrace: Commands, work: Path) -> None:
+    with shard(work).open("ab") as file:
+        file.write(bytes(10_240))
+    assert f"{work}/a.index: is older than {shard(work)}" in headrace.refused("train", "c.yaml", cwd=work)
+    os.truncate(shard(work), shard(work).stat().st_size - 10_240)
+    flip(shard(work), 600)  # the same size, other content
+    line = headrace.refused("train", "c.yaml", cwd=work)
+    assert "whose content changed; make it again: headrace data index" in line
+
+
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [
+        (0, "is not an index of headrace"),
+        (9, "is an index of version"),
+        (13, "its header is damaged"),
+        (-1, "its table is damaged; make it again"),
+    ],
+)
+def test_a_damaged_index(headrace: Commands, work: Path, at: int, expected: str) -> None:
+    flip(work / "a.index", at)
+    assert f"a.index: {expected}" in headrace.refused("check", "c.yaml", cwd=work)
+
+
+def test_a_damaged_shard_is_named_by_verify_and_by_training(headrace: Commands, work: Path) -> None:
+    index = Index.open(work / "a.index")
+    status = shard(work).stat()
+    for unit in range(len(index)):
+        flip(shard(work), index.unit(unit).offset + 600)
+    os.utime(shard(work), ns=(status.st_mtime_ns, status.st_mtime_ns))  # as a failing disk does it
+    done = headrace.run("data", "verify", "a.index", "--json", cwd=work)
+    assert done.code == 2
+    assert {finding["unit"] for finding in json.loads(done.out)} == set(range(len(index)))
+    line = headrace.refused("train", "c.yaml", cwd=work)
+    assert f"corpus a: {shard(work)}, unit " in line
+    assert "its bytes are not those that were indexed (checksum)" in line
+
+
+def test_samples_that_are_no_text(headrace: Commands, work: Path) -> None:
+    tar(work / "b-0.tar", [*plain()[:20], ("bad.txt", b"\xff\xfe"), ("image.jpg", b"x"), *plain()[20:]])
+    out = headrace.ok("data", "index", "b-0.tar", "--out", "b.index", cwd=work)
+    assert "left out: 1 × not UTF-8" in out
+    assert "left out: 1 × no text" in out
+    assert "not UTF-8" in headrace.ok("data", "verify", "b.index", cwd=work)
+    configure(work, "b-0.tar", "b.index")
+    line = headrace.refused("train", "c.yaml", cwd=work)
+    assert f"corpus a: {work}/b-0.tar, unit 0, sample bad: not UTF-8; quarantine it, or set" in line
+    headrace.ok("resume", "one", "data.on_bad.action=skip", cwd=work)
+    ledger = [line for line in open_run(work / "one").ledger() if line["event"] == "skip"]
+    assert [line["key"] for line in ledger] == ["bad", "image"]
+
+
+def test_a_corpus_without_any_text(headrace: Commands, work: Path) -> None:
+    tar(work / "b-0.tar", [(f"{number}.jpg", b"x") for number in range(5)])
+    headrace.ok("data", "index", "b-0.tar", "--out", "b.index", cwd=work)
+    configure(work, "b-0.tar", "b.index")
+    assert "corpus a: no text in its 1 shards" in headrace.refused("train", "c.yaml", cwd=work)
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_member_names_of_300_characters_work(headrace: Commands, work: Path, form: int) -> None:
+    long = "k" * 296
+    tar(work / "b-0.tar", [*plain(), (f"{long}.txt", TEXTS[0].encode())], form)
+    assert "41 documents" in headrace.ok("data", "index", "b-0.tar", "--out", "b.index", cwd=work)
+    assert "41 documents" in headrace.ok("data", "verify", "b.index", cwd=work)
+    configure(work, "b-0.tar", "b.index")
+    headrace.ok("data", "show", "c.yaml", "--step", "9", cwd=work)
+    if form == tarfile.PAX_FORMAT:
+        return
+    headrace.ok("train", "c.yaml", cwd=work)
+    assert f"a/{long}: " in headrace.ok("data", "seen", "one", f"a/{long}", cwd=work)
+
+
+def test_members_are_never_written_by_their_names(headrace: Commands, work: Path) -> None:
+    evil = work / "evil.txt"
+    tar(work / "b-0.tar", [*plain(), (str(evil), TEXTS[0].encode()), ("../evil.txt", TEXTS[1].encode())])
+    headrace.ok("data", "index", "b-0.tar", "--out", "b.index", cwd=work)
+    configure(work, "b-0.tar", "b.index")
+    headrace.ok("data", "show", "c.yaml", "--step", "3", cwd=work)
+    assert not evil.exists()
+    assert not (work.parent / "evil.txt").exists()
+
+
+def test_no_command_is_taken_from_an_index(headrace: Commands, work: Path) -> None:
+    index = Index.open(work / "a.index")
+    command = f"pipe:touch {work}/pwned; cat {shard(work)}; : file://x"
+    write(work / "evil.index", [Shard(command, 0, 0, "plain")], np.array(index.units))
+    for arguments in (
+        ["data", "verify", "evil.index"],
+        ["tokenizer", "train", "evil.index", "--out", "t.model"],
+        ["tokenizer", "check", "tokenizer.model", "evil.index"],
+    ):
+        assert "evil.index: does not keep the command" in headrace.refused(*arguments, cwd=work)
+    assert not (work / "pwned").exists()
+
+
+def test_text_that_spells_control_tokens_yields_none(headrace: Commands, work: Path) -> None:
+    tokenizer = Tokenizer.load(work / "tokenizer.model")
+    ordinary = {*tokenizer.ordinary.tolist(), *np.flatnonzero(tokenizer.is_byte).tolist()}
+    control = [number for number in range(tokenizer.size) if number not in ordinary]
+    spelled = " ".join(map(tokenizer.piece, control)) + "".join(map(tokenizer.piece, control))
+    tar(work / "b-0.tar", [(f"{number}.txt", spelled.encode()) for number in range(5)])
+    headrace.ok("data", "index", "b-0.tar", "--out", "b.index", cwd=work)
+    checked = json.loads(headrace.ok("tokenizer", "check", "tokenizer.model", "b.index", "--json", cwd=work))
+    assert (checked[0]["not_lossless"], checked[0]["documents"]) == (0, 5)
+    configure(work, "b-0.tar", "b.index")
+    shown = headrace.ok("data", "show", "c.yaml", "objectives.mlm=null", "--step", "1", "--json", cwd=work)
+    begin, end = tokenizer.control.begin, tokenizer.control.end
+    for row in map(json.loads, shown.splitlines()):
+        for piece in row["pieces"]:
+            first, stop = piece["first"], piece["first"] + piece["length"]
+            assert set(row["tokens"][first:stop]) <= ordinary | {begin}
+            assert set(row["targets"][first:stop]) <= ordinary | {end}
+
+
+# Configs and options
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (CONFIG.replace("steps: 3", "stpes: 3"), "c.yaml:2: stpes: unknown key; did you mean steps?"),
+        (CONFIG.replace("steps: 3", "steps: three"), "c.yaml:2: steps: expected a whole number, got 'three'"),
+        (CONFIG.replace("steps: 3", "steps: 3\nsteps: 4"), "c.yaml:3: steps: stands twice, first in line 2"),
+        (CONFIG.replace("steps: 3", "steps:\n\t3"), "c.yaml:3: not YAML: found character '\\t'"),
+        (CONFIG.replace("heads: 2", "heads: 3"), "model.heads: width 16 is not a multiple of 3 heads"),
+        ("", "c.yaml: is empty; expected sections"),
+        ("\x00\x01", "c.yaml: not YAML"),
+    ],
+)
+def test_a_config_with_a_mistake(headrace: Commands, tmp_path: Path, content: str, expected: str) -> None:
+    (tmp_path / "c.yaml").write_text(content.replace("{{", "{").replace("}}", "}"))
+    assert expected in headrace.refused("train", "c.yaml", cwd=tmp_path)
+    assert names(tmp_path) == {"c.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train", "none.yaml"], "none.yaml: cannot be read: No such file or directory"),
+        (["train", "."], ".: cannot be read: Is a directory"),
+        (["train", "a-000000.tar"], "a-000000.tar: not YAML"),
+        (["train", "c.yaml", "steps=-3"], "steps: expected at least 1, got -3"),
+        (["train", "c.yaml", "steps=99999999999999"], "steps: expected at most"),
+        (["train", "c.yaml", "batch_rows=0"], "batch_rows: expected a whole number from 1"),
+        (["train", "c.yaml", "batch_rows=1000000000000"], "batch_rows: expected a whole number from 1"),
+        (["train", "c.yaml", "sequence_length=7"], "sequence_length: expected at least 8, got 7"),
+        (["train", "c.yaml", "objectives.casual={weight: 1}"], "no such objective; did you mean causal?"),
+        (
+            ["train", "c.yaml", "objectives.causal.weight=0", "objectives.mlm.weight=0"],
+            "objectives: all weights are 0 at row 0; one must be above 0",
+        ),
+        (["train", "c.yaml", "data.corpora.a.weight=0"], "expected a corpus with a weight above 0"),
+        (
+            ["train", "c.yaml", "data.corpora.b={shards: a-*.tar, weight: 1e-9}"],
+            "data.corpora.b.weight: expected 0, or at least a millionth",
+        ),
+        (["train", "c.yaml", "data.threads=100000"], "data.threads: expected at most 256"),
+        (["train", "c.yaml", "--processes", "0"], "--processes: expected 1 or more, got 0"),
+        (["train", "c.yaml", "--processes", "13"], "12 lanes cannot be shared by 13 processes"),
+        (["train", "c.yaml", "eval.every=1"], "eval.every: needs held-out text"),
+        (["train", "c.yaml", "tokenizer.model=none"], "tokenizer.model: no file"),
+        (["train", "c.yaml", "tokenizer.model=c.yaml"], "c.yaml: is not a SentencePiece model"),
+        (["train", "c.yaml", "run.folder=c.yaml"], "c.yaml/one: cannot be written: Not a directory"),
+        (["check", "c.yaml", "run.folder=c.yaml"], "run.folder: "),
+        (
+            ["train", "c.yaml", "data.corpora.a.shards=https://h/a.tar?X-Amz-Signature=s3cret"],
+            "a URL with a signature or a key in it would be copied",
+        ),
+        (
+            ["train", "c.yaml", "data.corpora.a.text_field=body"],
+            "asks for 'body'; make it again: headrace data index",
+        ),
+        (["data", "show", "c.yaml", "--step", "1", "--row", "9"], "step 1 has the rows 0 to 3, got 9"),
+        (["data", "pack", "--out", "p"], "expected files or folders to pack"),
+        (["data", "pack", "none", "--out", "p"], "none: no such file or folder"),
+        (["data", "pack", "tokenizer.model", "--out", "p"], "expected one of .txt .md .py"),
+        (["data", "pack", "x.jsonl", "--out", "p"], "no document to pack: 1 no text in field 'text'"),
+        (
+            ["data", "pack", "x.jsonl", "--field", "body", "--out", "a"],
+            "exists already; choose another --out",
+        ),
+        (
+            ["data", "pack", "x.jsonl", "--out", "sub/"],
+            "expected the beginning of file names, such as sub/mine",
+        ),
+        (["data", "pack", "x.jsonl", "--field", "body", "--out", "c.yaml/p"], "cannot be written"),
+        (["data", "index", "c.yaml", "--out", "p.index"], "c.yaml: no tar header at byte 0"),
+        (["data", "index", "a-000000.tar", "--out", "c.yaml"], "exists and is no index that can be added to"),
+        (["data", "index", "a-000000.tar", "--out", "c.yaml/p.index"], "cannot be written: c.yaml is a file"),
+        (["tokenizer", "train", "a.index", "--out", "t", "-v", "90"], "control and 256 byte ids need"),
+        (["tokenizer", "train", "a.index", "--out", "t", "-v", "9000"], "--vocabulary 9000: this text has"),
+        (["tokenizer", "train", "a.index", "--out", "tokenizer.model"], "exists already"),
+        (["tokenizer", "train", "a.index", "--out", "c.yaml/t"], "cannot be written: c.yaml is a file"),
+        (["tokenizer", "check", "c.yaml", "a.index"], "c.yaml: is not a SentencePiece model"),
+    ],
+)
+def test_a_wrong_argument(headrace: Commands, home: Path, arguments: list[str], expected: str) -> None:
+    (home / "x.jsonl").write_text('{"body": "text"}\n')
+    before = names(home)
+    line = headrace.refused(*arguments, cwd=home)
+    assert expected in line
+    assert "s3cret" not in line
+    assert names(home) == before
+
+
+def test_the_shortest_rows_and_fewer_rows_than_processes(headrace: Commands, work: Path) -> None:
+    every = [f"objectives.{name}.weight=1" for name in ("reverse", "nsp", "prefix", "span", "fim")]
+    headrace.ok("train", "c.yaml", "sequence_length=8", *every, cwd=work)
+    out = headrace.ok("train", "c.yaml", "batch_rows=1", "--processes", "2", "--dry-run", cwd=work)
+    assert "warning: 7 blank rows a step" in out
+
+
+def test_a_start_that_failed_does_not_forbid_the_corrected_one(headrace: Commands, work: Path) -> None:
+    assert "no such shard" in headrace.refused("train", "c.yaml", "data.corpora.a.shards=none.tar", cwd=work)
+    headrace.ok("train", "c.yaml", cwd=work)
+    line = headrace.refused("train", "c.yaml", "steps=9", cwd=work)
+    assert "this run exists with another config; keys that differ: steps: 3, now 9" in line
+
+
+def test_paths_with_blanks_and_any_letters(headrace: Commands, home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mit Leerzeichen 日本 [1] {a}"
+    folder.mkdir()
+    for entry in home.glob("*.*"):
+        shutil.copy2(entry, folder)
+    configure(folder, "a-000000.tar")
+    out = headrace.ok("train", "c.yaml", cwd=folder)
+    assert f"headrace resume '{folder}/one'" in out
+    headrace.ok("data", "trace", folder / "one", "--step", "3", "--row", "0", cwd=folder)
+    assert "'日本" not in headrace.ok("generate", folder / "one", "日本", "--tokens", "3", cwd=folder)
+
+
+def test_a_terminal_that_knows_ascii_alone(home: Path, one: Path) -> None:
+    """A process of its own: the encoding is fixed at its start."""
+    ascii_alone = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "launcher.cli", "check", str(home / "c.yaml")],
+        env=os.environ | ascii_alone,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+# Runs
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", "X"],
+        ["metrics", "X"],
+        ["resume", "X", "steps=9"],
+        ["evaluate", "X"],
+        ["generate", "X", "a"],
+        ["wandb", "X"],
+        ["checkpoint", "ls", "X"],
+        ["checkpoint", "verify", "X"],
+        ["data", "trace", "X", "--step", "1"],
+        ["data", "seen", "X", "1"],
+    ],
+)
+def test_what_is_no_run(headrace: Commands, home: Path, arguments: list[str]) -> None:
+    for place in (str(home), str(home / "c.yaml")):
+        line = headrace.refused(*[place if word == "X" else word for word in arguments])
+        assert f"{place}: expected the folder of a run, with a config.yaml in it" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["resume", "one", "--step", "9"], "no checkpoint of step 9; there are: 1, 2, 3"),
+        (["generate", "one", "a", "--step", "9"], "no checkpoint of step 9"),
+        (["evaluate", "one", "--step", "9"], "no checkpoint of step 9"),
+        (["checkpoint", "verify", "one", "--step", "9"], "no checkpoint of step 9"),
+        (["evaluate", "one"], "no corpus of this run holds text out"),
+        (["generate", "one", "word " * 200], "this model reads at most 64"),
+        (["generate", "one", "a", "--suffix", "b"], "--suffix: belongs to --order infill"),
+        (["generate", "one", "a", "-t", "inf"], "temperature: expected a finite number"),
+        (["generate", "one", "a", "--seed", "9" * 30], "seed: expected a whole number of 64 bits"),
+        (["generate", "one", os.fsdecode(b"\xff")], "PROMPT: expected text in UTF-8"),
+        (["data", "trace", "one", "--step", "9"], "has not done step 9; its newest is 3"),
+        (["data", "seen", "one", "none"], "none: no such sample in a"),
+        (["resume", "one", "run.name=two", "steps=9"], "run: names the folder of a run and cannot be edited"),
+        (["resume", "one", "seed=2", "steps=9"], "seed: the run was started with 1, got 2"),
+        (["resume", "one", "seed=2", "steps=9", "--step", "1"], "seed: the run was started with 1, got 2"),
+        (["resume", "one", "model.width=32", "steps=9"], "layers.0.table.weight is (2"),
+        (["resume", "one", "longest_sequence=128", "steps=9"], "the run was started with 64, got 128"),
+        (["wandb", "one"], "wandb: no key; set WANDB_API_KEY"),
+    ],
+)
+def test_what_a_run_cannot_do(
+    headrace: Commands, one: Path, home: Path, arguments: list[str], expected: str
+) -> None:
+    before = {path: path.read_bytes() for path in (one / "checkpoints").rglob("*") if path.is_file()}
+    line = headrace.refused(*arguments, cwd=home, HOME=str(home), WANDB_API_KEY="")
+    assert expected in line
+    assert {p: p.read_bytes() for p in (one / "checkpoints").rglob("*") if p.is_file()} == before
+    assert open_run(one).attempts() == [1]
+
+
+def test_another_tokenizer(headrace: Commands, run: Path, home: Path, corpora: Corpora) -> None:
+    other = run.parent / "other.model"
+    train_tokenizer([corpora.open("prose")], other, vocabulary=800, budget=100_000)
+    own, asked = Tokenizer.load(run / "tokenizer.model").hash, Tokenizer.load(other).hash
+    line = headrace.refused("resume", run, f"tokenizer.model={other}", "steps=9")
+    assert f"(hash {own[:16]}), {other} is another (hash {asked[:16]})" in line
+    shutil.copy(other, run / "tokenizer.model")
+    for arguments in (
+        ["resume", run, "steps=9"],
+        ["generate", run, "a"],
+        ["evaluate", run],
+        ["data", "trace", run, "--step", "1"],
+    ):
+        line = headrace.refused(*arguments)
+        assert f"{run}/tokenizer.model: is not the tokenizer that the run was started with (hash" in line
+        assert own[:16] in line
+        assert asked[:16] in line
+
+
+def test_a_second_writer(headrace: Commands, run: Path, home: Path) -> None:
+    folder = open_run(run)
+    with_lock = claim(folder, folder.current_config())
+    try:
+        before = names(run)
+        line = headrace.refused("resume", run, "steps=9")
+        assert f"{run}: is being written by attempt {with_lock.number}, process {os.getpid()} on " in line
+        assert "stop that first, or wait for its end" in line
+        assert names(run) == before
+    finally:
+        with_lock.close()
+    headrace.ok("resume", run, "steps=4")
+
+
+FILES = ("MANIFEST.json", "index.json", "progress.json", "frag-00000.safetensors", "frag-00000.blocks")
+
+
+def test_one_flipped_byte_in_each_file_of_a_checkpoint(headrace: Commands, run: Path) -> None:
+    newest = run / "checkpoints" / "step-00000003"
+    assert {path.name for path in newest.iterdir()} == set(FILES)
+    for name in FILES:
+        flip(newest / name)
+        done = headrace.run("checkpoint", "verify", run)
+        assert (done.code, done.err) == (2, "")
+        assert done.out.startswith(f"{newest}/{name}: ")
+        assert done.out.count("\n") == 1
+        line = headrace.refused("resume", run, "--step", "3", "steps=9")
+        assert f"the checkpoint of step 3 is damaged: {newest}/{name}: " in line
+        done = headrace.run("generate", run, "a", "--tokens", "2")
+        assert (done.code, done.err.count("\n")) == (0, 1)
+        assert done.err.startswith(f"passed over: {newest}/{name}: ")
+        if name != FILES[-1]:
+            flip(newest / name)
+    out = headrace.ok("resume", run, "steps=4")
+    assert f"passed over: {newest}/{FILES[-1]}: " in out
+    assert [line["step"] for line in open_run(run).ledger() if line["event"] == "resume"] == [2]
+    assert (run / "checkpoints" / "step-00000004").is_dir()
+
+
+def test_no_checkpoint_is_whole_or_left(headrace: Commands, run: Path) -> None:
+    for folder in (run / "checkpoints").iterdir():
+        flip(folder / "index.json")
+    before = names(run)
+    for arguments in (["resume", run, "steps=9"], ["generate", run, "a"]):
+        assert "no checkpoint is whole: " in headrace.refused(*arguments)
+    assert names(run) == before
+    shutil.rmtree(run / "checkpoints")
+    line = headrace.refused("resume", run, "steps=9")
+    assert f"{run}/checkpoints: no checkpoint is there, and the run has saved step 3" in line
+    assert "has no checkpoint" in headrace.refused("generate", run, "a")
+
+
+@pytest.mark.parametrize("content", [b"hello\n", b"", b"\x00\xff\n", b'{"row": 0, "plan": {"seed": 1}}\n'])
+def test_a_damaged_plan(headrace: Commands, run: Path, content: bytes) -> None:
+    (run / "plan.jsonl").write_bytes(content)
+    for arguments in (["resume", run, "steps=9"], ["data", "trace", run, "--step", "1"]):
+        line = headrace.refused(*arguments)
+        assert f"{run}/plan.jsonl" in line
+        assert "or move it away, and a resume writes it again from its checkpoint" in line
+
+
+def test_a_plan_that_is_lost_comes_back_from_the_checkpoint(headrace: Commands, run: Path) -> None:
+    headrace.ok("resume", run, "steps=4", "objectives.mlm.weight=2")
+    was = [json.loads(line) for line in (run / "plan.jsonl").read_text().splitlines()]
+    (run / "plan.jsonl").unlink()
+    headrace.ok("resume", run, "steps=5")
+    assert [json.loads(line) for line in (run / "plan.jsonl").read_text().splitlines()] == was
+    assert [segment["row"] for segment in was] == [0, 12]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "attempts/0001/config.yaml"])
+def test_a_damaged_config_of_a_run(headrace: Commands, run: Path, home: Path, name: str) -> None:
+    path = run / name
+    path.write_text(path.read_text().replace("normalise:", "normalize:"))
+    command = (
+        ["status", run] if "attempts" in name else ["train", home / "c.yaml", f"run.folder={run.parent}"]
+    )
+    line = headrace.refused(*command, *([] if "attempts" in name else ["run.name=run"]))
+    assert f"{path}:" in line
+    assert "normalize: unknown key; did you mean normalise?" in line
+
+
+def test_torn_and_damaged_lines_of_a_run(headrace: Commands, run: Path) -> None:
+    metrics, ledger = run / "attempts/0001/metrics.jsonl", run / "attempts/0001/ledger.jsonl"
+    whole = metrics.read_bytes()
+    metrics.write_bytes(whole[:-30])
+    assert [json.loads(line)["step"] for line in headrace.ok("metrics", run, "--json").splitlines()] == [1, 2]
+    assert "step 2 of 3" in headrace.ok("status", run)
+    metrics.write_bytes(b"garbage\n" + whole)
+    for command in (["metrics", run], ["status", run], ["data", "trace", run, "--step", "1"]):
+        assert f"{metrics}:1: is damaged: expected a JSON object with step" in headrace.refused(*command)
+    metrics.write_bytes(whole)
+    ledger.write_bytes(b"")
+    assert f"{ledger}: is missing or empty" in headrace.refused("resume", run, "steps=9")
+    assert open_run(run).attempts() == []
+
+
+def test_openings_that_are_lost(headrace: Commands, run: Path) -> None:
+    (run / "attempts/0001/openings-0000.bin").unlink()
+    for command in (["data", "trace", run, "--step", "1"], ["data", "seen", run, "000000001"]):
+        assert "the openings logs (openings-NNNN.bin) are missing" in headrace.refused(*command)
+
+
+def test_strange_names_in_a_run_disturb_nobody(headrace: Commands, run: Path) -> None:
+    (run / "attempts" / "9x").mkdir()
+    (run / "attempts" / "0099").write_text("a file")
+    (run / "checkpoints" / "step-abcdefgh").mkdir()
+    (run / "checkpoints" / "step-00000009").write_text("a file")
+    (run / "attempts/0001/writer.json").write_text("garbage")
+    assert "step 3 of 3" in headrace.ok("status", run)
+    listed = json.loads(headrace.ok("checkpoint", "ls", run, "--json"))
+    assert [(row["step"], row["resume"]) for row in listed] == [(1, ""), (2, ""), (3, "from here"), (9, "")]
+    headrace.ok("resume", run, "steps=4")
+
+
+# Places that cannot be written
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True
+    ).returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.parametrize("way", ["full", "read-only"])
+def test_a_disk_that_takes_nothing(headrace: Commands, one: Path, home: Path, disk: Path, way: str) -> None:
+    run = Path(shutil.copytree(one, disk / "run"))
+    if way == "full":
+        with open(disk / "fill", "wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+    else:
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    before = names(disk)
+    (home / "x.txt").write_text("text")
+    reason = "No space left on device" if way == "full" else "Read-only file system"
+    for command in (
+        ["resume", run, "steps=9"],
+        ["data", "pack", "x.txt", "--out", disk / "p"],
+        ["data", "index", "a-000000.tar", "--out", disk / "p.index"],
+        ["tokenizer", "train", "a.index", "--out", disk / "t.model", "-v", "700"],
+    )[: 3 if way == "full" else 4]:  # an empty file fits on a full disk: told only after the training
+        line = headrace.refused(*command, cwd=home)
+        assert str(disk) in line
+        assert f"cannot be written: {reason}" in line
+    assert "step 3 of 3" in headrace.ok("status", run)
+    assert headrace.ok("checkpoint", "verify", run) == "every byte is as it was saved\n"
+    headrace.ok("generate", run, "a", "--tokens", "2")
+    assert names(disk) == before
+
+
+# Secrets and trust
+
+
+def test_no_key_reaches_the_files_of_a_run(headrace: Commands, work: Path) -> None:
+    key = "0123456789abcdef" * 3
+    secrets = {"WANDB_API_KEY": key, "AWS_SECRET_ACCESS_KEY": key, "HF_TOKEN": key}
+    done = headrace.run("train", "c.yaml", "wandb.mode=offline", cwd=work, HOME=str(work), **secrets)
+    assert done.code == 0
+    files = [path for path in (work / "one").rglob("*") if path.is_file()]
+    assert any("wandb" in str(path) for path in files)
+    assert [path for path in files if key.encode() in path.read_bytes()] == []
+    assert key not in done.out + done.err
+
+
+UNSAFE = {
+    *("pickle", "marshal", "shelve", "dill", "joblib", "eval", "exec", "extractall", "extract"),
+    *("unsafe_load", "full_load", "system"),
+}
+
+
+def test_nothing_that_is_read_can_run_code() -> None:
+    """No pickle, no unsafe YAML, no eval, no tar member written by its name: in none of the rooms."""
+    root = Path(__file__).parent.parent
+    for path in (
+        path for room in ("data", "launcher", "model", "objectives") for path in (root / room).glob("*.py")
+    ):
+        for node in ast.walk(ast.parse(path.read_text())):
+            used: list[str] = []
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                used = [alias.name for alias in node.names] + [str(getattr(node, "module", ""))]
+            elif isinstance(node, ast.Call):
+                function = ast.unparse(node.func)
+                last = function.rpartition(".")[2]
+                used = [last] if last != "eval" or function == "eval" else []
+                used += [function] if function in ("torch.load", "yaml.load", "np.load") else []
+                used += [
+                    keyword.arg or "" for keyword in node.keywords if keyword.arg in ("shell", "allow_pickle")
+                ]
+            bad = UNSAFE | {"torch.load", "yaml.load", "np.load", "shell", "allow_pickle"}
+            assert not bad & set(used), f"{path}:{getattr(node, 'lineno', 0)}: {bad & set(used)}"
