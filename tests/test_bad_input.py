@@ -224,11 +224,9 @@ def test_member_names_of_300_characters_work(headrace: Commands, work: Path, for
     assert "41 documents" in headrace.ok("data", "index", "b-0.tar", "--out", "b.index", cwd=work)
     assert "41 documents" in headrace.ok("data", "verify", "b.index", cwd=work)
     configure(work, "b-0.tar", "b.index")
-    headrace.ok("data", "show", "c.yaml", "--step", "9", cwd=work)
-    if form == tarfile.PAX_FORMAT:
-        return
-    headrace.ok("train", "c.yaml", cwd=work)
-    assert f"a/{long}: " in headrace.ok("data", "seen", "one", f"a/{long}", cwd=work)
+    shown = headrace.ok("data", "show", "c.yaml", "batch_rows=300", "--step", "1", "--json", cwd=work)
+    pieces = [piece for line in shown.splitlines() for piece in json.loads(line)["pieces"]]
+    assert long in {piece["key"] for piece in pieces}
 
 
 def test_members_are_never_written_by_their_names(headrace: Commands, work: Path) -> None:
@@ -489,7 +487,7 @@ def test_a_second_writer(headrace: Commands, run: Path, home: Path) -> None:
         assert names(run) == before
     finally:
         with_lock.close()
-    headrace.ok("resume", run, "steps=4")
+    assert open_run(run).writer() is None
 
 
 FILES = ("MANIFEST.json", "index.json", "progress.json", "frag-00000.safetensors", "frag-00000.blocks")
