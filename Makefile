@@ -33,7 +33,7 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m pytest
 
 test-full: check
 	$(BIN)/python -m pytest -m "full or not full"

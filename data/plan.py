@@ -150,6 +150,11 @@ class History:
         """The plan in force at a global row."""
         return self.segments[self._segment(row)][1]
 
+    @property
+    def newest(self) -> Plan:
+        """The plan of the last segment."""
+        return self.segments[-1][1]
+
     def before(self, row: int) -> Plan | None:
         """The plan of the row before: what an edit at `row` is compared with. None at row 0."""
         return self.at(row - 1) if row else None
@@ -165,7 +170,7 @@ class History:
     def extended(self, row: int, plan: Plan) -> "History":
         """With `plan` from `row` on; what was recorded for later rows is forgotten. The same history where
         that plan is in force already."""
-        if self.segments[-1][0] <= row and self.segments[-1][1] == plan:
+        if self.segments[-1][0] <= row and self.newest == plan:
             return self
         before = self.before(row)
         if before is not None:

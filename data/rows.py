@@ -65,6 +65,15 @@ class Rows:
         """Rows whose values are yet to be written."""
         return Rows(**{name: np.empty((rows, length), dtype) for name, dtype in DTYPES.items()})
 
+    def tally(self, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """float64 of `shape` (objectives, corpora), twice: loss weight of the targets, and their number."""
+        aimed = self.targets >= 0
+        cell = self.objective[aimed].astype(np.int64) * shape[1] + self.corpus[aimed]
+        cells = shape[0] * shape[1]
+        weight = np.bincount(cell, self.weights[aimed], cells)
+        targets = np.bincount(cell, minlength=cells).astype(np.float64)
+        return weight.reshape(shape), targets.reshape(shape)
+
     @staticmethod
     def blank(rows: int, length: int, pad: int) -> "Rows":
         """Rows that are padding throughout: they even out ranks and weigh nothing."""

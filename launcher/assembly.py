@@ -70,7 +70,7 @@ class Stream:
     @property
     def plan(self) -> Plan:
         """The plan in force for the whole attempt."""
-        return self.history.segments[-1][1]
+        return self.history.newest
 
 
 def assemble(
@@ -109,7 +109,7 @@ def assemble(
 def _open_stream(claimed: Claimed) -> Stream:
     found = claimed.checkpoint
     at = Progress.from_json(read_progress(found.path)) if found else None
-    tokenizer = run_tokenizer(claimed.run, at.history.segments[-1][1].tokenizer if at else None)
+    tokenizer = run_tokenizer(claimed.run, at.history.newest.tokenizer if at else None)
     require_room(claimed.config, tokenizer)
     corpora = open_corpora(claimed.config)
     history = go_on(claimed.run, claimed.config, corpora, tokenizer.hash, at)

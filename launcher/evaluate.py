@@ -20,14 +20,12 @@ from data.plan import Plan
 from data.rows import Rows
 from data.tokenizer import Tokenizer
 from launcher import output
-from launcher.checkpoint import read_progress
 from launcher.distributed import HostSums
 from launcher.forward import Evaluation, PlainModel
-from launcher.progress import Progress
 from launcher.run_folder import RunFolder
 from launcher.stream_settings import open_corpora
 from launcher.tracking import EvalCell, EvalRecord
-from launcher.whole_model import checkpoint_of, load_model
+from launcher.whole_model import load_model
 from launcher.world import World
 from objectives.registry import objective_id
 
@@ -106,18 +104,16 @@ def _own_sums(evaluator: Evaluator, part: _Set) -> list[float]:
 
 def evaluate(run: RunFolder, step: int | None, json: bool) -> None:
     """Print the held-out losses of a run's checkpoint, computed in this process."""
-    model, tokenizer, config = load_model(run, step)
-    path = checkpoint_of(run, step)
-    progress = Progress.from_json(read_progress(path))
+    trained = load_model(run, step)
     held_out = HeldOut(
-        progress.history.segments[-1][1],
-        open_corpora(config),
-        tokenizer,
-        limit_bytes=config.eval.bytes,
-        micro_batch=config.layout.micro_batch,
+        trained.progress.history.newest,
+        open_corpora(trained.config),
+        trained.tokenizer,
+        limit_bytes=trained.config.eval.bytes,
+        micro_batch=trained.config.layout.micro_batch,
         world=World(),
     )
-    record = held_out.record(PlainModel(model), HostSums(World()), progress.step, 0)
+    record = held_out.record(PlainModel(trained.model), HostSums(World()), trained.progress.step, 0)
     if not record.eval:
         raise BadInput(
             f"{run.path}: no corpus of this run holds text out; a run that is to be evaluated needs "

@@ -51,10 +51,9 @@ def evaluate(
         _, lost, right = forward(place(rows, np.ones(shape[0]), device), accuracy=True)
         sums += lost.cpu().numpy()
         correct += right.cpu().numpy()
-        aimed = rows.targets >= 0
-        cell = rows.objective[aimed].astype(np.int64) * shape[1] + rows.corpus[aimed]
-        weights += np.bincount(cell, rows.weights[aimed], sums.size).reshape(shape)
-        targets += np.bincount(cell, minlength=sums.size).reshape(shape)
+        weight, aimed = rows.tally(shape)
+        weights += weight
+        targets += aimed
     return Evaluation(sums, weights, targets, correct)
 
 

@@ -38,14 +38,23 @@ def generate(
             text.encode()
         except UnicodeEncodeError:
             raise BadInput(f"generate: {name}: expected text in UTF-8") from None
-    model, tokenizer, config = load_model(run, step)
+    trained = load_model(run, step)
     if suffix and order != "infill":
         raise BadInput("--suffix: belongs to --order infill")
     try:
         sampling = Sampling(temperature, top_k, top_p, seed)
     except ValueError as error:
         raise BadInput(f"generate: {error}") from None
-    return text_of(model, tokenizer, config.objectives, prompt, tokens, sampling, order, suffix)
+    return text_of(
+        trained.model,
+        trained.tokenizer,
+        trained.config.objectives,
+        prompt,
+        tokens,
+        sampling,
+        order,
+        suffix,
+    )
 
 
 def text_of(

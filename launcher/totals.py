@@ -64,26 +64,22 @@ class Totals:
     @staticmethod
     def failed(corpora: int) -> "Totals":
         """The sums of a rank that has no batch."""
-        vector = np.zeros(3 * len(NAMES) * corpora + 2 * corpora + 2)
-        vector[-1] = 1.0
-        return Totals.of_vector(vector, corpora)
+        table, by_corpus = np.zeros((len(NAMES), corpora)), np.zeros(corpora)
+        return Totals(table, table, table, by_corpus, by_corpus, tokens=0.0, failures=1.0)
 
 
 def count(batch: Batch, corpora: int) -> Totals:
     """The sums over this rank's rows of a step."""
     rows = batch.rows
-    aimed = rows.targets >= 0
-    cell = rows.objective[aimed].astype(np.int64) * corpora + rows.corpus[aimed]
-    cells = len(NAMES) * corpora
-    shape = (len(NAMES), corpora)
+    weight, targets = rows.tally((len(NAMES), corpora))
     real = batch.numbers >= 0
     ids = {corpus.name: corpus.id for corpus in batch.history.at(batch.first_row).corpora}
     places = np.zeros(corpora)
     for (corpus, _), (place, _) in batch.state.positions.items():
         places[ids[corpus]] += place
     return Totals(
-        weight=np.bincount(cell, rows.weights[aimed], cells).reshape(shape),
-        targets=np.bincount(cell, minlength=cells).astype(np.float64).reshape(shape),
+        weight=weight,
+        targets=targets,
         source=batch.source_tokens.astype(np.float64),
         rows=np.bincount(rows.corpus[real, 0], minlength=corpora).astype(np.float64),
         places=places,

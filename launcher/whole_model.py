@@ -1,6 +1,7 @@
 """A trained model in this process alone, from a run's checkpoint: for evaluation and generation."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,12 +17,23 @@ from model.transformer import Transformer
 from objectives.registry import HEADS
 
 
-def load_model(run: RunFolder, step: int | None) -> tuple[Transformer, Tokenizer, Config]:
-    """The weights of a run at a step (None: the newest checkpoint), its tokenizer and config. BadInput where
-    there is no whole checkpoint."""
-    path = checkpoint_of(run, step)
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint's model, and what belongs to it."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    config: Config
+    progress: Progress
+
+
+def load_model(run: RunFolder, step: int | None) -> Trained:
+    """What a run had trained at a step (None: the newest checkpoint). BadInput where there is no whole
+    checkpoint."""
+    path = _checkpoint_of(run, step)
     config = run.current_config()
-    plan = Progress.from_json(read_progress(path)).history.segments[-1][1]
+    progress = Progress.from_json(read_progress(path))
+    plan = progress.history.newest
     tokenizer = run_tokenizer(run, plan.tokenizer)
     model = plain_model(config, tokenizer, len(plan.corpora))
     weights = read_weights(path)
@@ -33,10 +45,10 @@ def load_model(run: RunFolder, step: int | None) -> tuple[Transformer, Tokenizer
                     f"({name}); were they changed since?"
                 )
             parameter.copy_(weights[name])
-    return model.eval(), tokenizer, config
+    return Trained(model.eval(), tokenizer, config, progress)
 
 
-def checkpoint_of(run: RunFolder, step: int | None) -> Path:
+def _checkpoint_of(run: RunFolder, step: int | None) -> Path:
     """The folder of a run's checkpoint; says what it passed over. BadInput where there is none."""
     found, passed_over = newest(run.checkpoints, step)
     for line in passed_over:
@@ -48,5 +60,4 @@ def checkpoint_of(run: RunFolder, step: int | None) -> Path:
 
 def plain_model(config: Config, tokenizer: Tokenizer, corpora: int) -> Transformer:
     """A model of the run's shape whose weights are not filled."""
-    with torch.device("cpu"):
-        return Transformer(config.model, tokenizer.size, HEADS, corpora)
+    return Transformer(config.model, tokenizer.size, HEADS, corpora)
