@@ -29,6 +29,10 @@ app = typer.Typer(
 )
 
 
+# typer has changed whose click it uses, and exports but one of the errors: its parent is that of all of them.
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
+
+
 def version() -> str:
     """The installed distribution's version."""
     try:
@@ -62,7 +66,22 @@ def run() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without × or … is no reason to end a run
     try:
-        app(prog_name="headrace")
+        sys.exit(_do(sys.argv[1:]))
     except BadInput as error:
         print(f"headrace: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _do(words: list[str]) -> int:
+    """The exit code of a command line. BadInput also where it cannot be understood."""
+    root = typer.main.get_command(app)
+    try:
+        # Not standalone: typer then raises its errors, and hands back the code of typer.Exit.
+        return root.main(words, prog_name="headrace", standalone_mode=False) or 0
+    except USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: its help is wanted
+            print(error, file=sys.stderr)
+            return 2
+        from launcher.usage import sentence
+
+        raise BadInput(sentence(error, root, words)) from None

@@ -73,22 +73,31 @@ def _problem(problem: Mapping[str, Any], root: type[BaseModel], places: Places) 
         if colon and " " not in word:
             return named, f"{dotted(named)}: {rest}"
         return key, f"{dotted(key)}: {context['error']}" if key else str(context["error"])
+    # Union members and mapping keys appear in pydantic's place as words that no config contains.
+    named = tuple(part for part in key if part != "[key]")
+    said = expectation(problem)
+    if said is None:
+        return key, f"{dotted(key)}: {problem['msg'].lower()}, got {_brief(got)}"
+    return named, f"{dotted(named)}: {said}"
+
+
+def expectation(problem: Mapping[str, Any]) -> str | None:
+    """'expected WHAT, got WHAT' of one of pydantic's errors about a value; None for a kind not known here."""
+    kind, got, context = problem["type"], problem["input"], problem.get("ctx", {})
+    close = ""
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
         expected = f"{words} {context[bound]}"
     elif kind == "literal_error":
         expected = f"{context['expected']}"
+        if isinstance(got, str):
+            choices = expected.replace("'", "").replace(" or ", ", ").split(", ")
+            close = "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(got, choices, 1))
     elif kind in _EXPECTED:
         expected = _EXPECTED[kind]
     else:
-        return key, f"{dotted(key)}: {problem['msg'].lower()}, got {_brief(got)}"
-    close = ""
-    if kind == "literal_error" and isinstance(got, str):
-        found = difflib.get_close_matches(got, expected.replace("'", "").replace(" or ", ", ").split(", "), 1)
-        close = f"; did you mean {found[0]}?" if found else ""
-    # Union members and mapping keys appear in pydantic's place as words that no config contains.
-    key = tuple(part for part in key if part != "[key]")
-    return key, f"{dotted(key)}: expected {expected}, got {_brief(got)}{close}"
+        return None
+    return f"expected {expected}, got {_brief(got)}{close}"
 
 
 def _brief(value: Any) -> str:

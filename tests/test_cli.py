@@ -106,8 +106,39 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], expected: s
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_option_is_exit_code_2() -> None:
-    assert "No such option: --nope" in headrace("train", "--nope", code=2)
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("train --nope", "train: no such option --nope; there are --processes, --dry-run, --help; values of"),
+        ("train c.yaml --steps 5", "values of the config are given as key=value, such as steps=500. See"),
+        ("train c.yaml --process 2", "train: no such option --process; did you mean --processes? See"),
+        ("data verify a.index --jsn", "data verify: no such option --jsn; did you mean --json? See"),
+        ("--versoin", "headrace: no such option --versoin; did you mean --version? See 'headrace --help'"),
+        ("train", "train: CONFIG is missing: A YAML file, such as configs/first.yaml. See 'headrace train"),
+        ("data show c.yaml", "data show: --step is missing: The first step of a run is 1. See"),
+        ("check c.yaml --processes two", "check: --processes: expected a whole number, got 'two'. See"),
+        (
+            "metrics r --last 0",
+            "metrics: --last: expected at least 1, got '0'. See 'headrace metrics --help'",
+        ),
+        ("generate r p --order up", "--order: 'up' is not one of 'forwards', 'infill', 'backwards'. See"),
+        ("train c.yaml -p", "train: option '-p' requires an argument: Start so many processes on this"),
+        ("train c.yaml --dry-run=3", "train: option '--dry-run' does not take a value. See 'headrace train"),
+        ("status a b", "got unexpected extra argument(s) (b); expected headrace status [OPTIONS] {RUN}. See"),
+        ("trian", "headrace: no such command 'trian'. Did you mean 'train'? See 'headrace --help'"),
+        ("data foo", "data: no such command 'foo'; there are pack, index, verify, show, trace, seen. See"),
+    ],
+)
+def test_a_command_line_that_cannot_be_understood(words: str, expected: str) -> None:
+    line = headrace(*words.split(), code=2)
+    assert line.startswith("headrace: ")
+    assert line.count("\n") == 1
+    assert expected in line
+    assert line.endswith("--help'\n")
+
+
+def test_a_group_without_a_command_shows_its_help() -> None:
+    assert "verify  Read every byte" in headrace("checkpoint", code=2)
 
 
 def test_a_foreign_package_of_the_same_name_is_named(tmp_path: Path) -> None:
