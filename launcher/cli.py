@@ -10,10 +10,15 @@ Exit codes: 0 finished · 1 a bug · 2 bad input, one line · 75 stopped with ev
 import sys
 
 from launcher import rooms
+from launcher.signals import deliver, early_stop
 
 
 def main() -> None:
     """The `headrace` command."""
+    if sys.argv[1:2] in (["train"], ["resume"]):  # the commands that end with 75 when they are stopped
+        early_stop.arm()
+    else:
+        deliver()
     shadowed = rooms.shadowed()
     if shadowed:
         print(f"headrace: {shadowed[0]}", file=sys.stderr)

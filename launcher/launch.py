@@ -2,7 +2,8 @@
 
 The ranks meet through a file in a private folder, so no port can be taken by another between its choice and
 its use. Each rank asks the kernel to die with this process (PR_SET_PDEATHSIG): nothing outlives it, even
-after kill -9. A signal is handed on once to every rank, which then save and leave; a second one ends them.
+after kill -9. A signal is handed on once to every rank, which then save and leave; a second one ends them. A
+rank that has not come to its handlers yet gets it when they are in place (signals.deliver).
 No torch here: the parent only waits.
 """
 
@@ -18,7 +19,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-STOPPED, BAD_INPUT = 75, 2
+from launcher.signals import ASKING, STOPPED, deliver, early_stop, hold_back
+
+BAD_INPUT = 2
 GRACE = {STOPPED: 60.0, BAD_INPUT: 5.0}
 """Seconds that the others are given to end after the first rank has ended with this code."""
 GRACE_OTHERWISE = 10.0
@@ -41,7 +44,8 @@ def die_with_parent(parent: int) -> Callable[[], None]:
 
 
 def launch(processes: int, command: Sequence[str]) -> int:
-    """Run `command` as `processes` ranks and return the exit code of the whole.
+    """Run `command` as `processes` ranks and return the exit code of the whole. It must call signals.deliver,
+    or its ranks cannot be stopped.
 
     2 when a rank ended with 2 (bad input); else the code of the first rank that failed, 128 + signal number
     where a signal ended it; 0 when all ended well. When one rank fails the others get a short grace and are
@@ -57,21 +61,23 @@ def launch(processes: int, command: Sequence[str]) -> int:
             if rank.poll() is None:
                 rank.send_signal(number if len(received) == 1 else signal.SIGKILL)
 
-    handled = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, forward) for number in handled}
+    before = {number: signal.signal(number, forward) for number in ASKING}
+    early_stop.disarm()
     try:
-        for rank in range(processes):
-            ranks.append(
-                subprocess.Popen(
-                    list(command),
-                    env=os.environ | _variables(rank, processes, Path(folder)),
-                    # A group of its own: Ctrl-C reaches this process only, which hands it on once.
-                    process_group=0,
-                    preexec_fn=die_with_parent(os.getpid()),
+        hold_back()  # in the ranks too, which inherit it
+        try:
+            for rank in range(processes):
+                ranks.append(
+                    subprocess.Popen(
+                        list(command),
+                        env=os.environ | _variables(rank, processes, Path(folder)),
+                        # A group of its own: Ctrl-C reaches this process only, which hands it on once.
+                        process_group=0,
+                        preexec_fn=die_with_parent(os.getpid()),
+                    )
                 )
-            )
-            if received:
-                ranks[-1].send_signal(received[0])
+        finally:
+            deliver()
         return _wait(ranks)
     finally:
         _kill(ranks)

@@ -5,6 +5,7 @@ import time
 
 from launcher.launch import launch
 from launcher.respawn import command
+from launcher.signals import deliver
 
 ELEMENTS = 1 << 20
 
@@ -13,6 +14,7 @@ def main() -> None:
     """Without arguments: start both. As a rank: rank 0 prints the MiB/s of an all-reduce."""
     if len(sys.argv) == 1:
         sys.exit(launch(2, command("launcher.network_probe", "rank")))
+    deliver()
     # Only the ranks need torch.
     import torch
     from torch import distributed

@@ -5,10 +5,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,70 @@ def test_stopped_by_ctrl_c_under_headrace_then_srun_then_finished_by_torchrun(
     assert_same_run(tmp_path, straight)
     starts = [line for line in open_run(tmp_path / "run").ledger() if line["event"] in ("start", "resume")]
     assert len(starts) == 3
+
+
+def processes_of(process: subprocess.Popen[str], ranks: int) -> list[int]:
+    """Those that train, once they are there: the ranks of --processes, or the command itself."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while ranks > 1 and len(children.read_text().split()) < ranks:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    return [int(pid) for pid in children.read_text().split()] if ranks > 1 else [process.pid]
+
+
+def importing_torch(process: subprocess.Popen[str], ranks: int) -> None:
+    """Returns once its library is in the memory of all that train: the import takes seconds."""
+    for pid in processes_of(process, ranks):
+        while "libtorch_cpu" not in Path(f"/proc/{pid}/maps").read_text():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "number", "moment"),
+    [
+        (1, signal.SIGTERM, importing_torch),
+        (1, signal.SIGINT, importing_torch),
+        (2, signal.SIGTERM, importing_torch),
+        (2, signal.SIGINT, processes_of),
+        (2, signal.SIGUSR2, processes_of),
+    ],
+)
+def test_stopped_before_anything_has_begun(
+    text: TrainingText, tmp_path: Path, ranks: int, number: int, moment: Callable
+) -> None:
+    """processes_of: the ranks are forked, and no line of them has run."""
+    file = write(config(text, tmp_path), tmp_path)
+    process = spawn([*HEADRACE, "train", str(file), *(["--processes", str(ranks)] if ranks > 1 else [])])
+    moment(process, ranks)
+    begin = time.monotonic()
+    process.send_signal(number)
+    out, err = ended(process, 75)
+    assert (out, err) == ("", "headrace: stopped before training had begun; start it again\n")
+    assert time.monotonic() - begin < 20, "imports may be slow, but nobody waits for a rank that has left"
+    assert not (tmp_path / "run").exists()
+
+
+def test_stopped_while_it_waits_for_another_rank(text: TrainingText, tmp_path: Path) -> None:
+    """The wait goes on inside C for ten minutes."""
+    file = write(config(text, tmp_path), tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    process = spawn([*HEADRACE, "train", str(file)], MASTER_PORT=str(port), **ranks)
+    while True:
+        assert process.poll() is None, process.communicate()
+        try:
+            socket.create_connection(("localhost", port), timeout=1).close()
+            break
+        except OSError:
+            time.sleep(0.05)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, err = ended(process, 75)
+    assert err.endswith("headrace: stopped before training had begun; start it again\n")
+    assert time.monotonic() - begin < 5
 
 
 @pytest.mark.full
