@@ -102,7 +102,7 @@ class Checkpoints:
 
         BadInput on rank 0, Told on the others, when the disk has no room or the save before failed.
         """
-        self._join()
+        self.settle()
         state = engine.state
         numbers = {name: number for number, name in enumerate(state.shapes)}
         elements = sum(int(np.prod(shape)) for shape in state.shapes.values())
@@ -146,7 +146,7 @@ class Checkpoints:
 
     def raise_failure(self) -> None:
         """On every rank, once any rank has `failed`: BadInput on rank 0, which knows why, Told elsewhere."""
-        self._join()
+        self.settle()
         error = self._error
         if self._world.rank > 0:
             raise Told("a checkpoint could not be saved")
@@ -161,7 +161,7 @@ class Checkpoints:
 
     def finish(self) -> None:
         """Wait for the save under way; raise what failed on any rank. A collective."""
-        self._join()
+        self.settle()
         if self._reducer.start(np.array([float(self.failed)])).wait()[0]:
             self.raise_failure()
 
@@ -172,7 +172,8 @@ class Checkpoints:
             saved.append(self._saved.get())
         return saved
 
-    def _join(self) -> None:
+    def settle(self) -> None:
+        """Wait for the end of the save under way, however it ends."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None

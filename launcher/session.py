@@ -6,7 +6,7 @@ rank takes part in what is a collective (sums, gathering the streams, evaluation
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -155,6 +155,14 @@ class TrainingSession:
             raise self._unwritten or Told("a record could not be written")
         if self.hold is not None:
             self.hold.record("stop", reason=how, signal=self.stop.name)
+
+    def give_up(self, error: BadInput) -> None:
+        """Close the ledger of an attempt that ends with this. No collective: each rank leaves for itself."""
+        self.checkpoints.settle()
+        with suppress(BadInput):  # where it is the ledger that cannot be written, `error` says so already
+            self._report_saves()
+            if self.hold is not None:
+                self.hold.record("stop", reason="failed", error=str(error), signal=self.stop.name)
 
     def _report_saves(self) -> None:
         for saved in self.checkpoints.published():

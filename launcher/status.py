@@ -59,6 +59,8 @@ def show(facts: dict[str, Any]) -> None:
     if facts["writer"] and facts["seconds_since"] is not None:
         output.say(f"last step {facts['seconds_since']:.0f} s ago, {clock(facts['seconds_left'])} left")
     saved = ", ".join(f"{step:,}" for step in facts["checkpoints"][-5:]) or "none"
+    if not facts["writer"] and (facts["last_event"] or {}).get("error"):
+        output.say(f"it ended with: {facts['last_event']['error']}")
     output.say(f"attempts {facts['attempts']}, checkpoints: {saved}")
     if not facts["writer"] and facts["state"] != "finished":
         output.say(f"go on with: headrace resume {shlex.quote(facts['run'])}")

@@ -138,16 +138,26 @@ def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> i
     log = claimed.run.attempt_path(claimed.number) / f"rank-{world.rank:04d}.log"
     with quiet(log) as terminal, ExitStack() as stack:
         session, progress = assemble(world, claimed, stop, stack, terminal)
-        if progress.step == 0:
-            session.evaluate(0)
         try:
-            with collected_by_step():
-                end = loop(session, progress)
-        except Trouble as trouble:
-            session.finish("trouble")
-            together(world, trouble.repeat)
-            raise  # not reached: it was the trouble of some rank
-        session.finish(end.name.lower())
+            end = _train(session, progress, loop)
+            session.finish("trouble" if isinstance(end, Trouble) else end.name.lower())
+        except BadInput as error:
+            session.give_up(error)
+            raise
+        if isinstance(end, Trouble):
+            together(world, end.repeat)
+            raise end  # not reached: it was the trouble of some rank
     if end is End.FINISHED and world.rank == 0:
         show_summary(claimed.run)
     return end.value
+
+
+def _train(session: TrainingSession, progress: Progress, loop: Loop) -> End | Trouble:
+    """How the loop ended. BadInput, on all ranks, where what was trained last could not be kept."""
+    if progress.step == 0:
+        session.evaluate(0)
+    try:
+        with collected_by_step():
+            return loop(session, progress)
+    except Trouble as trouble:
+        return trouble

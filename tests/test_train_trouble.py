@@ -128,6 +128,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(
     line = one_line(running)
     assert expected in line
     assert str(small_disk) in line
+    stop = list(open_run(small_disk / "run").ledger())[-1]
+    if looks or free:  # else the ledger has no room either
+        assert (stop["event"], stop["reason"], stop["error"]) == ("stop", "failed", line)
     saves = small_disk / "run" / "checkpoints"
     assert verify(saves) == []
     assert not list(saves.glob("*.partial*"))
