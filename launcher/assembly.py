@@ -3,7 +3,7 @@
     tokenizer, corpora; the plan's history goes on at row n       stream_settings.py, plan_history.py
     model and engine; weights from a checkpoint, or from the seed  engine.py, checkpoint.py
     held-out rows, samples                                         evaluate.py, samples.py
-    on rank 0 the ledger's first line, the tracker                 run_folder.py, teller.py
+    on rank 0 the ledger's first line, the plan, the tracker       run_folder.py, teller.py
     the loader from row n                                          data/loader.py
 
 Whatever can fail for a user's reason fails here, on all ranks together, before the first step.
@@ -129,11 +129,15 @@ def _engine(world: World, claimed: Claimed, stream: Stream) -> Engine:
 
 
 def _begin(claimed: Claimed, stream: Stream, stack: ExitStack, terminal: TextIO) -> Tracker | None:
-    """On rank 0 the plan, and the ledger's first line: where this attempt goes on, and with what."""
+    """On rank 0 the ledger's first line: where this attempt goes on, and with what; then the plan.
+
+    In this order a kill between the two leaves a run that is whole: the lineage ends at the row from which
+    the plan would have changed. The other way round the rows after it, still those of the attempt before,
+    would stand under a plan that they never followed.
+    """
     if claimed.attempt is None:
         return None
     found = claimed.checkpoint
-    keep(claimed.run, stream.history)
     claimed.attempt.begin(
         step=stream.at.step,
         parent=found.attempt if found else None,
@@ -143,6 +147,7 @@ def _begin(claimed: Claimed, stream: Stream, stack: ExitStack, terminal: TextIO)
         tokenizer=stream.tokenizer.hash,
         versions=versions(),
     )
+    keep(claimed.run, stream.history)
     tracker = stack.enter_context(teller(claimed.run, claimed.config, claimed.attempt, terminal))
     for line in claimed.passed_over:
         tracker.note(f"passed over: {line}")

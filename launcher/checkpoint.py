@@ -33,11 +33,15 @@ class Found:
         return asdict(self)
 
 
-def newest(folder: Path, step: int | None = None) -> tuple[Found | None, list[str]]:
+def newest(
+    folder: Path, step: int | None = None, rewound: tuple[int, int] | None = None
+) -> tuple[Found | None, list[str]]:
     """The newest checkpoint that is whole, and a line for each newer one that was passed over.
 
-    With `step` that one or BadInput. (None, []) where nothing was ever saved; BadInput where all that was
-    saved is damaged. Reads every byte of what it returns.
+    With `step` that one or BadInput. rewound (attempt, step): that attempt went back to that step, so what
+    others saved of later steps was given up, also where it was killed before it had set that aside. (None,
+    []) where nothing was ever saved; BadInput where all that was saved is damaged. Reads every byte of what
+    it returns.
     """
     steps = steps_in(folder)
     if step is not None:
@@ -50,7 +54,10 @@ def newest(folder: Path, step: int | None = None) -> tuple[Found | None, list[st
         path = folder / step_name(number)
         wrong = problems(path)
         if not wrong:
-            return Found(number, read_manifest(path)["attempt"], str(path)), passed_over
+            attempt = read_manifest(path)["attempt"]
+            if step is None and rewound and number > rewound[1] and attempt != rewound[0]:
+                continue
+            return Found(number, attempt, str(path)), passed_over
         passed_over += [f"{path}/{line}" for line in wrong]
     if passed_over and step is not None:
         others = f"'headrace checkpoint ls {folder.parent}' shows the others"

@@ -163,6 +163,12 @@ class Attempt:
         """Append a line to the ledger, on the disk when this returns."""
         record(self.path, event, **fields)
 
+    def give_up(self, error: BadInput) -> None:
+        """The last ledger line of an attempt that this ends; none where it had not begun."""
+        if _started(self.path):
+            with suppress(BadInput):  # where the ledger cannot be written either, the error is the news
+                self.record("stop", reason="failed", error=str(error))
+
     def may_publish(self) -> bool:
         """Whether this attempt is still the newest that was started; if not, another has taken over."""
         return self.folder.attempts()[-1:] == [self.number]

@@ -156,13 +156,11 @@ class TrainingSession:
         if self.hold is not None:
             self.hold.record("stop", reason=how, signal=self.stop.name)
 
-    def give_up(self, error: BadInput) -> None:
-        """Close the ledger of an attempt that ends with this. No collective: each rank leaves for itself."""
+    def settle(self) -> None:
+        """After an error: wait for the save under way and note it. No collective: each rank leaves alone."""
         self.checkpoints.settle()
-        with suppress(BadInput):  # where it is the ledger that cannot be written, `error` says so already
+        with suppress(BadInput):  # where the ledger cannot be written either, the error is the news
             self._report_saves()
-            if self.hold is not None:
-                self.hold.record("stop", reason="failed", error=str(error), signal=self.stop.name)
 
     def _report_saves(self) -> None:
         for saved in self.checkpoints.published():

@@ -89,7 +89,9 @@ def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> 
     def claim() -> dict[str, Any]:
         run, config = choose()
         refuse_other_tokenizer(run, config)
-        found, passed_over = newest(run.checkpoints, step)
+        begun = run.attempts()
+        rewound = (begun[-1], first_line(run, begun[-1])["step"]) if begun else None
+        found, passed_over = newest(run.checkpoints, step, rewound)
         if found is None:
             _refuse_lost_checkpoints(run)
         else:
@@ -137,12 +139,13 @@ def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> i
     """Train as this attempt. What libraries print goes to its log, the console's lines to the terminal."""
     log = claimed.run.attempt_path(claimed.number) / f"rank-{world.rank:04d}.log"
     with quiet(log) as terminal, ExitStack() as stack:
-        session, progress = assemble(world, claimed, stop, stack, terminal)
         try:
+            session, progress = assemble(world, claimed, stop, stack, terminal)
             end = _train(session, progress, loop)
             session.finish("trouble" if isinstance(end, Trouble) else end.name.lower())
         except BadInput as error:
-            session.give_up(error)
+            if claimed.attempt is not None:
+                claimed.attempt.give_up(error)
             raise
         if isinstance(end, Trouble):
             together(world, end.repeat)
@@ -154,10 +157,13 @@ def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> i
 
 def _train(session: TrainingSession, progress: Progress, loop: Loop) -> End | Trouble:
     """How the loop ended. BadInput, on all ranks, where what was trained last could not be kept."""
-    if progress.step == 0:
-        session.evaluate(0)
     try:
+        if progress.step == 0:
+            session.evaluate(0)
         with collected_by_step():
             return loop(session, progress)
     except Trouble as trouble:
         return trouble
+    except BadInput:
+        session.settle()
+        raise

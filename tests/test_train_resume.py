@@ -5,16 +5,22 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from launcher.run_folder import open_run
+from launcher import assembly
+from launcher.run_folder import Attempt, open_run
+from launcher.world import World
+from tests.commands import Commands
 from tests.helpers import TrainingText
-from tests.ranks import Running
+from tests.ranks import Running, start
 from tests.training import (
+    TIMEOUT,
+    Left,
     assert_same_run,
     assert_same_tensors,
     begin,
@@ -25,7 +31,15 @@ from tests.training import (
     saved,
     told,
     train,
+    trainer,
 )
+
+
+@pytest.fixture(scope="module")
+def headrace() -> Iterator[Commands]:
+    commands = Commands()
+    yield commands
+    commands.close()
 
 
 def kill_when(running: Running, due: Callable[[], bool], later: float = 0.0) -> bool:
@@ -110,6 +124,43 @@ def test_layouts_hand_over_every_tensor_and_batch(text: TrainingText, tmp_path: 
     losses = np.array([[line["loss"] for line in run] for run in (lines, expected)])
     print(f"largest relative difference {np.abs(losses[0] / losses[1] - 1).max():.1e}")
     np.testing.assert_allclose(losses[0], losses[1], rtol=2e-5)
+
+
+def killed_at(world: World, plain: dict[str, Any], name: str, **options: Any) -> Left:
+    """The trainer; kill -9 in place of a call of assembly.py."""
+
+    def kill(*_arguments: Any, **_keywords: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    owner = Attempt if name == "begin" else assembly
+    setattr(owner, name, kill)
+    return trainer(world, plain, **options)
+
+
+@pytest.mark.parametrize("name", ["begin", "keep", "teller", "_checkpoints"])
+def test_killed_while_it_goes_back_under_another_plan(
+    text: TrainingText, headrace: Commands, tmp_path: Path, name: str
+) -> None:
+    """begin: before it is on the record. keep: before the plan is. Others: before the old future is aside.
+    At each moment the run can be looked into, and from the record on a resume ends as if nothing had been."""
+    plain = config(text, tmp_path, steps=10)
+    train(1, plain | {"checkpoint": {"every": 5, "keep": 10}})
+    edited = config(text, tmp_path, steps=12, batch_rows=8)
+    running = start(killed_at, 1, edited, name, step=5, timeout=TIMEOUT)
+    assert [kind for kind, _, _ in running.outcomes()] == ["died"]
+    begun = name != "begin"
+    last = 5 if begun else 10
+    assert [line["step"] for line in told(tmp_path)] == list(range(1, last + 1))
+    run = tmp_path / "run"
+    for step in (1, 5, last):
+        headrace.ok("data", "trace", run, "--step", step)
+    headrace.ok("data", "seen", run, "code/000000001")
+    assert "checkpoints: 5, 10" in headrace.ok("status", run)
+    headrace.ok("resume", run, *([] if begun else ["batch_rows=8", "steps=12", "--step", "5"]))
+    assert [line["rows"] for line in told(tmp_path)] == [10, 20, 30, 40, 50, 58, 66, 74, 82, 90, 98, 106]
+    for step in (5, 6, 12):
+        assert "fingerprint agrees" in headrace.run("data", "trace", run, "--step", step).err
+    assert (run / "checkpoints" / "step-00000010.abandoned-0003").is_dir()
 
 
 def test_going_back_to_a_step_gives_up_the_other_future(
