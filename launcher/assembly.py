@@ -86,6 +86,7 @@ def assemble(
     tracker = together(world, lambda: _begin(claimed, stream, stack, terminal))
     held_out, sampler = together(world, lambda: _evaluation(world, config, stream))
     loader = together(world, lambda: _loader(world, claimed, stream, stack))
+    checkpoints = together(world, lambda: _checkpoints(world, claimed, engine, stream))
     session = TrainingSession(
         config=config,
         plan=stream.plan,
@@ -96,7 +97,7 @@ def assemble(
         hold=claimed.attempt,
         engine=engine,
         loader=loader,
-        checkpoints=_checkpoints(world, claimed, engine, stream),
+        checkpoints=checkpoints,
         stop=stop,
         tracker=tracker,
         held_out=held_out,

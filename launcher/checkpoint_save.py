@@ -85,7 +85,8 @@ class Checkpoints:
         """parent: {step, attempt} of the checkpoint that the attempt went on from. about: facts that go into
         each manifest (versions, tokenizer). may_publish: asked by rank 0 right before the rename. patience:
         seconds that rank 0 waits for the slowest rank. What lies beyond the parent, damaged or given up,
-        steps aside; what dead attempts left unfinished is cleared away."""
+        steps aside; what dead attempts left unfinished is cleared away. BadInput on rank 0 where the disk
+        refuses that."""
         self.folder, self._world, self._attempt = folder, world, attempt
         self._reducer, self._retention, self._patience = reducer, retention, patience
         self._parent, self._about, self._may_publish = parent, dict(about or {}), may_publish
@@ -94,8 +95,15 @@ class Checkpoints:
         self._error: BaseException | None = None
         self._saved: queue.SimpleQueue[Saved] = queue.SimpleQueue()
         if world.rank == 0:
-            clean(folder, attempt)
-            abandon(folder, parent["step"] if parent else -1, attempt)
+            try:
+                folder.mkdir(exist_ok=True)
+                clean(folder, attempt)
+                abandon(folder, parent["step"] if parent else -1, attempt)
+            except OSError as error:
+                place = error.filename2 or error.filename or folder
+                raise BadInput(
+                    f"{place}: {error.strerror}, where checkpoints are set aside; mend that, then start again"
+                ) from error
 
     def save(self, engine: Engine, step: int, progress: dict[str, Any]) -> None:
         """Begin to save the state after `step`. Returns when it is copied; waits for a save still under way.

@@ -75,6 +75,32 @@ def test_a_shard_that_breaks_stops_all_ranks_with_their_work_saved(
     assert events == ["start", "stop", "resume", "stop"]
 
 
+@pytest.mark.parametrize("harm", ["a file in its place", "a name that is taken"])
+def test_a_folder_of_checkpoints_that_cannot_be_put_in_order(
+    text: TrainingText, tmp_path: Path, harm: str
+) -> None:
+    """Only rank 0 does it; the other does not wait for it."""
+    plain = config(text, tmp_path, steps=6)
+    train(2, plain | {"steps": 3, "checkpoint": {"every": 1, "keep": 10}})
+    run = open_run(tmp_path / "run")
+    if harm == "a file in its place":
+        shutil.rmtree(run.checkpoints)
+        ledger = run.attempt_path(1) / "ledger.jsonl"  # as if killed before the first save
+        ledger.write_text(ledger.read_text().splitlines(keepends=True)[0])
+        obstacle, step = run.checkpoints, None
+    else:
+        obstacle, step = run.checkpoints / "step-00000003.abandoned-0002", 2
+    obstacle.write_text("")
+    line = one_line(begin(2, plain, step=step))
+    assert line.startswith(f"{obstacle}: ")
+    assert "mend that, then start again" in line
+    assert [end["error"] for end in run.ledger() if end.get("reason") == "failed"] == [line]
+    obstacle.unlink()
+    train(2, plain, step=step)
+    assert last_step(tmp_path) == 6
+    assert saved(tmp_path)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A file system of so many MiB."""
