@@ -8,6 +8,10 @@ vocabulary. Two things that SentencePiece does to text are undone here:
   pieces in memory, so the text that spells one is encoded as the ordinary characters it is made of.
 - U+2581, with which SentencePiece writes a blank, would come back as a blank. Where the model has byte
   pieces, it is encoded by its three bytes, which decode to itself.
+
+One thing stays as the model has it: a *dummy prefix*, the blank that Llama's and T5's put before a text and
+take away from the front of what they decode. `inside` encodes and decodes text that goes on from other text,
+where that blank would be one too many or one too few.
 """
 
 import hashlib
@@ -43,14 +47,16 @@ ROLES: dict[str, tuple[str, ...]] = {
     "mask": ("<mask>", "[MASK]"),
     "cls": ("<cls>", "[CLS]"),
     "sep": ("<sep>", "[SEP]"),
-    "fim_prefix": ("<fim_prefix>", "<|fim_prefix|>", "▁<PRE>"),
-    "fim_middle": ("<fim_middle>", "<|fim_middle|>", "▁<MID>"),
-    "fim_suffix": ("<fim_suffix>", "<|fim_suffix|>", "▁<SUF>"),
+    "fim_prefix": ("<fim_prefix>", "<|fim_prefix|>", "▁<PRE>", "[PREFIX]"),
+    "fim_middle": ("<fim_middle>", "<|fim_middle|>", "▁<MID>", "[MIDDLE]"),
+    "fim_suffix": ("<fim_suffix>", "<|fim_suffix|>", "▁<SUF>", "[SUFFIX]"),
     **{f"mode {mode}": (f"<{mode}>", f"[{mode}]") for mode in MODES},
 }
 """Each control id and the pieces that serve as it, the name that headrace trains with first."""
 
-_LOOKS_LIKE_CONTROL = re.compile(r"<\|.+\|>|\[[A-Z]+\d*\]|<unused_?\d+>|<reserved_?\d+>|<(start|end)_of_\w+>")
+_LOOKS_LIKE_CONTROL = re.compile(
+    r"<\|.+\|>|\[/?[A-Z]+(_[A-Z]+)*(_?\d+)?\]|<unused_?\d+>|<reserved_?\d+>|<(start|end)_of_\w+>"
+)
 
 
 def sentinel_names(number: int) -> tuple[str, ...]:
@@ -83,6 +89,7 @@ class Tokenizer:
         self.hash: str = digest.hexdigest()
         self._blank = _make_control(proto, used)
         self._processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
+        self._inside = _without_edges(proto) or self._processor
         self._tables(proto)
 
     @staticmethod
@@ -125,32 +132,39 @@ class Tokenizer:
                 1 if character in single or not fallback else len(character.encode()) for character in text
             )
 
-    def encode(self, text: str) -> np.ndarray:
-        """int32 [n]: the ids of a text, without begin and end."""
-        return self.encode_documents([text])[0]
+    def encode(self, text: str, *, inside: bool = False) -> np.ndarray:
+        """int32 [n]: the ids of a text, without begin and end. inside: the text goes on from another."""
+        return self._encode([text], self._inside if inside else self._processor)[0]
 
     def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
         """int32 [n] for each text, in one SentencePiece call that releases the GIL. Arrays are read-only."""
-        encoded = self._processor.encode(texts, return_type="numpy", num_threads=1)
+        return self._encode(texts, self._processor)
+
+    def _encode(self, texts: list[str], processor: SentencePieceProcessor) -> list[np.ndarray]:
+        encoded = processor.encode(texts, return_type="numpy", num_threads=1)
         if len(self._blank):
             for number, text in enumerate(texts):
                 if BLANK in text:
-                    encoded[number] = self._around_blanks(text)
+                    encoded[number] = self._around_blanks(text, processor)
         return encoded
 
-    def _around_blanks(self, text: str) -> np.ndarray:
+    def _around_blanks(self, text: str, processor: SentencePieceProcessor) -> np.ndarray:
         parts: list[np.ndarray] = []
         for part in re.split(f"({BLANK}+)", text):
             if part.startswith(BLANK):
                 parts += [self._blank] * len(part)
             elif part:
-                parts.append(self._processor.encode(part, return_type="numpy"))
+                parts.append((self._inside if parts else processor).encode(part, return_type="numpy"))
         return np.concatenate(parts, dtype=np.int32)
 
-    def decode(self, tokens: np.ndarray | Iterable[int]) -> str:
-        """The text of ids. Control ids stand for none; bytes that are no character come out as U+FFFD."""
+    def decode(self, tokens: np.ndarray | Iterable[int], *, inside: bool = False) -> str:
+        """The text of ids. Control ids stand for none; bytes that are no character come out as U+FFFD.
+
+        inside: the ids go on from others, so a blank at their front is kept.
+        """
         ids = np.asarray(tokens, dtype=np.int64)
-        return self._processor.decode(ids[self._plain[ids]].tolist())
+        processor = self._inside if inside else self._processor
+        return processor.decode(ids[self._plain[ids]].tolist())
 
     def byte_length(self, tokens: np.ndarray) -> int:
         """UTF-8 bytes of text that ids stand for (an unknown one counts none)."""
@@ -196,13 +210,24 @@ def _control_ids(layout: dict[str, int]) -> ControlIds:
 def _make_control(proto: ModelProto, used: set[int]) -> np.ndarray:
     """Turn pieces that serve or look like control into control pieces.
 
-    Returns the three byte ids of U+2581, or none where it cannot be kept apart from a blank.
+    Returns the three byte ids of U+2581, or none where the model has no byte pieces.
     """
     for number, piece in enumerate(proto.pieces):
         if piece.type == _USER and (number in used or _LOOKS_LIKE_CONTROL.fullmatch(piece.piece)):
             piece.type = _CONTROL
     by_name = {piece.piece: number for number, piece in enumerate(proto.pieces) if piece.type == _BYTE}
     ids = [by_name.get(f"<0x{value:02X}>") for value in BLANK.encode()]
-    if None in ids or proto.normalizer_spec.add_dummy_prefix:
+    if None in ids:
         return np.empty(0, dtype=np.int32)
     return np.array(ids, dtype=np.int32)
+
+
+def _without_edges(proto: ModelProto) -> SentencePieceProcessor | None:
+    """The model without what it does to blanks at the edges of a text; None where it does nothing."""
+    spec = proto.normalizer_spec
+    if not (spec.add_dummy_prefix or spec.remove_extra_whitespaces):
+        return None
+    plain = ModelProto()
+    plain.CopyFrom(proto)
+    plain.normalizer_spec.add_dummy_prefix = plain.normalizer_spec.remove_extra_whitespaces = False
+    return SentencePieceProcessor(model_proto=plain.SerializeToString())

@@ -70,10 +70,11 @@ def text_of(
     """The new text after, before or within a prompt. objectives: as the model was trained on them."""
     control = tokenizer.control
     by_character = order == "backwards" and objectives.get("reverse", {}).get("unit") == "character"
-    text = tokenizer.encode(prompt[::-1] if by_character else prompt).tolist()
+    ends_a_text = order == "backwards" and not by_character
+    text = tokenizer.encode(prompt[::-1] if by_character else prompt, inside=ends_a_text).tolist()
     stop = control.end
     if order == "infill":
-        after = tokenizer.encode(suffix).tolist()
+        after = tokenizer.encode(suffix, inside=True).tolist()
         ids = infill_prompt(control.fim_prefix, control.fim_suffix, control.fim_middle, text, after)
     elif order == "backwards":
         ids = [control.end, *text] if by_character else backwards_prompt(control.end, text)
@@ -91,9 +92,9 @@ def text_of(
         sampling=sampling,
         forbidden=_controls(tokenizer),
     )
-    if order == "backwards" and not by_character:
+    if ends_a_text:
         new = new[::-1]
-    found = tokenizer.decode(new)
+    found = tokenizer.decode(new, inside=True)
     return found[::-1] if by_character else found
 
 

@@ -7,6 +7,7 @@ import io
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ import sentencepiece
 from data.errors import BadInput
 from data.tokenizer import BLANK, Tokenizer
 from data.train_tokenizer import check, control_symbols, sample_texts, train
+from launcher import generate
+from model.generate import Sampling
 from objectives.example import ControlIds
 from tests.helpers import Corpora, make_corpus
 
@@ -71,6 +74,12 @@ def llama(texts: list[str]) -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
+def mistral() -> Tokenizer:
+    """Mistral's own: BPE, byte fallback, dummy prefix, no pad, 750 control pieces, 20 user-defined ones."""
+    return Tokenizer.load(Path(__file__).parent / "fixtures" / "mistral-v3.model")
+
+
+@pytest.fixture(scope="module")
 def t5(texts: list[str]) -> Tokenizer:
     """As T5's: unigram, NFKC, pad 0, end 1, no begin, <extra_id_N> as user-defined pieces, no byte pieces."""
     ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
@@ -78,16 +87,58 @@ def t5(texts: list[str]) -> Tokenizer:
     return foreign(texts, model_type="unigram", vocab_size=600, user_defined_symbols=extra, **ids)
 
 
-def test_any_text_comes_back_as_it_was(ours: Tokenizer) -> None:
-    for text, tokens in zip(NASTY, ours.encode_documents(NASTY), strict=True):
-        assert ours.decode(tokens) == text
+@pytest.mark.parametrize("name", ["ours", "llama", "mistral"])
+def test_any_text_comes_back_as_it_was(name: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(name)
+    for text, tokens in zip(NASTY, tokenizer.encode_documents(NASTY), strict=True):
+        assert tokenizer.decode(tokens) == text
         assert tokens.dtype == np.int32
-        assert ours.byte_length(tokens) == len(text.encode())
-        assert np.array_equal(ours.encode(text), tokens)
-    assert len(ours.encode("")) == 0
+        assert np.array_equal(tokenizer.encode(text), tokens)
+        inside = tokenizer.encode(text, inside=True)
+        assert tokenizer.decode(inside, inside=True) == text
+        assert tokenizer.byte_length(inside) == len(text.encode())
+    assert len(tokenizer.encode("")) == 0
 
 
-@pytest.mark.parametrize("name", ["ours", "llama", "t5"])
+@pytest.mark.parametrize("name", ["ours", "llama", "mistral"])
+def test_text_inside_a_text_keeps_its_blanks(name: str, request: pytest.FixtureRequest) -> None:
+    tokenizer = request.getfixturevalue(name)
+    text = " The quick  brown fox"
+    tokens = tokenizer.encode(text)
+    for cut in range(1, len(tokens)):
+        assert tokenizer.decode(tokens[:cut]) + tokenizer.decode(tokens[cut:], inside=True) == text
+    joined = [*tokenizer.encode("The qui"), *tokenizer.encode("ck brown", inside=True)]
+    assert tokenizer.decode(joined) == "The quick brown"
+
+
+@pytest.mark.parametrize("order, given", [("forwards", "The"), ("infill", "The"), ("backwards", "own fox")])
+@pytest.mark.parametrize("name", ["ours", "mistral"])
+def test_what_is_generated_goes_on_from_the_prompt(
+    name: str,
+    order: generate.Order,
+    given: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = request.getfixturevalue(name)
+    read: list[int] = []
+
+    def answer(_: object, ids: list[int], **__: object) -> list[list[int]]:
+        read.extend(ids)
+        new = tokenizer.encode(" quick br", inside=True).tolist()
+        return [new[::-1] if order == "backwards" else new]
+
+    monkeypatch.setattr(generate, "generate_ids", answer)
+    model = SimpleNamespace(config=SimpleNamespace(longest=100))
+    text = generate.text_of(model, tokenizer, {}, given, 50, Sampling(), order, suffix="own fox")
+    assert text == " quick br"
+    if order != "forwards":
+        after = tokenizer.encode("own fox", inside=True).tolist()
+        assert set(after) < set(read)
+        assert tokenizer.decode([*tokenizer.encode("The quick br"), *after]) == "The quick brown fox"
+
+
+@pytest.mark.parametrize("name", ["ours", "llama", "mistral", "t5"])
 def test_text_that_spells_a_control_token_never_yields_one(name: str, request: pytest.FixtureRequest) -> None:
     tokenizer = request.getfixturevalue(name)
     control = all_ids(tokenizer.control)
@@ -96,6 +147,7 @@ def test_text_that_spells_a_control_token_never_yields_one(name: str, request: p
     spelled = {tokenizer.piece(number) for number in control} | {
         *control_symbols(256, 32),
         *("<s>", "</s>", "<pad>", "<unk>", "<0x41>", "<0x0A>", "<|endoftext|>", "[MASK]", "<extra_id_7>"),
+        *("[INST]", "[/INST]", "[TOOL_CALLS]", "[control_8]", "[REFERENCE_DOC_3]", "[REF]", "[/REF]"),
     }
     assert len(spelled) > 290
     for text in [*spelled, "".join(spelled), " ".join(spelled), " <PRE> <MID> <SUF>▁<PRE>"]:
@@ -108,7 +160,7 @@ def test_text_that_spells_a_control_token_never_yields_one(name: str, request: p
         assert not tokenizer.is_byte[tokenizer.encode("<0x41>")].any()
 
 
-@pytest.mark.parametrize("name", ["ours", "llama", "t5"])
+@pytest.mark.parametrize("name", ["ours", "llama", "mistral", "t5"])
 def test_control_ids_are_distinct_and_in_range(name: str, request: pytest.FixtureRequest) -> None:
     tokenizer = request.getfixturevalue(name)
     ids = all_ids(tokenizer.control)
@@ -129,7 +181,12 @@ def test_a_trained_model_holds_its_control_ids(ours: Tokenizer) -> None:
     assert ours.piece(control.modes["R"]) == "<R>"
 
 
-def test_foreign_models_are_taken_as_they_are(llama: Tokenizer, t5: Tokenizer) -> None:
+def test_foreign_models_are_taken_as_they_are(llama: Tokenizer, mistral: Tokenizer, t5: Tokenizer) -> None:
+    control = mistral.control
+    assert (control.begin, control.end, control.fim_prefix, control.fim_middle) == (1, 2, 11, 12)
+    assert min(control.pad, control.mask, control.sentinels[0]) >= 32_768 == mistral.pieces
+    assert mistral.size == 32_768 + 268 - 5
+
     control = llama.control
     assert (control.begin, control.end) == (1, 2)
     assert control.fim_prefix < 800
@@ -170,7 +227,7 @@ def test_tables(ours: Tokenizer) -> None:
     assert len(ours.ordinary) == 2000 - 256 - 1 - len(control_symbols(256, 32)) - 3
 
 
-@pytest.mark.parametrize("name", ["ours", "llama", "t5"])
+@pytest.mark.parametrize("name", ["ours", "llama", "mistral", "t5"])
 def test_spread_bounds_what_reversed_text_becomes(
     name: str, request: pytest.FixtureRequest, texts: list[str]
 ) -> None:
