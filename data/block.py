@@ -17,11 +17,12 @@ import numpy as np
 from data.corpus import Corpus
 from data.errors import BadInput
 from data.index import fingerprint
-from data.packing import Packed, PieceTable, best_fit
+from data.packing import PieceTable, best_fit, lay
 from data.places import Blocks, Order
 from data.plan import CorpusPlan, Skip
 from data.reading import Documents, Encoder, read_documents
 from data.regimes import Regimes
+from data.rows import Rows
 from objectives.draws import Draws, extend, extend_all, key
 from objectives.mixture import dress
 from objectives.pieces import Rest
@@ -32,12 +33,13 @@ class Dressing:
     """The rows that a block gave (or its remainder, from the second dressing on), in order of emission."""
 
     row: int
-    rows: Packed
+    rows: Rows
+    table: PieceTable
 
     @property
-    def table(self) -> PieceTable:
-        """Where its pieces lie."""
-        return self.rows.table
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.rows.nbytes + self.table.nbytes
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class OpenBlock:
     def nbytes(self) -> int:
         """Bytes held, to about a tenth."""
         tokens = sum(array.nbytes for array in self.documents.tokens)
-        return self.dressing.rows.nbytes + tokens + 300 * len(self.documents.tokens)
+        return self.dressing.nbytes + tokens + 300 * len(self.documents.tokens)
 
 
 class Opener:
@@ -135,7 +137,7 @@ class Opener:
         packed = best_fit(pieces.lengths, length)
         order = Draws(dressing_key, "rows").permutation(len(packed))
         ordered = [packed[i] for i in order.tolist()]
-        return Dressing(row, Packed(pieces, ordered, length, self.encoder.control.pad, corpus.id))
+        return Dressing(row, *lay(pieces, ordered, length, self.encoder.control.pad, corpus.id))
 
 
 def remainder(documents: Documents, used: np.ndarray, quarantined: Container[str]) -> list[Rest]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from data.block import remainder
 from data.corpus import Corpus
-from data.packing import Packed, best_fit
+from data.packing import best_fit, lay
 from data.places import Blocks
 from data.plan import CorpusPlan, Plan
 from data.reading import Encoder, read_documents
@@ -64,7 +64,6 @@ def heldout_rows(
         dressing = key(plan.seed, "evaluate", corpus_plan.name, -1, name)
         pieces = dress(rests, mixture, 0, plan.length, encoder, dressing, documents.draws.tolist())
         packed = best_fit(pieces.lengths, plan.length)
-        laid = Packed(pieces, packed, plan.length, encoder.control.pad, corpus_plan.id)
-        rows = laid.rows(range(len(laid)))
+        rows, _ = lay(pieces, packed, plan.length, encoder.control.pad, corpus_plan.id)
         found.append(HeldOut(name, rows, text_bytes if name in _BY_TEXT else None, len(rests)))
     return found

@@ -19,8 +19,7 @@ from data.ahead import Ahead, Relay
 from data.block import OpenBlock, Opener
 from data.corpus import Corpus
 from data.errors import BadInput
-from data.packing import Packed, lay
-from data.plan import History, Skip
+from data.plan import History, Plan, Skip
 from data.reading import Encoder
 from data.regimes import Regimes
 from data.rows import Rows
@@ -165,30 +164,19 @@ class Loader:
         regime = self._regimes.at(first)
         plan = regime.plan
         rows = np.arange(first, first + count)
+        corpora = regime.shares.corpora_of(rows)
         owners = rows % plan.lanes % self._world
+        mine = owners == self._rank
         most = int(np.bincount(owners, minlength=self._world).max())
         height = -(-most // self._micro_batch) * self._micro_batch
-        chosen: list[tuple[Packed, int]] = []
-        numbers = np.full(height, -1, dtype=np.int64)
-        source_tokens = np.zeros((len(OBJECTIVES), len(plan.corpora)), dtype=np.int64)
-        corpora = regime.shares.corpora_of(rows).tolist()
-        for row, corpus_id, owner in zip(rows.tolist(), corpora, owners.tolist()):
-            corpus = plan.corpora[corpus_id]
-            if not self._streams.follows(corpus, row):
-                continue
-            if self._closing.is_set():
-                raise _Closed
-            block, index = self._streams.draw(corpus, row)
-            if owner == self._rank:
-                numbers[len(chosen)] = row
-                chosen.append((block.dressing.rows, index))
-                source_tokens[:, corpus_id] += block.dressing.table.tokens[index]
         batch = Rows.empty(height, plan.length)
-        lay(chosen, batch)
-        if len(chosen) < height:
-            blank = Rows.blank(height - len(chosen), plan.length, self._pad)
-            for name, array in batch.arrays().items():
-                array[len(chosen) :] = getattr(blank, name)
+        numbers = np.full(height, -1, dtype=np.int64)
+        numbers[: mine.sum()] = rows[mine]
+        source_tokens = np.zeros((len(OBJECTIVES), len(plan.corpora)), dtype=np.int64)
+        tokens = self._draw(plan, rows, corpora, mine, batch)
+        if tokens:
+            np.add.at(source_tokens.T, corpora[mine], np.stack(tokens))
+        batch[len(tokens) :].clear(self._pad)
         self._row = first + count
         return Batch(
             first_row=first,
@@ -202,3 +190,21 @@ class Loader:
             state=self._streams.state(),
             history=self._history,
         )
+
+    def _draw(
+        self, plan: Plan, rows: np.ndarray, corpora: np.ndarray, mine: np.ndarray, batch: Rows
+    ) -> list[np.ndarray]:
+        """Draws rows, those of other ranks too where they move a stream that this one follows, and copies its
+        own into the batch, in order. Returns of each of these int64 [objectives]: its source tokens."""
+        tokens: list[np.ndarray] = []
+        for row, corpus_id, own in zip(rows.tolist(), corpora.tolist(), mine.tolist()):
+            corpus = plan.corpora[corpus_id]
+            if not self._streams.follows(corpus, row):
+                continue
+            if self._closing.is_set():
+                raise _Closed
+            block, index = self._streams.draw(corpus, row)
+            if own:
+                batch.copy_row(len(tokens), block.dressing.rows, index)
+                tokens.append(block.dressing.table.tokens[index])
+        return tokens

@@ -4,8 +4,8 @@ Best fit, longest first: each piece goes to the row in which it leaves the least
 mask with one stack of rows per room, and pieces of equal length are placed together, so the search costs a
 shift and a mask. Waste is about half a row a block, for a block is packed by itself.
 
-A packed row is a list of views of the arrays in which the examples were made. It is copied once, when it is
-emitted: `lay` writes any rows, of any blocks, into a batch by one concatenation an array.
+All rows of a block are laid out at once, by one concatenation an array: a call of numpy costs as much as a
+hundred positions, so one for each row and array would cost more than the copying.
 """
 
 from collections.abc import Sequence
@@ -30,6 +30,9 @@ def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
     rooms = 0
     place = 0
     for end, size in zip(ends.tolist(), sizes[ends - 1].tolist()):
+        if size == capacity:
+            rows += [[piece] for piece in pieces[place:end]]
+            place = end
         while place < end:
             fitting = rooms >> size
             if fitting:
@@ -86,87 +89,49 @@ class PieceTable:
         return sum(getattr(self, name).nbytes for name in self.__slots__)
 
 
-class Packed:
-    """The rows of a dressing, in order of emission, not yet laid out."""
-
-    def __init__(
-        self, pieces: Pieces, packed: Sequence[Sequence[int]], length: int, pad: int, corpus: int
-    ) -> None:
-        """packed: the rows as lists of pieces; length: T; pad: the token of padding; corpus: its id."""
-        self.length = length
-        order = np.fromiter(chain.from_iterable(packed), np.int64)
-        counts = np.fromiter((len(row) for row in packed), np.int64, len(packed))
-        sizes = pieces.lengths[order]
-        before = np.append(0, np.cumsum(sizes))
-        ends = np.cumsum(counts)
-        row_of = np.repeat(np.arange(len(packed)), counts)
-        offsets = before[:-1] - before[ends - counts][row_of]
-        used = before[ends] - before[ends - counts]
-        self.table = _table(pieces, order, row_of, offsets, sizes, len(packed))
-
+def lay(
+    pieces: Pieces, packed: Sequence[Sequence[int]], length: int, pad: int, corpus: int
+) -> tuple[Rows, PieceTable]:
+    """Writes pieces into rows. packed: the rows as lists of pieces; length: T; pad: the token of padding;
+    corpus: its id."""
+    order = np.fromiter(chain.from_iterable(packed), np.int64)
+    counts = np.fromiter((len(row) for row in packed), np.int64, len(packed))
+    sizes = pieces.lengths[order]
+    before = np.append(0, np.cumsum(sizes))
+    ends = np.cumsum(counts)
+    row_of = np.repeat(np.arange(len(packed)), counts)
+    offsets = before[:-1] - before[ends - counts][row_of]
+    used = before[ends] - before[ends - counts]
+    rows = Rows.empty(len(packed), length)
+    if len(packed):
         # A row's segments are its pieces and one of padding, which may be empty.
-        self._ends: list[int] = (ends + np.arange(1, len(packed) + 1)).tolist()
-        self._offsets = np.insert(offsets, ends, used).astype(np.int32)
-        self._sizes = np.insert(sizes, ends, length - used)
-        self._corpora = np.insert(np.full(len(sizes), corpus, np.int8), ends, np.int8(-1))
-        paddings = {
-            "tokens": np.full(length, pad),
-            "targets": np.full(length, -1),
-            "weights": np.zeros(length),
-            "bound": np.arange(length),
-            "objective": np.full(length, -1),
-        }
-        room = (length - used).tolist()
         places = np.insert(order, ends, len(pieces) + np.arange(len(packed))).tolist()
-        self._parts: dict[str, list[np.ndarray]] = {}
-        for name, values in paddings.items():
-            padding = values.astype(DTYPES[name])
+        room = (length - used).tolist()
+        extents = np.insert(sizes, ends, room)
+
+        def joined(name: str, padding: np.ndarray) -> np.ndarray:
+            padding = padding.astype(DTYPES[name])
             views = pieces.arrays(name) + [padding[:positions] for positions in room]
-            self._parts[name] = [views[place] for place in places]
+            return np.concatenate([views[place] for place in places])
 
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held, to about a tenth: 17 a position, and five views a segment."""
-        return 17 * int(self._sizes.sum()) + 5 * 112 * len(self._sizes) + self.table.nbytes
-
-    def parts(self, name: str, row: int) -> list[np.ndarray]:
-        """What makes up a row of an array; `bound` counts from each piece's first position."""
-        return self._parts[name][self._ends[row - 1] if row else 0 : self._ends[row]]
-
-    def segments(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of the segments of a row: first positions, sizes, corpus ids."""
-        segments = slice(self._ends[row - 1] if row else 0, self._ends[row])
-        return self._offsets[segments], self._sizes[segments], self._corpora[segments]
-
-    def rows(self, numbers: Sequence[int]) -> Rows:
-        """Some rows, laid out."""
-        rows = Rows.empty(len(numbers), self.length)
-        lay([(self, number) for number in numbers], rows)
-        return rows
-
-
-def lay(chosen: Sequence[tuple[Packed, int]], rows: Rows) -> None:
-    """Writes rows of packed blocks into the first len(chosen) rows of `rows`, in order."""
-    if not chosen:
-        return
-    for name in ("tokens", "targets", "weights", "bound", "objective"):
-        parts: list[np.ndarray] = []
-        for packed, row in chosen:
-            parts += packed.parts(name, row)
-        np.concatenate(parts, out=getattr(rows, name)[: len(chosen)].reshape(-1))
-    offsets, sizes, corpora = (
-        np.concatenate(arrays) for arrays in zip(*(packed.segments(row) for packed, row in chosen))
-    )
-    start, bound, corpus = (
-        array[: len(chosen)].reshape(-1) for array in (rows.start, rows.bound, rows.corpus)
-    )
-    start[:] = np.repeat(offsets, sizes)
-    corpus[:] = np.repeat(corpora, sizes)
-    np.add(bound, start, out=bound)
-    np.copyto(start, bound, where=corpus < 0)
+        corpora = np.repeat(np.insert(np.full(len(order), corpus, np.int8), ends, np.int8(-1)), extents)
+        start = np.repeat(np.insert(offsets, ends, used).astype(np.int32), extents)
+        bound = joined("bound", np.arange(length))
+        bound += start
+        empty = np.flatnonzero(corpora < 0)
+        start[empty] = bound[empty]
+        flat = {
+            "tokens": joined("tokens", np.full(length, pad)),
+            "targets": joined("targets", np.full(length, -1)),
+            "weights": joined("weights", np.zeros(length)),
+            "start": start,
+            "bound": bound,
+            "objective": joined("objective", np.full(length, -1)),
+            "corpus": corpora,
+        }
+        for name, array in rows.arrays().items():
+            array[:] = flat[name].reshape(array.shape)
+    return rows, _table(pieces, order, row_of, offsets, sizes, len(packed))
 
 
 def _table(

@@ -144,14 +144,18 @@ class Streams:
         while True:
             block = self._current(stream, row)
             dressed_at, emitted = stream.dressings[-1]
-            if emitted < len(block.dressing.rows):
+            rows = len(block.dressing.rows)
+            if emitted < rows:
                 break
             self._finish(stream)
             passed += 1
             if passed > stream.plan.eras[-1].blocks:
-                raise BadInput(f"corpus {stream.plan.name}: no block of it gives a row")
+                raise BadInput(
+                    f"corpus {stream.plan.name}: no block of it gives a row, for all its documents are empty, "
+                    "bad or quarantined; take it out of data.corpora, or lift the quarantine"
+                )
         stream.dressings[-1] = dressed_at, emitted + 1
-        if emitted + 1 == len(block.dressing.rows):
+        if emitted + 1 == rows:
             self._finish(stream)
         else:
             self._kept.move_to_end(at)

@@ -122,7 +122,7 @@ def walk(
         plan = _corpus_of(regimes, number)
         block, index = streams.draw(plan, number)
         if number in wanted:
-            rows = block.dressing.rows.rows([index])
+            rows = block.dressing.rows[index : index + 1]
             traced.append(TracedRow(number, rows, describe(block, index, corpora[plan.name])))
     return traced
 
@@ -173,7 +173,7 @@ class Tracer:
             at = plan.id, number % plan.streams, dressed_at
             if at not in blocks:
                 blocks[at] = self._open(plan, records)
-            rows = blocks[at].dressing.rows.rows([index])
+            rows = blocks[at].dressing.rows[index : index + 1]
             traced.append(TracedRow(number, rows, describe(blocks[at], index, self._corpora[plan.name])))
         return traced
 

@@ -19,8 +19,8 @@ from objectives.nsp import Nsp, exchange, half_limit, split_points
 from objectives.pieces import Batch, Pieces, Rest
 from objectives.shares import Shares
 
-BATCH = 1 << 15
-"""Source tokens dressed at once: much for numpy, little for the cache."""
+BATCH = 1 << 18
+"""Source tokens dressed at once: those of a usual block; what is larger is done in parts, for the memory."""
 
 
 @dataclass(slots=True)
@@ -175,7 +175,7 @@ class Dressing:
 
 
 def _batches(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Runs [first, stop) of pieces that make up about BATCH tokens: much for numpy, little for the cache."""
+    """Runs [first, stop) of pieces that make up about BATCH tokens."""
     ends = np.cumsum(sizes)
     first = 0
     while first < len(sizes):

@@ -63,6 +63,10 @@ class Pieces(Sequence[Piece]):
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         self._examples = [batch.examples for batch in batches]
+        self._slices = [
+            list(map(slice, examples.starts.tolist(), (examples.starts + examples.sizes).tolist()))
+            for examples in self._examples
+        ]
         ids = np.array([batch.objective for batch in batches], dtype=np.int64)
         self.lengths: np.ndarray = _joined([examples.sizes for examples in self._examples])
         self.objectives: np.ndarray = np.repeat(ids, [len(examples) for examples in self._examples])
@@ -89,10 +93,9 @@ class Pieces(Sequence[Piece]):
     def arrays(self, name: str) -> list[np.ndarray]:
         """The array of that name (objectives.example.ARRAYS) of every piece, as views."""
         views: list[np.ndarray] = []
-        for examples in self._examples:
+        for examples, slices in zip(self._examples, self._slices):
             array = getattr(examples, name)
-            ends = (examples.starts + examples.sizes).tolist()
-            views += [array[start:end] for start, end in zip(examples.starts.tolist(), ends)]
+            views += [array[positions] for positions in slices]
         return views
 
 

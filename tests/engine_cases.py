@@ -69,7 +69,7 @@ def rows_of(step: int, rows: int, seed: int = 5) -> Rows:
             top = 2 if HEADS[objective] == "pair" else VOCABULARY
             arrays["targets"][row, aimed] = random.integers(0, top, len(aimed))
             arrays["weights"][row, aimed] = random.uniform(0.5, 2.0, len(aimed))
-    return Rows(**arrays)
+    return Rows.of(arrays)
 
 
 def scale_of(rows: Rows, normalise: str) -> np.ndarray:

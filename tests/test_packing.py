@@ -4,9 +4,10 @@ import random
 
 import numpy as np
 import pytest
+import xxhash
 
-from data.packing import Packed, best_fit, lay
-from data.rows import Rows
+from data.packing import PieceTable, best_fit, lay
+from data.rows import DTYPES, Rows
 from objectives.mixture import Mixture, dress
 from objectives.pieces import Rest
 from objectives.registry import NAMES, OBJECTIVES
@@ -40,7 +41,9 @@ def test_best_fit_is_the_textbooks(capacity: int) -> None:
         assert sorted(rooms) == plain_best_fit(lengths, capacity)
 
 
-def packed(corpus: int = 3, documents: int = 40, seed: int = 0) -> tuple[Packed, list, list[list[int]]]:
+def packed(
+    corpus: int = 3, documents: int = 40, seed: int = 0
+) -> tuple[Rows, PieceTable, list, list[list[int]]]:
     """A packed block of all objectives, its pieces and its rows."""
     generator = np.random.default_rng(seed)
     lexicon = FakeLexicon()
@@ -51,13 +54,12 @@ def packed(corpus: int = 3, documents: int = 40, seed: int = 0) -> tuple[Packed,
     ]
     mixture = Mixture.parse({name: {} for name in NAMES})
     pieces = dress(rests, mixture, 0, T, lexicon, 7, list(range(documents)))
-    rows = best_fit(pieces.lengths, T)
-    return Packed(pieces, rows, T, lexicon.control.pad, corpus), list(pieces), rows
+    order = best_fit(pieces.lengths, T)
+    return *lay(pieces, order, T, lexicon.control.pad, corpus), list(pieces), order
 
 
 def test_rows_hold_their_pieces_side_by_side_and_padding_behind() -> None:
-    block, pieces, order = packed()
-    rows = block.rows(range(len(block)))
+    rows, _, pieces, order = packed()
     place = np.arange(T)
     for number, row in enumerate(order):
         at = 0
@@ -86,8 +88,7 @@ def test_rows_hold_their_pieces_side_by_side_and_padding_behind() -> None:
 
 
 def test_the_table_says_what_each_row_used() -> None:
-    block, pieces, order = packed()
-    table = block.table
+    _, table, pieces, order = packed()
     for number, row in enumerate(order):
         spans = [(s.document, s.start, s.stop) for piece in row for s in pieces[piece].spans]
         found = [span for piece in table.pieces_of(number) for span in table.spans_of(piece)]
@@ -100,18 +101,33 @@ def test_the_table_says_what_each_row_used() -> None:
     assert used == {span for n in range(2) for piece in table.pieces_of(n) for span in table.spans_of(piece)}
 
 
-def test_rows_of_several_blocks_are_laid_into_one_batch() -> None:
+def test_rows_of_several_blocks_are_copied_into_one_batch() -> None:
     first, second = packed(corpus=0)[0], packed(corpus=1, seed=5)[0]
     chosen = [(second, 1), (first, 0), (second, 0), (first, 3)]
     batch = Rows.blank(6, T, 0)
-    lay(chosen, batch)
-    expected = [block.rows([row]).fingerprints()[0] for block, row in chosen]
+    for place, (rows, number) in enumerate(chosen):
+        batch.copy_row(place, rows, number)
+    expected = [rows.fingerprints()[number] for rows, number in chosen]
     assert batch.fingerprints() == expected + Rows.blank(2, T, 0).fingerprints()
-    lay([], batch)
+
+
+@pytest.mark.parametrize("length", [1, 7, 64])
+def test_the_fingerprint_is_the_hash_of_the_arrays_in_order(length: int) -> None:
+    generator = np.random.default_rng(3)
+    arrays = {name: generator.integers(0, 99, (3, length)).astype(dtype) for name, dtype in DTYPES.items()}
+    rows = Rows.of(arrays)
+    for name, array in rows.arrays().items():
+        assert (array == arrays[name]).all()
+    for row, fingerprint in enumerate(rows.fingerprints()):
+        digest = xxhash.xxh64()
+        for array in arrays.values():
+            digest.update(array[row].tobytes())
+        assert fingerprint == digest.intdigest()
+    assert Rows.join([rows[1:], rows[:1]]).fingerprints() == [rows.fingerprints()[i] for i in (1, 2, 0)]
 
 
 def test_a_block_without_pieces_has_no_rows() -> None:
     pieces = dress([], Mixture.parse({"causal": {}}), 0, T, FakeLexicon(), 7, [])
-    block = Packed(pieces, best_fit(pieces.lengths, T), T, 0, 0)
-    assert len(block) == 0
-    assert len(block.table.used(0)) == 0
+    rows, table = lay(pieces, best_fit(pieces.lengths, T), T, 0, 0)
+    assert len(rows) == 0
+    assert len(table.used(0)) == 0

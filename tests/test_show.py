@@ -123,7 +123,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> tuple[list[dict[str, Any]], s
 
 def as_rows(objects: Iterable[dict[str, Any]]) -> Rows:
     listed = list(objects)
-    return Rows(**{name: np.array([o[name] for o in listed], dtype) for name, dtype in DTYPES.items()})
+    return Rows.of({name: np.array([o[name] for o in listed], dtype) for name, dtype in DTYPES.items()})
 
 
 def test_show_prints_the_rows_that_a_fresh_run_trains_on(

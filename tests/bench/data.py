@@ -7,6 +7,9 @@ seconds of the process and its finished children. Both sides of a ratio are meas
 round, bare and loader even block by block, so that a busy machine is unfair to both alike; printed are the
 median and the range of the rounds' ratios of tokens per CPU second.
 
+The process is set as a trainer's is: freed memory is kept (launcher/allocator.py), and garbage is collected
+when asked for (launcher/collector.py). That holds for both sides.
+
 - bare: SentencePiece's `encode` of lists of freshly decoded texts (a str caches its UTF-8 form), one thread.
 - loader: data.loader from shards to batches, T 1024, B 64, one rank, no threads.
 - webdataset: tar reading, shuffle(1000), encode of each text, concatenate and chop, one worker; beside it the
@@ -14,12 +17,12 @@ median and the range of the rounds' ratios of tokens per CPU second.
 """
 
 import argparse
-import gc
 import resource
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,8 @@ from data.state import StreamsState
 from data.tokenizer import Tokenizer
 from data.trace import walk
 from data.train_tokenizer import train
+from launcher.allocator import keep_memory
+from launcher.collector import collected_by_step
 from objectives.registry import NAMES
 
 T, B, LANES, BLOCK_BYTES = 1024, 64, 12, 512 * 1024
@@ -134,7 +139,7 @@ def over_bare(
             bare_cpu = loader_cpu = 0.0
             bare_tokens = loader_tokens = 0
             for texts in fresh_texts(corpus):
-                cpu, tokens = cpu_seconds(lambda texts=texts: encode(tokenizer, texts))
+                cpu, tokens = cpu_seconds(partial(encode, tokenizer, texts))
                 bare_cpu, bare_tokens = bare_cpu + cpu, bare_tokens + tokens
                 while loader_tokens < bare_tokens:
                     cpu, tokens = cpu_seconds(take)
@@ -206,18 +211,21 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "headrace-bench")
     arguments = parser.parse_args()
     corpora, tokenizer = prepare(arguments.folder)
-    gc.freeze()
+    keep_memory()
     everything: dict[str, Any] = {name: {} for name in NAMES}
-    cases = (("code", {"causal": {}}), ("prose", {"causal": {}}), ("code", everything))
+    causal: dict[str, Any] = {"causal": {}}
+    cases = (("code", causal), ("prose", causal), ("code", everything))
     for name, objectives in cases:
         title = "causal" if len(objectives) == 1 else "all objectives"
-        ratios, padding = over_bare(corpora[name], tokenizer, objectives, arguments.rounds)
+        with collected_by_step():
+            ratios, padding = over_bare(corpora[name], tokenizer, objectives, arguments.rounds)
         empty = padding.empty / padding.positions
         print(f"{name}, {title}: over bare encoding {spread(ratios)}, padding {empty:.2%}", flush=True)
     for name in ("code", "prose"):
         cut, documents = needless_cuts(corpora[name], tokenizer)
         print(f"{name}: needless cuts {cut} of {documents} documents", flush=True)
-        ratios = over_webdataset(corpora[name], tokenizer, max(3, arguments.rounds // 3))
+        with collected_by_step():
+            ratios = over_webdataset(corpora[name], tokenizer, max(3, arguments.rounds // 3))
         print(f"{name}, causal: over webdataset's loader {spread(ratios)}", flush=True)
 
 

@@ -44,7 +44,7 @@ def packed(rows: int, pieces: int = 4) -> Rows:
         borders = np.sort(random.choice(np.arange(1, T), pieces - 1, replace=False))
         starts = np.concatenate([[0], borders])
         arrays["start"][row] = starts[np.searchsorted(borders, np.arange(T), side="right")]
-    return Rows(**arrays)
+    return Rows.of(arrays)
 
 
 def model() -> Transformer:
