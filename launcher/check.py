@@ -5,6 +5,7 @@ Exact: parameters, rows, units, blocks, streams, shares, checkpoint sizes. Estim
 in facts/data.md), memory. Needs no torch: the model's figures are formulas over its config.
 """
 
+import math
 import os
 import shutil
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from data.steps import rows_of_step
 from data.tokenizer import Tokenizer
 from launcher import output
 from launcher.config import Config, require_files, require_processes
+from launcher.quarantine import refuse_unknown
 from launcher.retention import Retention
 from launcher.stream_settings import open_corpora, stream_settings
 from model.accounting import flops_per_token, memory, parameters
@@ -38,6 +40,7 @@ def report(config: Config, processes: int) -> dict[str, Any]:
     tokenizer = Tokenizer.load(config.tokenizer.model)
     corpora = open_corpora(config)
     plan = make_plan(stream_settings(config, corpora, tokenizer.hash))
+    unknown = refuse_unknown(config, corpora, most=math.inf)
     rows, _ = rows_of_step(History(((0, plan),)), config.steps)  # the first row after the last step
     count = parameters(config.model, tokenizer.size)
     facts: dict[str, Any] = {
@@ -55,7 +58,7 @@ def report(config: Config, processes: int) -> dict[str, Any]:
         "memory": _memory(config, tokenizer.size, processes),
         "checkpoints": _checkpoints(config, count),
     }
-    return facts | {"warnings": _warnings(config, facts)}
+    return facts | {"warnings": [*unknown, *_warnings(config, facts)]}
 
 
 def _step(config: Config, plan: Plan, processes: int) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def build(data: Mapping[str, Any], places: Places, name: str) -> Config:
         # By way of JSON: in pydantic's strict mode a list may then stand for a tuple, and nothing else bends.
         return Config.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise BadInput(sentence(error, Config, places, name)) from None
+        raise BadInput(sentence(error, Config, places, name, data)) from None
 
 
 def plain(config: Config) -> dict[str, Any]:

@@ -46,12 +46,14 @@ _BOUNDS = {
 }
 
 
-def sentence(error: ValidationError, root: type[BaseModel], places: Places, name: str) -> str:
-    """The first thing wrong, in one line, and how many more there are."""
+def sentence(
+    error: ValidationError, root: type[BaseModel], places: Places, name: str, data: Mapping[str, Any]
+) -> str:
+    """The first thing wrong with `data`, in one line, and how many more there are."""
     problems = error.errors(include_url=False)
     # An unknown key explains the missing one that it was meant to be, so it is told first.
     problems.sort(key=lambda problem: problem["type"] == "missing")
-    key, text = _problem(problems[0], root, places)
+    key, text = _problem(problems[0], root, data)
     while key and key not in places:
         key = key[:-1]
     more = len(problems) - 1
@@ -59,14 +61,14 @@ def sentence(error: ValidationError, root: type[BaseModel], places: Places, name
     return f"{places.get(key, name) if key else name}: {text}{tail}"
 
 
-def _problem(problem: Mapping[str, Any], root: type[BaseModel], places: Places) -> tuple[Key, str]:
+def _problem(problem: Mapping[str, Any], root: type[BaseModel], data: Mapping[str, Any]) -> tuple[Key, str]:
     """The key at fault and what to say of it."""
     key, kind, got = tuple(problem["loc"]), problem["type"], problem["input"]
     context = problem.get("ctx", {})
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return key, f"{dotted(key)}: unknown key{_nearest(key, root)}"
     if kind in ("missing", "missing_argument"):
-        return key, f"{dotted(key)}: is missing"
+        return key, f"{dotted(key)}: is missing{_misnamed(key[:-1], data)}"
     if kind == "value_error":
         word, colon, rest = str(context["error"]).partition(": ")
         named = (*key, *word.split("."))
@@ -121,6 +123,16 @@ def _nearest(key: Key, root: type[BaseModel]) -> str:
     if elsewhere:
         return f"; did you mean {dotted(elsewhere[0])}?"
     return f"; known here: {', '.join(here)}" if here else ""
+
+
+def _misnamed(section: Key, data: Mapping[str, Any]) -> str:
+    """'; did you mean …?' where a section that is not complete bears nearly the name of another one."""
+    for part in section[:-1]:
+        data = data.get(str(part), {})
+    if not section or not isinstance(data, Mapping):
+        return ""
+    near = difflib.get_close_matches(str(section[-1]), [name for name in data if name != section[-1]], 1)
+    return f"; did you mean {dotted((*section[:-1], near[0]))}?" if near else ""
 
 
 def _matches(option: Key, key: Key) -> bool:

@@ -8,7 +8,8 @@
 Whatever can fail for a user's reason fails before the first step, on all ranks together, in one line.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,6 +27,7 @@ from launcher.loop import End, fit
 from launcher.metrics import first_line, lineage
 from launcher.plan_history import refuse_other_tokenizer
 from launcher.progress import Progress
+from launcher.quarantine import refuse_unknown
 from launcher.quiet import quiet
 from launcher.run_folder import Attempt, RunFolder
 from launcher.samples import require_room
@@ -49,13 +51,25 @@ def start(config: Config) -> tuple[RunFolder, Config]:
     """run_folder.start; before a new run is written, that what its config names can be opened."""
     if not RunFolder(config.path).config_file.exists():
         require_room(config, Tokenizer.load(config.tokenizer.model))
-        open_corpora(config)
+        _warn(refuse_unknown(config, open_corpora(config)))
     return run_folder.start(config)
 
 
 def resume(run: RunFolder, config: Config, step: int | None = None) -> int:
     """Go on with a run under an edited config, from its newest checkpoint or from that of `step`."""
-    return _in_world(lambda: (run, config), step=step)
+
+    def choose() -> tuple[RunFolder, Config]:
+        current = run.current_config()
+        if config.data != current.data:
+            _warn(refuse_unknown(config, open_corpora(config), before=current))
+        return run, config
+
+    return _in_world(choose, step=step)
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"headrace: warning: {line}", file=sys.stderr, flush=True)
 
 
 def _in_world(choose: Choose, step: int | None) -> int:

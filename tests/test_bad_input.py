@@ -329,6 +329,15 @@ def test_a_config_with_a_mistake(headrace: Commands, tmp_path: Path, content: st
             ["train", "c.yaml", "data.corpora.a.text_field=body"],
             "asks for 'body'; make it again: headrace data index",
         ),
+        (
+            ["train", "c.yaml", "data.corpora.a.quarantine=[nobody, '000000001']"],
+            "data.corpora.a.quarantine: none of the 300 documents of corpus a has the key 'nobody'; 'head",
+        ),
+        (["check", "c.yaml", "data.corpora.a.quarantine=[x, y]"], "has the key 'x' (and 1 more)"),
+        (
+            ["train", "c.yaml", "data.corpora.aa.quarantine=['000000001']"],
+            "data.corpora.aa.shards: is missing; did you mean data.corpora.a?",
+        ),
         (["data", "show", "c.yaml", "--step", "1", "--row", "9"], "step 1 has the rows 0 to 3, got 9"),
         (["data", "pack", "--out", "p"], "expected files or folders to pack"),
         (["data", "pack", "none", "--out", "p"], "none: no such file or folder"),
@@ -440,6 +449,7 @@ def test_what_is_no_run(headrace: Commands, home: Path, arguments: list[str]) ->
         (["data", "trace", "one", "--step", "9"], "has not done step 9; its newest is 3"),
         (["data", "seen", "one", "none"], "none: no such sample in a"),
         (["resume", "one", "run.name=two", "steps=9"], "run: names the folder of a run and cannot be edited"),
+        (["resume", "one", "steps=9", "data.corpora.a.quarantine=[nobody]"], "has the key 'nobody'; 'head"),
         (["resume", "one", "seed=2", "steps=9"], "seed: the run was started with 1, got 2"),
         (["resume", "one", "seed=2", "steps=9", "--step", "1"], "seed: the run was started with 1, got 2"),
         (["resume", "one", "model.width=32", "steps=9"], "layers.0.table.weight is (2"),
@@ -455,6 +465,24 @@ def test_what_a_run_cannot_do(
     assert expected in line
     assert {p: p.read_bytes() for p in (one / "checkpoints").rglob("*") if p.is_file()} == before
     assert open_run(one).attempts() == [1]
+
+
+def test_documents_to_leave_out_are_looked_for(headrace: Commands, run: Path, work: Path) -> None:
+    out = "data.corpora.a.quarantine=['000000001']"
+    done = headrace.run("resume", run, "steps=4", out)
+    assert (done.code, done.err) == (0, "")
+    plan = json.loads((run / "plan.jsonl").read_text().splitlines()[-1])["plan"]
+    assert plan["quarantine"] == [["a", "000000001"]]
+    assert headrace.ok("check", work / "c.yaml", out)
+    # What cannot be read cannot be searched either: that alone is no reason not to start.
+    index, status = Index.open(work / "a.index"), shard(work).stat()
+    flip(shard(work), index.unit(len(index) - 1).offset + 600)
+    os.utime(shard(work), ns=(status.st_mtime_ns, status.st_mtime_ns))
+    done = headrace.run("check", work / "c.yaml", "data.corpora.a.quarantine=[nobody]")
+    assert done.code == 0
+    assert "warning: data.corpora.a.quarantine: whether these documents exist cannot be told: corpus a: " in (
+        done.out
+    )
 
 
 def test_another_tokenizer(headrace: Commands, run: Path, home: Path, corpora: Corpora) -> None:

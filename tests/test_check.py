@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from data.errors import BadInput
 from launcher import config as configs
 from launcher.check import report
+from launcher.quarantine import refuse_unknown
 from launcher.stream_settings import open_corpora, stream_settings
 from objectives.registry import HEADS
 from tests.helpers import Corpora
@@ -121,3 +123,15 @@ def test_the_stream_is_asked_for_as_the_config_says(file: Path) -> None:
     assert list(settings.quarantine) == [("code", "a"), ("code", "b")]
     assert (settings.length, settings.longest, settings.block_bytes) == (128, 256, 512 * 256)
     assert settings.corpora["code"].weight == 3
+
+
+def test_a_start_does_not_look_through_a_large_corpus_for_documents_to_leave_out(file: Path) -> None:
+    config = configs.load(file, ["data.corpora.code.quarantine=[a, b]"])
+    (line,) = refuse_unknown(config, open_corpora(config), most=1000)
+    assert line.startswith(
+        "data.corpora.code.quarantine: whether these documents exist was not looked up in "
+    )
+    assert "headrace check" in line
+    with pytest.raises(BadInput, match=r"has the key 'a' \(and 1 more\)"):
+        refuse_unknown(config, open_corpora(config))
+    assert refuse_unknown(config, {}, before=config) == []
