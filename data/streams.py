@@ -151,7 +151,7 @@ class Streams:
             passed += 1
             if passed > stream.plan.eras[-1].blocks:
                 raise BadInput(
-                    f"corpus {stream.plan.name}: no block of it gives a row, for all its documents are empty, "
+                    f"corpus {stream.plan.name}: no block of it gives a row: all its documents are empty, "
                     "bad or quarantined; take it out of data.corpora, or lift the quarantine"
                 )
         stream.dressings[-1] = dressed_at, emitted + 1
