@@ -7,7 +7,7 @@ from data.plan import History
 from data.state import StreamsState
 from data.tokenizer import Tokenizer
 from tests.helpers import Corpora
-from tests.stream_runs import Emitted, run, settings, small_units, start, texts
+from tests.stream_runs import Emitted, edit, run, settings, small_units, start, texts
 
 MIXED = {"causal": {"weight": 2}, "mlm": {}, "nsp": {}, "span": {}}
 
@@ -65,3 +65,23 @@ def test_rows_are_equal_for_any_ranks_threads_and_resume(
     )
     assert half.rows | rest.rows == straight.rows
     assert rest.state == straight.state
+
+
+@pytest.mark.parametrize("world, threads", [(1, 3), (2, 0), (3, 1), (4, 3), (5, 0)])
+def test_a_batch_size_edited_at_step_30_changes_no_row(
+    history: History,
+    small: dict[str, Corpus],
+    tokenizer: Tokenizer,
+    straight: Emitted,
+    world: int,
+    threads: int,
+) -> None:
+    """17 rows a step, then 13: they divide neither lanes nor ranks, nor are they divided."""
+    first = run(history, small, tokenizer, 30, world=world, threads=threads)
+    asked = settings(tokenizer, small, {"a": 0.8, "b": 0.2}, objectives=MIXED, batch_rows=13)
+    edited = edit(history, asked, first.row, first.state)
+    then = run(
+        edited, small, tokenizer, 20, world=world, threads=threads, first_row=first.row, state=first.state
+    )
+    assert then.row == 30 * 17 + 20 * 13
+    assert first.rows | then.rows == {row: mark for row, mark in straight.rows.items() if row < then.row}

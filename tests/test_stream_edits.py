@@ -143,7 +143,7 @@ def test_open_blocks_are_dressed_anew_only_where_their_rows_change(
 ) -> None:
     weights = changes.get("weights", {"a": 0.7, "b": 0.3})
     others = {name: value for name, value in changes.items() if name != "weights"}
-    plain = {"objectives": {"causal": {}, "mlm": {}}}
+    plain: dict[str, Any] = {"objectives": {"causal": {}, "mlm": {}}}
     asked = settings(tokenizer, small.first, {"a": 0.7, "b": 0.3, "c": 0.0}, **plain)
     history = start(asked)
     first = run(history, small.first, tokenizer, 3)

@@ -100,7 +100,8 @@ def test_memory_stays_within_its_bytes_and_rows_do_not_depend_on_it(
             threads=threads,
             memory_bytes=40_000,
         ) as loader:
-            rows, held = {}, 0
+            rows: dict[int, int] = {}
+            held = 0
             for _ in range(60):
                 batch = next(loader)
                 rows |= dict(zip(batch.numbers.tolist(), batch.rows.fingerprints()))
