@@ -8,14 +8,13 @@ brackets.
 """
 
 import os
-import re
 from itertools import pairwise
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from data.store import CacheOptions
+from launcher.credentials import refuse_secret
 
 
 class Section(BaseModel):
@@ -33,23 +32,12 @@ def absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-_SECRET = re.compile(r"(?i)(^|&)[^=&]*(signature|credential|token|secret|password|sig|key)[^=&]*=")
-"""Names of a URL's parameters that give access: presigned S3 and GCS URLs, Azure's SAS, tokens of hubs."""
-
-
 def _shards(value: Any) -> tuple[str, ...]:
     items = [value] if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not items or not all(isinstance(i, str) and i for i in items):
         raise ValueError("expected a list of globs, paths or URLs of tar shards")
-    if any(urlsplit(item).password for item in items if "://" in item and not item.startswith("pipe:")):
-        raise ValueError(
-            "a URL with a password in it would be copied into runs; use .netrc or the environment"
-        )
-    if any(_SECRET.search(urlsplit(item).query) for item in items if re.match(r"https?://", item)):
-        raise ValueError(
-            "a URL with a signature or a key in it would be copied into runs; name the shards without it, "
-            "or through a pipe: that reads it from the environment"
-        )
+    for item in items:
+        refuse_secret(item)
     return tuple(absolute(item) for item in items)
 
 

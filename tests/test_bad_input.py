@@ -23,6 +23,7 @@ import pytest
 from data.index import Index, Shard, write
 from data.tokenizer import Tokenizer
 from data.train_tokenizer import train as train_tokenizer
+from launcher.credentials import refuse_secret
 from launcher.run_folder import claim, open_run
 from tests.commands import Commands
 from tests.helpers import Corpora, make_corpus
@@ -322,10 +323,6 @@ def test_a_config_with_a_mistake(headrace: Commands, tmp_path: Path, content: st
         (["train", "c.yaml", "run.folder=c.yaml"], "c.yaml/one: cannot be written: Not a directory"),
         (["check", "c.yaml", "run.folder=c.yaml"], "run.folder: "),
         (
-            ["train", "c.yaml", "data.corpora.a.shards=https://h/a.tar?X-Amz-Signature=s3cret"],
-            "a URL with a signature or a key in it would be copied",
-        ),
-        (
             ["train", "c.yaml", "data.corpora.a.text_field=body"],
             "asks for 'body'; make it again: headrace data index",
         ),
@@ -367,7 +364,6 @@ def test_a_wrong_argument(headrace: Commands, home: Path, arguments: list[str], 
     before = names(home)
     line = headrace.refused(*arguments, cwd=home)
     assert expected in line
-    assert "s3cret" not in line
     assert names(home) == before
 
 
@@ -663,6 +659,61 @@ def test_a_disk_that_takes_nothing(headrace: Commands, one: Path, home: Path, di
 
 
 # Secrets and trust
+
+
+@pytest.mark.parametrize(
+    ("shard", "expected"),
+    [
+        ("https://h/a.tar?X-Amz-Signature=s3cret", "a URL with a signature or a key in it"),
+        ("s3://b/a.tar?token=s3cret", "a URL with a signature or a key in it"),
+        ("https://me:s3cret@h/a.tar", "a URL with a password in it"),
+        ("https://s3cret@h/a.tar", "a URL with a password in it"),
+        ("pipe:curl -H 'Authorization: Bearer s3cret' https://h/a.tar", "write $NAME here"),
+        ('pipe:curl --header "X-Auth-Token: s3cret" https://h/a.tar', "write $NAME here"),
+        ("pipe:wget -qO- --header=Authorization:s3cret https://h/a.tar", "write $NAME here"),
+        ("pipe:AWS_SECRET_ACCESS_KEY=s3cret aws s3 cp s3://b/a.tar -", "write $NAME here"),
+        ("pipe:AWS_SECRET='s3cret' aws s3 cp s3://b/a.tar -", "write $NAME here"),
+        ("pipe:curl 'https://h/a.tar?token=s3cret'", "write $NAME here"),
+        ("pipe:curl 'https://h/a.tar?x=1&sig=s3cret'", "write $NAME here"),
+        ("pipe:wget -qO- --http-password=s3cret https://h/a.tar", "write $NAME here"),
+        ("pipe:wget -qO- --http-password s3cret https://h/a.tar", "write $NAME here"),
+        ("pipe:curl -su me:s3cret https://h/a.tar", "write $NAME here"),
+        ("pipe:curl https://me:s3cret@h/a.tar", "write $NAME here"),
+    ],
+)
+def test_a_secret_in_a_config(headrace: Commands, home: Path, shard: str, expected: str) -> None:
+    before = names(home)
+    line = headrace.refused("train", "c.yaml", f"data.corpora.a.shards={json.dumps(shard)}", cwd=home)
+    assert "data.corpora.a.shards: a" in line
+    assert expected in line
+    assert "s3cret" not in line
+    assert names(home) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        """curl -H "Authorization: Bearer $HUB" -H 'Accept: x' "https://h/a.tar?token=$HUB" -o -""",
+        "AWS_SECRET_ACCESS_KEY=$HUB aws s3 cp s3://b/a.tar - --profile tokens",
+        'curl -u "me:$HUB" https://me:$HUB@h:80/a.tar',
+        "wget --http-password $HUB --token-file=/run/token -qO- https://h/tokens/a.tar",
+        "TOKEN=`cat /run/token` ssh -i key me@host cat '/data/secret.tar'",
+        "TOKEN=$(cat /run/token) gsutil cat gs://b/password-texts/a.tar",
+    ],
+)
+def test_a_secret_in_the_environment_of_a_command(command: str) -> None:
+    refuse_secret(f"pipe:{command}")
+
+
+def test_a_pipe_reads_its_secret_from_the_environment(headrace: Commands, work: Path) -> None:
+    key = "0123456789abcdef" * 3
+    command = (
+        f'pipe:test "Token: $HUB_TOKEN" = "Token: ${{HUB_TOKEN}}" -a -n "$HUB_TOKEN" && cat {shard(work)}'
+    )
+    headrace.ok("data", "index", command, "--out", "p.index", cwd=work, HUB_TOKEN=key)
+    asked = [f"data.corpora.a.shards={json.dumps(command)}", f"data.corpora.a.index={work}/p.index"]
+    headrace.ok("train", "c.yaml", *asked, cwd=work, HUB_TOKEN=key)
+    assert [path for path in work.rglob("*") if path.is_file() and key.encode() in path.read_bytes()] == []
 
 
 def test_no_key_reaches_the_files_of_a_run(headrace: Commands, work: Path) -> None:
