@@ -118,7 +118,7 @@ def _expand(name: str) -> list[str]:
 
 
 class Store:
-    """Reads bytes of shards. May be used from several threads; holds no connection between reads."""
+    """Reads bytes of shards. May be used from several threads; connections are kept between reads."""
 
     def __init__(self, options: CacheOptions | None = None) -> None:
         self.options = options or CacheOptions()

@@ -1,15 +1,21 @@
 """Reading from afar: an HTTP server that refuses, stalls, cuts off and fails; fsspec; commands; the cache."""
 
 import gzip
+import multiprocessing
 import os
 import re
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import fsspec
 import pytest
@@ -18,7 +24,7 @@ from data.cache import Cache
 from data.corpus import Corpus, ReadTrouble, open_corpus
 from data.errors import BadInput
 from data.indexing import build_index
-from data.store import CacheOptions, shown
+from data.store import CacheOptions, Store, shown
 from data.verify import verify
 from tests.helpers import pack_texts
 from tests.test_pack import TEXTS, read
@@ -32,10 +38,17 @@ class Server:
         self.faults: list[str] = []
         self.ranges = True
         self.requests: list[str | None] = []
+        self.connections = 0
         self.waits = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"  # connections are kept
+
+            def setup(self) -> None:
+                super().setup()
+                outer.connections += 1
+
             def do_GET(self) -> None:
                 outer.answer(self)
 
@@ -43,6 +56,7 @@ class Server:
                 pass
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that give up
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -52,12 +66,18 @@ class Server:
         fault = self.faults.pop(0) if self.faults else ""
         if fault.isdigit():
             return handler.send_error(int(fault))
+        handler.close_connection = bool(fault) and not fault.startswith("to ")
         if fault == "reset":
             return handler.connection.shutdown(socket.SHUT_RDWR)
         if fault == "stall":
             self.waits.wait(30)
             return None
-        path = self.folder / handler.path.split("?")[0].lstrip("/")
+        if fault.startswith("to "):
+            handler.send_response(302)
+            handler.send_header("Location", fault.removeprefix("to "))
+            handler.send_header("Content-Length", "0")
+            return handler.end_headers()
+        path = self.folder / urlsplit(handler.path).path.lstrip("/")  # of a whole URL where it is a proxy
         if not path.exists():
             return handler.send_error(404)
         data, total = path.read_bytes(), path.stat().st_size
@@ -167,6 +187,97 @@ def test_a_shard_that_changed_on_the_server(remote: Corpus, server: Server) -> N
         file.write(b"other content")
     with pytest.raises(ReadTrouble, match="not those that were indexed"):
         remote.read_unit(remote.index.range_of(1)[0])
+
+
+def test_a_connection_serves_many_reads(remote: Corpus, server: Server) -> None:
+    assert read(remote) == TEXTS
+    assert server.connections == 1
+    assert len(server.requests) == len(remote)
+
+
+def test_a_server_that_hangs_up_between_reads(remote: Corpus, server: Server) -> None:
+    """It says nothing of it beforehand: the next read opens another connection and no attempt is lost."""
+    for unit in range(4):
+        server.faults = ["hang up"]
+        assert remote.read_unit(unit)
+        time.sleep(0.05)
+    assert server.connections == 4
+    assert len(server.requests) == 4
+
+
+def test_processes_do_not_share_a_connection(server: Server, options: CacheOptions) -> None:
+    (server.folder / "a").write_bytes(b"some bytes")
+    store, url = Store(options), f"{server.url}/a"
+    assert store.status(url).size == 10
+    fork = multiprocessing.get_context("fork")
+    found = fork.Queue()
+
+    def child() -> None:
+        found.put([store.status(url).size for _ in range(20)])
+
+    children = [fork.Process(target=child) for _ in range(3)]
+    for process in children:
+        process.start()
+    assert [found.get(timeout=30) for _ in children] == [[10] * 20] * 3
+    for process in children:
+        process.join()
+    before = server.connections
+    assert before == 4
+    assert store.status(url).size == 10
+    assert server.connections == before  # the parent's is still its own
+
+
+def test_redirects_and_proxies(
+    remote: Corpus, server: Server, options: CacheOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.faults = [f"to {server.url}/c-000000.tar?signature=secret"]
+    assert remote.read_unit(0)
+    assert server.requests[0] == server.requests[1] is not None  # the range is asked for there too
+    server.faults = [f"to {server.url}/c-000000.tar"] * 99
+    with pytest.raises(ReadTrouble, match="too many redirects"):
+        remote.read_unit(1)
+    server.faults = []
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", server.url.replace("http://", "http://user:key@"))
+    behind = [f"http://nowhere.invalid/{path.rpartition('/')[2]}" for path in remote.shards]
+    assert read(open_corpus("c", behind, remote.index.path, options)) == TEXTS
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl, which makes the certificates")
+def test_https(
+    server: Server, options: CacheOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = pack_texts(server.folder, "c", TEXTS, shard_bytes=1_000_000)
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+    subprocess.run(
+        [*command.split(), "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.http.socket = context.wrap_socket(
+        server.http.socket, server_side=True, do_handshake_on_connect=False
+    )
+    urls = [f"https://localhost:{server.http.server_port}/{path.name}" for path in report.shards]
+    with pytest.raises(BadInput, match=r"c-000000\.tar: its certificate is not trusted .*SSL_CERT_FILE"):
+        build_index(urls, tmp_path / "s.index", cache=options)
+    assert server.requests == []
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    index = build_index(urls, tmp_path / "s.index", cache=options).index
+    assert index.fingerprint == report.fingerprint
+    assert verify(index.path, urls, cache=options).findings == []
+    assert verify(report.index, urls, cache=options, workers=2).findings == []
+    before = server.connections
+    server.faults = ["500", "cut", "hang up"]
+    assert read(open_corpus("c", urls, index.path, replace(options, folder=str(tmp_path / "d")))) == TEXTS
+    assert server.connections == before + 4
+    named = [
+        url.replace("localhost", "127.0.0.1") for url in urls
+    ]  # a name that the certificate does not have
+    with pytest.raises(BadInput, match="IP address mismatch"):
+        build_index(named, tmp_path / "n.index", cache=options)
 
 
 @pytest.mark.parametrize("fault", ["", "cut", "500"])
