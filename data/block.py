@@ -57,8 +57,8 @@ class OpenBlock:
     @property
     def nbytes(self) -> int:
         """Bytes held, to about a tenth."""
-        tokens = sum(array.nbytes for array in self.documents.tokens)
-        return self.dressing.nbytes + tokens + 300 * len(self.documents.tokens)
+        tokens = sum(map(len, self.documents.tokens))
+        return self.dressing.nbytes + 4 * tokens + 300 * len(self.documents.tokens)
 
 
 class Opener:
@@ -145,8 +145,8 @@ def remainder(documents: Documents, used: np.ndarray, quarantined: Container[str
     if not len(used):
         return [
             Rest(number, tokens, 0, len(tokens))
-            for number, tokens in enumerate(documents.tokens)
-            if len(tokens) and documents.keys[number] not in quarantined
+            for number, (tokens, name) in enumerate(zip(documents.tokens, documents.keys))
+            if len(tokens) and name not in quarantined
         ]
     # An empty interval at each end of every document turns "what is unused" into the gaps between neighbours.
     numbers = np.arange(len(documents.tokens))

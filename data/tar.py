@@ -27,7 +27,7 @@ _EXTRA = (b"L", b"K", b"x", b"g", b"S")
 _TEXT_SUFFIXES = ("txt", "md", "py", "json")
 
 Buffer = bytes | memoryview | mmap
-_member = tuple.__new__
+_tuple = tuple.__new__
 """Makes a NamedTuple at half the cost of its constructor."""
 
 
@@ -92,7 +92,7 @@ def members(buffer: Buffer, *, check: bool = True) -> Iterator[Member]:
         position = data + (length + BLOCK - 1) // BLOCK * BLOCK
         if kind in _FILES:
             full = _name(first, magic, prefix) if name is None else name
-            yield _member(Member, (full, start, data, length))
+            yield _tuple(Member, (full, start, data, length))
         elif kind in _EXTRA:
             name, size = _extra(kind, bytes(buffer[data : data + length]), data - BLOCK, name, size)
             continue
@@ -155,11 +155,9 @@ def _decode(name: bytes) -> str:
 
 
 def _name(name: bytes, magic: bytes, prefix: bytes) -> str:
-    name = name.rstrip(b"\0")
+    name = name.split(b"\0", 1)[0]
     if prefix[0] and magic == b"ustar\0":  # GNU keeps other things in the prefix field
         name = prefix.split(b"\0", 1)[0] + b"/" + name
-    if b"\0" in name:  # what follows a zero byte is not the name's
-        name = name.split(b"\0", 1)[0]
     return name.decode("utf-8", "backslashreplace")
 
 
@@ -194,15 +192,23 @@ def _grouped(buffer: Buffer, check: bool) -> Iterator[tuple[str, int, list[tuple
     """(key, start, [(extension, member)]) of each sample."""
     key: str | None = None
     parts: list[tuple[str, Member]] = []
-    start = 0
+    start = at = 0
+    stem = "\0"
+    """Key and dot of the sample at hand: a member that begins so belongs to it, and need not be split."""
     for member in members(buffer, check=check):
-        split = split_name(member.name)
+        name = member[0]
+        if name.startswith(stem) and "/" not in name[at:] and stem[:2] != "__":
+            parts.append((name[at:], member))
+            continue
+        split = split_name(name)
         if split is None:
             continue
         if split[0] != key:
             if key is not None:
                 yield key, start, parts
             key, start, parts = split[0], member.start, []
+            stem = key + "."
+            at = len(stem)
         parts.append((split[1], member))
     if key is not None:
         yield key, start, parts
@@ -243,7 +249,9 @@ def _text(
 
 def samples(buffer: Buffer, text_field: str | None = None, *, check: bool = False) -> list[Sample]:
     """The documents in a run of members whose checksum was verified, in order, bad ones included."""
-    return [Sample(key, *_text(buffer, parts, text_field)) for key, _, parts in _grouped(buffer, check)]
+    return [
+        _tuple(Sample, (key, *_text(buffer, parts, text_field))) for key, _, parts in _grouped(buffer, check)
+    ]
 
 
 def extents(buffer: Buffer, text_field: str | None = None) -> Iterator[Extent]:

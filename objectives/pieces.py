@@ -6,15 +6,14 @@ piece but who looks at one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from objectives.example import Example, Examples
 
 
-@dataclass(frozen=True, slots=True)
-class Rest:
+class Rest(NamedTuple):
     """What is left of a document: [start, stop) of `tokens`, the document's whole token array (int32, without
     begin and end). `document`: its index in `document_keys`."""
 
