@@ -6,15 +6,14 @@ that begins at row n supersedes those recorded later (a run rewound to n forgets
 never change within a run is refused here, with what was and what is asked.
 """
 
-import errno
 import json
-import os
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from data.durable import append
 from data.errors import BadInput
 from data.places import Era
 
@@ -203,29 +202,12 @@ class History:
     def append_to(self, path: Path) -> None:
         """Writes the newest segment to plan.jsonl, fsynced, so that it is on the record before it acts."""
         row, plan = self.segments[-1]
-        append_record(path, {"row": row, "plan": plan.to_json()})
+        append(path, json.dumps({"row": row, "plan": plan.to_json()}, ensure_ascii=False))
 
 
 def append_skip(path: Path, skip: Skip) -> None:
     """Writes a skip to plan.jsonl, fsynced."""
-    append_record(path, {"skip": asdict(skip)})
-
-
-def append_record(path: Path, record: Mapping[str, Any]) -> None:
-    """One line in one write, then fsync. A line that a crash or a full disk cut short never acted: a newline
-    sets it off. BadInput where the disk refuses it."""
-    line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-    try:
-        with open(path, "a+b", buffering=0) as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":
-                    line = b"\n" + line
-            if file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
+    append(path, json.dumps({"skip": asdict(skip)}, ensure_ascii=False))
 
 
 def read_history(path: Path) -> History:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.durable import sync_folder
 from data.errors import BadInput
-from launcher.checkpoint_format import KINDS, Damaged, step_name, sync_folder
+from launcher.checkpoint_format import KINDS, Damaged, step_name
 from launcher.checkpoint_read import Request, Stored, problems, read_manifest
 from launcher.fragments import StateMap
 from launcher.retention import steps_in

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from data.durable import sync_folder
+
 FORMAT = 1
 BLOCK = 1 << 20
 KINDS = ("w", "exp_avg", "exp_avg_sq")
@@ -133,15 +135,6 @@ def write_file(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.rename(aside, path)
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames inside a folder last."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def check_blocks(path: Path, table: np.ndarray) -> str | None:

@@ -14,7 +14,6 @@ appears as attempts/NNNN complete or not at all. It counts as started once its l
 start that loses a race leaves no trace and fences nobody.
 """
 
-import errno
 import json
 import os
 import shlex
@@ -23,11 +22,12 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.durable import append, sync_folder, writing
 from data.errors import BadInput
 from launcher import config as configs
 from launcher.config import Config
@@ -114,7 +114,7 @@ def start(config: Config) -> tuple[RunFolder, Config]:
     so far failed before there was anything to keep: then this one takes its place.
     """
     folder = RunFolder(config.path)
-    with _writing(folder.path):
+    with writing(folder.path):
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         (folder.path / "attempts").mkdir(exist_ok=True)
     if folder.config_file.exists() and _unused(folder, config):
@@ -188,7 +188,7 @@ def claim(
     _refuse(folder, folder.writer(watch_seconds))
     prepared = folder.path / "attempts" / f".new-{uuid.uuid4().hex}"
     try:
-        with _writing(prepared.parent):
+        with writing(prepared.parent):
             prepared.mkdir()
             writer = Writer(prepared / "writer.json", beat_seconds)
     except BadInput:
@@ -234,15 +234,6 @@ def _take_number(folder: RunFolder, prepared: Path) -> int:
             number += 1
 
 
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Whatever the file system refuses within it is one line about `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
-
-
 def _started(path: Path) -> bool:
     ledger = path / "ledger.jsonl"
     return ledger.exists() and ledger.stat().st_size > 0
@@ -252,7 +243,7 @@ def write_once(path: Path, content: bytes) -> None:
     """Make a file that is complete and on the disk from the moment it is there; one that exists stays."""
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        with _writing(path):
+        with writing(path):
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
@@ -263,30 +254,6 @@ def write_once(path: Path, content: bytes) -> None:
     finally:
         with suppress(OSError):  # where it could not be made either
             temporary.unlink(missing_ok=True)
-
-
-def sync_folder(path: Path) -> None:
-    """Put a folder's names on the disk."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def append(path: Path, line: str, sync: bool = True) -> None:
-    """Append one line to a file, whole or not at all (BadInput: a full disk); synced unless told not to."""
-    content = line.encode() + b"\n"
-    with _writing(path), open(path, "ab", buffering=0) as file:
-        length = os.fstat(file.fileno()).st_size
-        try:
-            if file.write(content) != len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if sync:
-                os.fsync(file.fileno())
-        except OSError:
-            file.truncate(length)
-            raise
 
 
 def read_lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:

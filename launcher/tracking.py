@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from launcher.run_folder import append
+from data.durable import append
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.run_folder import append
+from data.durable import append
 from tests.helpers import Corpora
 from tests.test_check import CONFIG as CHECKED
 from tests.test_run_folder import CONFIG, begun, write_steps

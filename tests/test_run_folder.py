@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from data.durable import append
 from data.errors import BadInput
 from launcher import config as configs
 from launcher.config import Config
 from launcher.metrics import merged, steps
-from launcher.run_folder import RunFolder, append, claim, open_run, read_lines, start
+from launcher.run_folder import RunFolder, claim, open_run, read_lines, start
 from launcher.writer import Writer, live
 
 CONFIG = """\
@@ -35,6 +36,7 @@ CLAIM = """
 import sys, time
 from launcher import config as configs
 from launcher.run_folder import claim, start
+from data.durable import append
 from data.errors import BadInput
 folder, config = start(configs.load(sys.argv[1]))
 try:
@@ -240,6 +242,8 @@ def test_an_unfinished_last_line_is_not_read(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"a": 2')
     assert list(read_lines(path)) == [{"a": 1}]
+    append(path, '{"a": 3}')
+    assert path.read_text().splitlines() == ['{"a": 1}', '{"a": 2', '{"a": 3}'], "it is set off"
 
 
 def test_a_line_that_does_not_fit_on_the_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
@@ -248,7 +252,8 @@ def test_a_line_that_does_not_fit_on_the_disk_leaves_the_file_as_it_was(tmp_path
     script = """
 import resource, sys
 from pathlib import Path
-from launcher.run_folder import append
+from data.durable import append
+from data.durable import append
 from data.errors import BadInput
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 path = Path(sys.argv[1])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data.durable import append
 from data.errors import BadInput
 from data.loader import Loader
 from data.openings import OpeningsLog
@@ -24,7 +25,7 @@ from launcher import config as configs
 from launcher.plan_history import go_on, keep
 from launcher.progress import Progress
 from launcher.render import control_names, piece_marks, row_lines, visible
-from launcher.run_folder import RunFolder, append, claim, start
+from launcher.run_folder import RunFolder, claim, start
 from launcher.show import seen, show, trace
 from launcher.stream_settings import open_corpora
 from tests.helpers import Corpora

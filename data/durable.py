@@ -1,0 +1,56 @@
+"""Putting lines on the disk so that they are there after a crash, whole or not at all."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data.errors import BadInput
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever the file system refuses within it is one line about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def append(path: Path, line: str, sync: bool = True) -> None:
+    """Append one line to a file in one write; on the disk when this returns, unless told not to sync.
+
+    BadInput, and none of it in the file, where the disk refuses it. A line that a crash cut short is set off
+    by a newline. Several processes may append to one file.
+    """
+    content = line.encode() + b"\n"
+    with writing(path), open(path, "a+b", buffering=0) as file:
+        length = file.seek(0, os.SEEK_END)
+        if length:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                content = b"\n" + content
+        written = 0
+        try:
+            written = file.write(content) or 0
+            if written != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if sync:
+                os.fsync(file.fileno())
+        except OSError:
+            if written:
+                file.truncate(file.tell() - written)
+            raise
+    if sync and not length:
+        with writing(path):
+            sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Put a folder's names on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
