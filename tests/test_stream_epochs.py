@@ -1,15 +1,18 @@
 """Epochs, small corpora, memory: what a long run must keep."""
 
 import gc
+import itertools
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.ahead import Ahead
 from data.block import Opener
 from data.corpus import Corpus
 from data.loader import Loader
+from data.order import streams_for
 from data.planning import CorpusSettings, StreamSettings
 from data.regimes import Regimes
 from data.state import StreamsState
@@ -51,31 +54,66 @@ def test_one_shard_three_ranks_four_threads_two_epochs(tmp_path: Path, tokenizer
     assert sorted(emitted.rows) == list(range(rows))
 
 
-@pytest.mark.parametrize("documents, streams", [(60, 1), (1_500, 3)])
-def test_neighbouring_epochs_of_a_small_corpus_hardly_overlap(
-    tmp_path: Path, tokenizer: Tokenizer, documents: int, streams: int
-) -> None:
-    """About 10 and 200 units, weight 0.1 under 60 lanes."""
-    corpora = {"a": make(tmp_path, "a", 200, 1), "small": make(tmp_path, "small", documents, 2)}
-    plain = settings(tokenizer, corpora, {"a": 0.9, "small": 0.1}, lanes=60)
+def overlaps(small: Corpus, other: Corpus, tokenizer: Tokenizer, epochs: int, seed: int = 1) -> list[float]:
+    """`small` at weight 0.1 under 60 lanes, a block a unit: for each epoch e the share of the pieces of
+    epoch e+1 that are emitted before the last piece of epoch e."""
+    corpora = {"a": other, "small": small}
+    plain = settings(tokenizer, corpora, {"a": 0.9, "small": 0.1}, lanes=60, seed=seed)
     history = start(without_held_out(plain, corpora))
-    small = history.at(0).corpora[1]
-    assert small.streams == streams
+    plan = history.newest.corpora[1]
+    assert plan.streams == streams_for(60, len(small))
     regimes = Regimes(history)
     opener = Opener(regimes, corpora, tokenizer)
     draws = Streams(regimes, opener, Ahead(0, ""), StreamsState(), rank=0, world=1, memory_bytes=1 << 30)
     order: list[int] = []
-    for row in range(10**6):
-        if regimes.last.shares.corpus_of(row) == small.id:
-            block, index = draws.draw(small, row)
+    for row in itertools.count():
+        if regimes.last.shares.corpus_of(row) == plan.id:
+            block, index = draws.draw(plan, row)
             order += [block.epoch] * len(block.dressing.table.pieces_of(index))
-            if block.epoch == 4:
+            if block.epoch == epochs + 2:
                 break
-    for epoch in range(3):
-        last = max(place for place, e in enumerate(order) if e == epoch)
-        early = sum(e > epoch for e in order[:last])
-        overlap = early / order.count(epoch)
-        assert overlap <= (0.05 if streams > 1 else 0), (epoch, overlap)
+    places = np.array(order)
+    lasts = [int(np.flatnonzero(places == epoch)[-1]) for epoch in range(epochs)]
+    return [
+        float((places[:last] > epoch).sum() / (places == epoch + 1).sum()) for epoch, last in enumerate(lasts)
+    ]
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """What the other nine rows in ten come from."""
+    return make(tmp_path_factory.mktemp("other"), "a", 200, 1)
+
+
+def test_epochs_of_one_stream_do_not_overlap(tmp_path: Path, tokenizer: Tokenizer, other: Corpus) -> None:
+    small = make(tmp_path, "small", 60, 2)
+    assert len(small) == 10
+    assert overlaps(small, other, tokenizer, 12) == [0] * 12
+
+
+def test_neighbouring_epochs_of_a_small_corpus_hardly_overlap(
+    tmp_path: Path, tokenizer: Tokenizer, other: Corpus
+) -> None:
+    """200 units in three streams, the first three epochs."""
+    small = make(tmp_path, "small", 1_207, 2)
+    assert len(small) == 200
+    found = overlaps(small, other, tokenizer, 3)
+    assert 0 < max(found) <= 0.05, found
+
+
+@pytest.mark.full
+@pytest.mark.xfail(
+    reason="streams take turns by rows, and a block's rows are as unequal as its bytes: where documents are "
+    "long, and with every epoch, the streams of a corpus drift apart",
+    strict=True,
+)
+@pytest.mark.parametrize(("longest", "documents", "epochs"), [(60, 1_207, 30), (600, 252, 3)])
+def test_neighbouring_epochs_hardly_overlap_for_ever_and_with_long_documents(
+    tmp_path: Path, tokenizer: Tokenizer, other: Corpus, longest: int, documents: int, epochs: int
+) -> None:
+    small = make(tmp_path, "small", documents, 2, longest=longest)
+    found = overlaps(small, other, tokenizer, epochs, seed=2)
+    assert max(found) <= 0.05, found
 
 
 def test_memory_stays_within_its_bytes_and_rows_do_not_depend_on_it(
