@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -32,11 +32,11 @@ from data.documents import Document, find_files, read_files
 from data.errors import BadInput
 from data.index import UNITS, Shard, fingerprint, runs, write
 from data.parallel import ordered_map
+from data.shard_writer import Packed, ShardWriter
 from data.tar import BLOCK
 
 SHARD_BYTES = 1 << 28
 _BATCH_BYTES = 1 << 20
-_END_MARK = bytes(2 * BLOCK)
 _NAMED_PROBLEMS = 20
 
 Progress = Callable[[int, int | None], None]
@@ -64,17 +64,8 @@ class _Entry(NamedTuple):
     meta: bytes
 
     def size(self) -> tuple[int, int]:
+        """Bytes of text, bytes of tar."""
         return len(self.text), sum(BLOCK + _padded(len(part)) for part in (self.text, self.meta))
-
-
-class _Packed(NamedTuple):
-    """A unit as bytes of the shard (compressed, where asked for), and its entry for the index."""
-
-    stored: bytes
-    length: int
-    samples: int
-    text_bytes: int
-    checksum: int
 
 
 def _padded(length: int) -> int:
@@ -148,7 +139,7 @@ def pack_documents(
         _sweep(prefix)
         part.mkdir(parents=True)
         units = ordered_map(_Packer(zstd), _batches(_entries(documents, report)), workers)
-        writer = _ShardWriter(part, prefix.name, ".tar.zst" if zstd else ".tar", shard_bytes)
+        writer = ShardWriter(part, prefix.name, ".tar.zst" if zstd else ".tar", shard_bytes)
         for packed in itertools.chain.from_iterable(units):
             writer.add(packed)
         writer.close()
@@ -222,10 +213,10 @@ class _Packer:
     def __init__(self, zstd: bool) -> None:
         self.zstd = zstd
 
-    def __call__(self, batch: list[list[_Entry]]) -> list[_Packed]:
+    def __call__(self, batch: list[list[_Entry]]) -> list[Packed]:
         return [self._unit(entries) for entries in batch]
 
-    def _unit(self, entries: list[_Entry]) -> _Packed:
+    def _unit(self, entries: list[_Entry]) -> Packed:
         stream = io.BytesIO()
         writer = TarWriter(stream, encoder=False, mtime=0)
         for entry in entries:
@@ -235,56 +226,10 @@ class _Packer:
         data = stream.getvalue()[:length]  # without the end mark: more units follow
         stored = zstandard.ZstdCompressor(level=3).compress(data) if self.zstd else data
         text_bytes = sum(len(entry.text) for entry in entries)
-        return _Packed(stored, length, len(entries), text_bytes, xxhash.xxh64_intdigest(data))
+        return Packed(stored, length, len(entries), text_bytes, xxhash.xxh64_intdigest(data))
 
 
-class _ShardWriter:
-    """Appends units to shards in the folder `part` and keeps their index entries."""
-
-    def __init__(self, part: Path, name: str, suffix: str, shard_bytes: int) -> None:
-        self.part, self.name, self.suffix, self.shard_bytes = part, name, suffix, shard_bytes
-        self.rows: list[tuple[int, ...]] = []
-        self.paths: list[Path] = []
-        self._file: BinaryIO | None = None
-        self._offset = self._stored = 0
-
-    def add(self, unit: _Packed) -> None:
-        if self._file is None:
-            path = self.part / f"{self.name}-{len(self.paths):06d}{self.suffix}"
-            self.paths.append(path)
-            self._file = path.open("wb")
-            self._offset = self._stored = 0
-        self._file.write(unit.stored)
-        self.rows.append(
-            (
-                len(self.paths) - 1,
-                unit.samples,
-                self._offset,
-                unit.length,
-                unit.text_bytes,
-                unit.checksum,
-                self._stored,
-                len(unit.stored),
-            )
-        )
-        self._offset += unit.length
-        self._stored += len(unit.stored)
-        if self._offset >= self.shard_bytes:
-            self.close()
-
-    def close(self) -> None:
-        """End the shard that is open, if any, with the mark of a complete tar."""
-        if self._file is None:
-            return
-        zstd = self.suffix.endswith(".zst")
-        self._file.write(zstandard.ZstdCompressor().compress(_END_MARK) if zstd else _END_MARK)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._file = None
-
-
-def _publish(part: Path, prefix: Path, writer: _ShardWriter, zstd: bool, report: PackReport) -> None:
+def _publish(part: Path, prefix: Path, writer: ShardWriter, zstd: bool, report: PackReport) -> None:
     """Rename the shards to their final names, then write the index."""
     _refuse_existing(prefix)  # another pack may have finished meanwhile
     shards = []

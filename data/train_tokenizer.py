@@ -196,6 +196,7 @@ class CheckReport:
 
     @property
     def bytes_per_token(self) -> float:
+        """Mean bytes of text that a token stands for."""
         return self.text_bytes / max(self.tokens, 1)
 
     @property

@@ -1,8 +1,9 @@
 """The commands of `headrace`: what each does lives elsewhere; here their names, words and options are joined.
 
-    cli.py ── commands.py ─┬─ commands_train.py   train, resume, check
-                           ├─ commands_run.py     status, metrics, evaluate, generate, wandb, checkpoint …
-                           └─ commands_data.py    data …, tokenizer …
+    cli.py ── commands.py ─┬─ commands_train.py       train, resume, check
+                           ├─ commands_run.py         status, metrics, evaluate, generate, wandb, checkpoint …
+                           ├─ commands_data.py        data …
+                           └─ commands_tokenizer.py   tokenizer …
 
 Importing these files must stay cheap: `headrace --help` and `--version` answer without torch. So a command
 imports what it calls inside its body; nowhere else in headrace is an import put off.
@@ -16,7 +17,7 @@ from typing import Annotated
 import typer
 
 from data.errors import BadInput
-from launcher import commands_data, commands_run, commands_train
+from launcher import commands_data, commands_run, commands_tokenizer, commands_train
 
 app = typer.Typer(
     name="headrace",
@@ -59,6 +60,7 @@ def _root(
 commands_train.register(app)
 commands_run.register(app)
 commands_data.register(app)
+commands_tokenizer.register(app)
 
 
 def run() -> None:

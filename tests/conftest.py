@@ -21,7 +21,7 @@ from data.pack import pack_documents
 from data.train_tokenizer import train
 from tests.helpers import Corpora, TrainingText
 
-_SOURCES = ("pack", "builtin", "index", "tar", "tokenizer", "train_tokenizer")
+_SOURCES = ("pack", "shard_writer", "builtin", "index", "tar", "tokenizer", "train_tokenizer")
 
 
 def _first_bytes(name: str, limit: int) -> Iterator[Document]:
