@@ -24,7 +24,8 @@ class HasUnits(Protocol):
     """What the plan reads of an index: its table of units."""
 
     @property
-    def units(self) -> np.ndarray: ...
+    def units(self) -> np.ndarray:
+        """An array of data.index.UNITS, in the order of the shards."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The command line as a user meets it: subprocesses, exit codes, one line for bad input."""
 
+import ast
 import json
 import os
 import re
@@ -79,6 +80,22 @@ heavy = {{"torch", "numpy", "deepspeed", "wandb", "sentencepiece", "webdataset"}
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_every_public_function_of_the_launcher_says_what_it_is_for() -> None:
+    """Methods too; the setter of a property says it with its getter."""
+    silent = []
+    for path in (Path(__file__).parent.parent / "launcher").glob("*.py"):
+        nodes = list(ast.parse(path.read_text()).body)
+        for node in nodes:
+            if isinstance(node, ast.ClassDef):
+                nodes += node.body
+            elif not isinstance(node, ast.FunctionDef):
+                continue
+            if not node.name.startswith("_") and not ast.get_docstring(node):
+                setter = any(isinstance(by, ast.Attribute) for by in node.decorator_list)
+                silent += [] if setter else [f"{path.name}:{node.lineno}: {node.name}"]
+    assert silent == []
 
 
 def test_version() -> None:
