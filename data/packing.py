@@ -109,28 +109,29 @@ def lay(
         room = (length - used).tolist()
         extents = np.insert(sizes, ends, room)
 
-        def joined(name: str, padding: np.ndarray) -> np.ndarray:
+        def write(name: str, values: np.ndarray) -> None:
+            array = getattr(rows, name)
+            array[:] = values.reshape(array.shape)
+
+        def join(name: str, padding: np.ndarray) -> np.ndarray:
             padding = padding.astype(DTYPES[name])
             views = pieces.arrays(name) + [padding[:positions] for positions in room]
             return np.concatenate([views[place] for place in places])
 
+        # Each array is written before the next is made: it still lies in the cache.
+        write("tokens", join("tokens", np.full(length, pad)))
+        write("targets", join("targets", np.full(length, -1)))
+        write("weights", join("weights", np.zeros(length)))
+        write("objective", join("objective", np.full(length, -1)))
         corpora = np.repeat(np.insert(np.full(len(order), corpus, np.int8), ends, np.int8(-1)), extents)
+        write("corpus", corpora)
         start = np.repeat(np.insert(offsets, ends, used).astype(np.int32), extents)
-        bound = joined("bound", np.arange(length))
+        bound = join("bound", np.arange(length))
         bound += start
+        write("bound", bound)
         empty = np.flatnonzero(corpora < 0)
         start[empty] = bound[empty]
-        flat = {
-            "tokens": joined("tokens", np.full(length, pad)),
-            "targets": joined("targets", np.full(length, -1)),
-            "weights": joined("weights", np.zeros(length)),
-            "start": start,
-            "bound": bound,
-            "objective": joined("objective", np.full(length, -1)),
-            "corpus": corpora,
-        }
-        for name, array in rows.arrays().items():
-            array[:] = flat[name].reshape(array.shape)
+        write("start", start)
     return rows, _table(pieces, order, row_of, offsets, sizes, len(packed))
 
 

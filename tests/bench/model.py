@@ -1,11 +1,12 @@
 """How near a training step comes to the machine's own matrix products, and what selecting targets saves.
 
-    THP_MEM_ALLOC_ENABLE=1 python -m tests.bench.model [--threads N] [--rounds N] [--plain-allocator]
+    THP_MEM_ALLOC_ENABLE=1 python -m tests.bench.model [--threads N] [--rounds N] [--vocabulary V]
+                                                       [--plain-allocator]
 
-One decoder (d 384, 6 layers, 6 heads, SwiGLU 1024, vocabulary 8192, tied; micro-batch 8 × T 512), one step =
-forward, backward, clipping, fused AdamW. In each round a causal step, an MLM step with 15 % targets, the same
-MLM step as it is commonly written (logits of all positions, torch's cross-entropy with ignore_index), and the
-matrix products of the causal step by themselves take turns.
+One decoder (d 384, 6 layers, 6 heads, SwiGLU 1024, vocabulary 8192 unless told, tied; micro-batch 8 × T 512),
+one step = forward, backward, clipping, fused AdamW. In each round a causal step, an MLM step with 15 %
+targets, the same MLM step as it is commonly written (logits of all positions, torch's cross-entropy with
+ignore_index), and the matrix products of the causal step by themselves take turns.
 Fraction = (6N + 12·L·d·T) FLOPs a token / seconds of the step, over FLOP/s of the products.
 """
 
@@ -27,14 +28,14 @@ from model.initialise import initialise
 from model.transformer import Transformer
 
 CONFIG = ModelConfig(layers=6, width=384, heads=6, hidden=1024, longest=512)
-VOCABULARY, ROWS, T = 8192, 8, 512
+ROWS, T = 8, 512
 
 
-def batch(share: float, bidirectional: bool) -> dict[str, Tensor]:
+def batch(share: float, bidirectional: bool, vocabulary: int) -> dict[str, Tensor]:
     """Rows of one piece each; `share` of the positions have a target."""
     generator = torch.Generator().manual_seed(0)
     place = torch.arange(T, dtype=torch.int32).expand(ROWS, T)
-    tokens = torch.randint(VOCABULARY, (ROWS, T), generator=generator, dtype=torch.int32)
+    tokens = torch.randint(vocabulary, (ROWS, T), generator=generator, dtype=torch.int32)
     asked = torch.rand(ROWS, T, generator=generator) < share
     return {
         "tokens": tokens,
@@ -91,19 +92,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--plain-allocator", action="store_true", help="leave glibc as it is")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    vocabulary = arguments.vocabulary
     if not arguments.plain_allocator:
         keep_memory()
-    model = Transformer(CONFIG, VOCABULARY, ("vocabulary", "pair"), 1)
+    model = Transformer(CONFIG, vocabulary, ("vocabulary", "pair"), 1)
     initialise(model, CONFIG, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     run_products, flops = products(model)
     work: dict[str, Callable[[], None]] = {
-        "causal": partial(step, own_loss, model, optimizer, batch(1.0, False)),
-        "mlm": partial(step, own_loss, model, optimizer, batch(0.15, True)),
-        "mlm, logits everywhere": partial(step, full_logits, model, optimizer, batch(0.15, True)),
+        "causal": partial(step, own_loss, model, optimizer, batch(1.0, False, vocabulary)),
+        "mlm": partial(step, own_loss, model, optimizer, batch(0.15, True, vocabulary)),
+        "mlm, logits everywhere": partial(step, full_logits, model, optimizer, batch(0.15, True, vocabulary)),
         "products": run_products,
     }
     times: dict[str, list[float]] = {name: [] for name in work}
@@ -114,11 +117,12 @@ def main() -> None:
             times[name].append(time.perf_counter() - begun)
     seconds = {name: statistics.median(list_[2:]) for name, list_ in times.items()}
     rate = flops / seconds["products"]
-    achieved = flops_per_token(CONFIG, VOCABULARY, T) * ROWS * T / seconds["causal"]
+    achieved = flops_per_token(CONFIG, vocabulary, T) * ROWS * T / seconds["causal"]
     print(
         json.dumps(
             {
                 "threads": arguments.threads,
+                "vocabulary": vocabulary,
                 "sgemm_gflops": round(rate / 1e9, 1),
                 "fraction": round(achieved / rate, 3),
                 "mlm_speedup": round(seconds["mlm, logits everywhere"] / seconds["mlm"], 3),
