@@ -78,9 +78,10 @@ class Opener:
                 units = corpora[corpus.name].index.units
                 _check(corpus, units)
                 counts = [era.units for era in corpus.eras]
-                self.orders[corpus.name] = Order(plan.seed, corpus.name, corpus.eras)
-                self.blocks[corpus.name] = Blocks(
-                    plan.seed, corpus.name, units, counts, corpus.held_out, plan.block_bytes
+                blocks = Blocks(plan.seed, corpus.name, units, counts, corpus.held_out, plan.block_bytes)
+                self.blocks[corpus.name] = blocks
+                self.orders[corpus.name] = Order(
+                    plan.seed, corpus.name, corpus.eras, corpus.streams, blocks.text_bytes
                 )
 
     def leave_out(self, skip: Skip) -> None:
@@ -89,7 +90,7 @@ class Opener:
 
     def text_bytes(self, corpus: str, place: int) -> int:
         """Bytes of text at a place."""
-        return self.blocks[corpus].text_bytes(self.orders[corpus].resolve(place)[1])
+        return int(self.blocks[corpus].text_bytes[self.orders[corpus].resolve(place)[1]])
 
     def open(self, corpus: str, place: int, dressings: Sequence[tuple[int, int]]) -> OpenBlock:
         """The block at a place of a corpus, after its dressing history ((row, rows emitted), …); the rows of

@@ -31,7 +31,8 @@ _MASK_64 = (1 << 64) - 1
 _ROUNDS = 6
 _SMALL = 64
 BLOCKS_A_STREAM = 64
-"""Streams are few enough that each has this many blocks an epoch: neighbouring epochs then hardly overlap."""
+"""Streams are few enough that each has this many blocks an epoch: neighbouring epochs then hardly overlap,
+for each stream is dealt the same text (data/dealing.py)."""
 
 
 @lru_cache(maxsize=64)

@@ -4,10 +4,11 @@
 blocks of about `block_bytes` of text; a block never spans two shards. Appended shards bring their own
 held-out units and blocks, behind the old ones; nothing that existed changes.
 
-**Eras.** From the start (era 0) the places are epochs over N blocks: (e, i) = divmod(place, N), and block
-perm(i, N). Shards appended at place G open an era: its first M places are a keyed permutation of the R places
-that the running epoch had left and of the new blocks; behind them come epochs over all blocks. So a block is
-at exactly one place of each epoch, wherever the edits fall. A place below G belongs to the era before.
+**Eras.** From the start (era 0) the places are epochs over N blocks, (e, i) = divmod(place, N), dealt as
+data/dealing.py says. Shards appended at place G open an era: its first M places are a keyed permutation of
+the R places that the running epoch had left and of the new blocks; behind them come epochs over all blocks.
+So a block is at exactly one place of each epoch, wherever the edits fall. A place below G belongs to the era
+before.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.dealing import Deal
 from data.order import perm, perm_inverse
 from objectives.draws import Draws, key
 
@@ -40,20 +42,29 @@ class _Run:
     left: int
     rest: int
     epoch: int
+    deal: Deal
+
+    def first(self, epoch: int) -> int:
+        """The place of the first block of an epoch."""
+        return self.place + self.rest + (epoch - self.epoch) * self.blocks
 
 
 class Order:
     """Place → (epoch, block) and back, for the eras of one corpus."""
 
-    def __init__(self, seed: int, corpus: str, eras: Sequence[Era]) -> None:
-        self._seed, self._corpus = seed, corpus
+    def __init__(
+        self, seed: int, corpus: str, eras: Sequence[Era], streams: int, text_bytes: np.ndarray
+    ) -> None:
+        """streams: S; text_bytes: int64, of each block of the last era."""
+        self._seed, self._corpus, self._streams = seed, corpus, streams
         self._runs: list[_Run] = []
         for era in eras:
-            self._runs.append(self._run(era))
+            self._runs.append(self._run(era, text_bytes[: era.blocks]))
 
-    def _run(self, era: Era) -> _Run:
+    def _run(self, era: Era, text_bytes: np.ndarray) -> _Run:
+        deal = Deal(text_bytes, self._streams, key(self._seed, "deal", self._corpus))
         if not self._runs:
-            return _Run(0, 0, era.blocks, 0, 0, 0)
+            return _Run(0, 0, era.blocks, 0, 0, 0, deal)
         before = self._runs[-1]
         past = era.place - before.place
         if past < before.rest:
@@ -62,7 +73,7 @@ class Order:
             epochs, i = divmod(past - before.rest, before.blocks)
             left, running = before.blocks - i, before.epoch + epochs
         new = era.blocks - before.blocks
-        return _Run(era.place, before.blocks, era.blocks, left, left + new, running + 1)
+        return _Run(era.place, before.blocks, era.blocks, left, left + new, running + 1, deal)
 
     def resolve(self, place: int) -> tuple[int, int]:
         """(epoch, block) of a place."""
@@ -73,7 +84,8 @@ class Order:
             if past >= run.rest:
                 epochs, i = divmod(past - run.rest, run.blocks)
                 epoch = run.epoch + epochs
-                return epoch, perm(i, run.blocks, self._epoch_key(epoch))
+                first = run.first(epoch) % self._streams
+                return epoch, run.deal.block(i, epoch, first, self._epoch_key(epoch))
             q = perm(past, run.rest, self._rest_key(number))
             if q >= run.left:
                 return run.epoch - 1, run.old_blocks + q - run.left
@@ -96,11 +108,9 @@ class Order:
         end = later.place + later.left if later else limit
         base = run.place + run.rest
         for epochs in range(max(0, -(-(end - base) // run.blocks))):
-            place = (
-                base
-                + epochs * run.blocks
-                + perm_inverse(block, run.blocks, self._epoch_key(run.epoch + epochs))
-            )
+            epoch = run.epoch + epochs
+            first = run.first(epoch)
+            place = first + run.deal.place(block, epoch, first % self._streams, self._epoch_key(epoch))
             if place < end:
                 yield place
 
@@ -140,7 +150,8 @@ class Blocks:
         self._units = np.flatnonzero(kept)
         bytes_ = units["text_bytes"][self._units].astype(np.int64)
         self._ends = _group(units["shard"][self._units].astype(np.int64), bytes_, block_bytes)
-        self._total = np.concatenate([[0], np.cumsum(bytes_)])
+        self.text_bytes: np.ndarray = np.diff(np.cumsum(bytes_)[self._ends - 1], prepend=0)
+        """int64 [blocks]: bytes of text in each."""
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -156,11 +167,6 @@ class Blocks:
         """The unit numbers of a block."""
         first, end = self._slice(block)
         return self._units[first:end].tolist()
-
-    def text_bytes(self, block: int) -> int:
-        """Bytes of text in a block."""
-        first, end = self._slice(block)
-        return int(self._total[end] - self._total[first])
 
     def block_of(self, unit: int) -> int | None:
         """The block of a unit; None for a held-out one."""

@@ -50,7 +50,7 @@ def test_blocks_are_even_runs_of_a_shards_units() -> None:
         assert block == list(range(block[0], block[-1] + 1))
     assert [len(block) for block in found[:3]] == [3, 4, 3]
     assert all(blocks.block_of(unit) == number for number, block in enumerate(found) for unit in block)
-    assert [blocks.text_bytes(number) for number in range(3)] == [300, 400, 300]
+    assert blocks.text_bytes[:3].tolist() == [300, 400, 300]
 
 
 def test_held_out_units_are_set_aside_first_and_appending_changes_none_of_the_old() -> None:
@@ -67,11 +67,13 @@ def test_held_out_units_are_set_aside_first_and_appending_changes_none_of_the_ol
     assert len(Blocks(1, "a", units([[1]]), [1], 0.5, 300).held_out) == 0
 
 
+@pytest.mark.parametrize("streams", [1, 2, 7, 12])
 @pytest.mark.parametrize("appended", [[], [0], [130], [250], [40, 60], [40, 40], [130, 331]])
-def test_every_block_stands_once_in_every_epoch_and_is_found_back(appended: list[int]) -> None:
+def test_every_block_stands_once_in_every_epoch_and_is_found_back(appended: list[int], streams: int) -> None:
     """Blocks 0 … 99, and 30 more at each place of `appended`."""
     eras = [Era(place, 0, 100 + 30 * number, "") for number, place in enumerate([0, *appended])]
-    order = Order(1, "a", eras)
+    sizes = np.random.default_rng(0).integers(1, 50, eras[-1].blocks)
+    order = Order(1, "a", eras, streams, sizes)
     limit = 1_500
     resolved = [order.resolve(place) for place in range(limit)]
     epochs = [epoch for epoch, _ in resolved]
@@ -85,8 +87,23 @@ def test_every_block_stands_once_in_every_epoch_and_is_found_back(appended: list
     for block in range(100 + 30 * len(appended)):
         expected = [place for place, (_, b) in enumerate(resolved) if b == block]
         assert sorted(order.places_of(block, limit)) == expected
-    before = Order(1, "a", eras[:-1] or eras)
+    before = Order(1, "a", eras[:-1] or eras, streams, sizes)
     assert [before.resolve(place) for place in range(eras[-1].place)] == resolved[: eras[-1].place]
+
+
+@pytest.mark.parametrize(("streams", "blocks"), [(2, 159), (3, 201), (12, 768), (12, 800)])
+def test_streams_are_dealt_the_same_text(streams: int, blocks: int) -> None:
+    """In an epoch streams differ by less than the largest block and one that was left over; after S epochs,
+    where S divides the blocks, not at all: nothing adds up."""
+    sizes = np.random.default_rng(2).lognormal(4, 0.7, blocks).astype(np.int64)
+    order = Order(1, "a", [Era(0, 0, blocks, "")], streams, sizes)
+    got = np.zeros((2 * streams, streams), dtype=np.int64)
+    for place in range(2 * streams * blocks):
+        got[place // blocks, place % streams] += sizes[order.resolve(place)[1]]
+    assert np.ptp(got, axis=1).max() <= np.ptp(sizes) + np.sort(sizes)[blocks % streams]
+    if blocks % streams == 0:
+        assert np.ptp(got[:streams].sum(axis=0)) == np.ptp(got.sum(axis=0)) == 0
+    assert np.ptp(got.sum(axis=0)) < 0.01 * got.sum(axis=0).mean()
 
 
 def test_steps_and_rows_by_arithmetic(small: dict[str, Corpus], tokenizer: Tokenizer) -> None:

@@ -102,11 +102,6 @@ def test_neighbouring_epochs_of_a_small_corpus_hardly_overlap(
 
 
 @pytest.mark.full
-@pytest.mark.xfail(
-    reason="streams take turns by rows, and a block's rows are as unequal as its bytes: where documents are "
-    "long, and with every epoch, the streams of a corpus drift apart",
-    strict=True,
-)
 @pytest.mark.parametrize(("longest", "documents", "epochs"), [(60, 1_207, 30), (600, 252, 3)])
 def test_neighbouring_epochs_hardly_overlap_for_ever_and_with_long_documents(
     tmp_path: Path, tokenizer: Tokenizer, other: Corpus, longest: int, documents: int, epochs: int

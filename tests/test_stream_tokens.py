@@ -194,7 +194,7 @@ def test_an_edit_neither_repeats_nor_loses_a_token(
     corpora = appended if name == "shards appended" else first
     later = edit(history, asked(corpora, **{**PLAIN, **EDITS[name]}), ran.row, ran.state)
     counts = Counts()
-    after = run(later, corpora, NUMBERS, 40, world=2, first_row=ran.row, state=ran.state, each=counts.add)
+    after = run(later, corpora, NUMBERS, 44, world=2, first_row=ran.row, state=ran.state, each=counts.add)
     least, most = passed(later, corpora, after.state)
     out = set(later.newest.quarantine)
     left_out = [ids for place, ids in documents(corpora) if place in out]
