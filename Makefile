@@ -1,7 +1,7 @@
 # The two commands of the README, and what they are made of.
 #   make train      install, pack real text, train a tokenizer, pretrain on seven objectives, print a table
 #   make test       what CI runs: ruff, mypy, the suite with a pairwise cover of the large matrices
-#   make test-full  every cell of the matrices
+#   make test-full  every cell of the matrices; writes their table, docs/test-full.md
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -36,7 +36,8 @@ test: check
 	$(BIN)/python -m pytest
 
 test-full: check
-	$(BIN)/python -m pytest -m "full or not full"
+	$(BIN)/python -m pytest -m "full or not full" --junitxml=$(VENV)/test-full.xml
+	$(BIN)/python -m tests.table $(VENV)/test-full.xml > docs/test-full.md
 
 clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
