@@ -78,10 +78,6 @@ class Cache:
         finally:
             part.unlink(missing_ok=True)
 
-    def drop(self, key: str) -> None:
-        """Forget the file of `key`."""
-        self._path(key).unlink(missing_ok=True)
-
     def _path(self, key: str) -> Path:
         return self.folder / hashlib.sha256(key.encode()).hexdigest()[:40]
 

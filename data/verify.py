@@ -16,7 +16,7 @@ from data.errors import BadInput
 from data.index import Index
 from data.parallel import ordered_map
 from data.store import CacheOptions, Store, expand, is_local, shown
-from data.tar import TarTrouble, has_end_mark, samples
+from data.tar import BLOCK, TarTrouble, has_end_mark, samples
 
 
 class Finding(NamedTuple):
@@ -125,7 +125,7 @@ def _verify_shard(task: _Task) -> list[Finding]:
         row = index.unit(stop - 1)
         with open(task.url, "rb") as file:
             file.seek(row.offset + row.length)
-            if not has_end_mark(file.read(), 0):
+            if not has_end_mark(file.read(BLOCK), 0):
                 found.append(Finding("shard", name, None, row.offset + row.length, None, "has no end mark"))
     return found
 

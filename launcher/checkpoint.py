@@ -84,13 +84,6 @@ def load(path: str | Path, state: StateMap) -> dict[str, Any]:
     return stored.progress
 
 
-def load_weights(path: str | Path, state: StateMap) -> None:
-    """Fill the masters alone: a new run that starts from these weights. Otherwise as `load`."""
-    _fill(_open(Path(path), state.shapes), state, ["w"])
-    state.refresh()
-    state.check_guard()
-
-
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Name → whole float32 weight on the CPU, without an engine. BadInput for damage."""
     stored = _open(Path(path), None)

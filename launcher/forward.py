@@ -7,10 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.rows import Rows
+from data.rows import DTYPES, Rows
 from model.transformer import Transformer
-
-BATCH = ("tokens", "targets", "weights", "start", "bound", "objective", "corpus")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ def place(rows: Rows, scale: np.ndarray, device: torch.device) -> dict[str, Tens
     arrays = rows.arrays() | {"weights": (rows.weights * table[rows.objective]).astype(np.float32)}
     return {
         name: torch.from_numpy(np.ascontiguousarray(arrays[name])).to(device, non_blocking=True)
-        for name in BATCH
+        for name in DTYPES
     }
 
 

@@ -61,7 +61,13 @@ def launch(processes: int, command: Sequence[str]) -> int:
             if rank.poll() is None:
                 rank.send_signal(number if len(received) == 1 else signal.SIGKILL)
 
+    def stacks(number: int, _frame: object) -> None:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.send_signal(number)
+
     before = {number: signal.signal(number, forward) for number in ASKING}
+    before[signal.SIGQUIT] = signal.signal(signal.SIGQUIT, stacks)
     early_stop.disarm()
     try:
         hold_back()  # in the ranks too, which inherit it

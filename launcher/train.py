@@ -8,6 +8,8 @@
 Whatever can fail for a user's reason fails before the first step, on all ranks together, in one line.
 """
 
+import faulthandler
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -150,9 +152,11 @@ def _refuse_lost_checkpoints(run: RunFolder) -> None:
 
 
 def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> int:
-    """Train as this attempt. What libraries print goes to its log, the console's lines to the terminal."""
+    """Train as this attempt. What libraries print goes to its log, the console's lines to the terminal; so do
+    the stacks of all threads whenever SIGQUIT asks for them."""
     log = claimed.run.attempt_path(claimed.number) / f"rank-{world.rank:04d}.log"
     with quiet(log) as terminal, ExitStack() as stack:
+        faulthandler.register(signal.SIGQUIT, all_threads=True)  # written by C: also when Python is stuck
         try:
             session, progress = assemble(world, claimed, stop, stack, terminal)
             end = _train(session, progress, loop)

@@ -29,6 +29,7 @@ from urllib.parse import urlparse
 from data.errors import BadInput
 from launcher import config as configs
 from launcher.metrics import merged
+from launcher.respawn import command
 from launcher.run_folder import RunFolder, open_run, write_once
 
 FAREWELL_SECONDS = 8.0
@@ -42,15 +43,12 @@ class Feed:
     """The feeder of one attempt, as its training process sees it: started, and at the end let go."""
 
     def __init__(self, run: RunFolder, attempt: int, log: Path) -> None:
-        # The same modules as here, whatever made them importable.
-        paths = os.pathsep.join(path for path in sys.path if path)
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "launcher.wandb_feed", str(run.path), str(attempt)],
+                command("launcher.wandb_feed", str(run.path), str(attempt)),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "PYTHONPATH": paths},
                 # Ctrl-C at the terminal is for the training process; the feeder ends when that one does.
                 start_new_session=True,
             )

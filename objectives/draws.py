@@ -109,10 +109,6 @@ class Draws:
         """float64 [n] in [0, 1)."""
         return (self.bits(n) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
-    def integers(self, low: int, high: int, n: int) -> np.ndarray:
-        """int64 [n] in [low, high)."""
-        return low + (self.uniform(n) * (high - low)).astype(np.int64)
-
     def permutation(self, n: int) -> np.ndarray:
         """int64 [n]: a permutation of 0 … n−1."""
         return np.argsort(self.bits(n), kind="stable")

@@ -15,6 +15,7 @@ import numpy as np
 
 from objectives.draws import Draws, DrawsOfMany, extend_all
 from objectives.example import Lexicon, Objective, Sources
+from objectives.noise import MOST
 from objectives.nsp import Nsp, exchange, half_limit, split_points
 from objectives.pieces import Batch, Pieces, Rest
 from objectives.shares import Shares
@@ -175,10 +176,11 @@ class Dressing:
 
 
 def _batches(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Runs [first, stop) of pieces that make up about BATCH tokens."""
+    """Runs [first, stop) of pieces that make up about BATCH tokens, and are no more than noise can number."""
     ends = np.cumsum(sizes)
     first = 0
     while first < len(sizes):
         stop = int(np.searchsorted(ends, (ends[first - 1] if first else 0) + BATCH)) + 1
-        yield first, min(stop, len(sizes))
+        stop = min(stop, first + MOST, len(sizes))
+        yield first, stop
         first = stop

@@ -29,7 +29,8 @@ def lines(report: Path) -> tuple[dict[tuple[str, str], Line], str]:
     suite = ET.parse(report).getroot()[0]
     found: dict[tuple[str, str], list[ET.Element]] = defaultdict(list)
     for case in suite.iter("testcase"):
-        found[case.attrib["classname"].split(".")[1], case.attrib["name"].split("[")[0]].append(case)
+        file = case.attrib["classname"] or case.attrib["name"]  # a file that was skipped whole has no class
+        found[file.split(".")[-1], case.attrib["name"].split("[")[0]].append(case)
     table: dict[tuple[str, str], Line] = defaultdict(Line)
     for (file, test), cases in found.items():
         line = table[file, test if len(cases) > 1 else ""]

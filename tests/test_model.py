@@ -221,7 +221,7 @@ def test_impossible_choices_are_refused_in_words(settings: dict, message: str) -
 def test_the_room_imports_torch_and_numpy_and_knows_nothing_of_parallelism() -> None:
     allowed = {"torch", "numpy", "model"} | set(sys.stdlib_module_names)
     words = ("deepspeed", "zero_", "data_parallel", "world_size", "all_reduce", "distributed")
-    for path in Path("model").glob("*.py"):
+    for path in (Path(__file__).parent.parent / "model").glob("*.py"):
         source = path.read_text()
         for node in ast.walk(ast.parse(source)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

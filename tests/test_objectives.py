@@ -291,9 +291,10 @@ def test_fit_inside_a_document():
 
 
 def test_registry():
-    assert NAMES == ("causal", "reverse", "mlm", "nsp", "prefix", "span", "fim")
-    assert [objective.id for objective in OBJECTIVES] == list(range(7))
-    assert HEADS == ("vocabulary",) * 3 + ("pair",) + ("vocabulary",) * 3
+    """Ids are in checkpoints and logs: new objectives come behind."""
+    assert NAMES[:7] == ("causal", "reverse", "mlm", "nsp", "prefix", "span", "fim")
+    assert [objective.id for objective in OBJECTIVES] == list(range(len(NAMES)))
+    assert HEADS[:7] == ("vocabulary",) * 3 + ("pair",) + ("vocabulary",) * 3
     assert objective_id("span") == 5
     with pytest.raises(
         ValueError, match=r"^cusal: no such objective; did you mean causal\? known: causal, rev"

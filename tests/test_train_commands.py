@@ -80,9 +80,15 @@ def test_stopped_by_ctrl_c_under_headrace_then_srun_then_finished_by_torchrun(
     train_it = [*HEADRACE, "train", str(file)]
 
     process = spawn([*train_it, "--processes", "2"])
+    wait_for(tmp_path, 3, process)
+    process.send_signal(signal.SIGQUIT)
     wait_for(tmp_path, 6, process)
     process.send_signal(signal.SIGINT)
     _, err = ended(process, 75)
+    for rank in range(2):
+        log = (tmp_path / "run" / "attempts" / "0001" / f"rank-{rank:04d}.log").read_text()
+        assert "most recent call first" in log
+        assert "launcher/loop.py" in log, "the stacks of a run that goes on"
     assert "Traceback" not in err
 
     job = {"SLURM_JOB_ID": "31", "SLURM_NTASKS": "2", "SLURM_NODELIST": "localhost"}
