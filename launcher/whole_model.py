@@ -60,4 +60,6 @@ def _checkpoint_of(run: RunFolder, step: int | None) -> Path:
 
 def plain_model(config: Config, tokenizer: Tokenizer, corpora: int) -> Transformer:
     """A model of the run's shape whose weights are not filled."""
-    return Transformer(config.model, tokenizer.size, HEADS, corpora)
+    return Transformer(
+        config.model, tokenizer.size, HEADS, corpora, checkpoint_blocks=config.layout.activation_checkpointing
+    )

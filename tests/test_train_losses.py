@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data.tokenizer import Tokenizer
+from launcher import config as configs
 from launcher.evaluate import evaluate
 from launcher.metrics import merged
 from launcher.run_folder import open_run
+from launcher.whole_model import plain_model
 from objectives.mixture import Mixture
 from objectives.registry import NAMES
 from tests.helpers import TrainingText
@@ -47,6 +50,22 @@ def test_reported_losses_are_the_parts_of_the_optimised_one(
         assert {name for line in lines[ranks] for name in line["objectives"]} == UNEQUAL.keys()
     for line, other in zip(lines[1], lines[3], strict=True):
         _assert_close(line, other, 2e-5)
+
+
+@pytest.mark.parametrize(("ranks", "zero"), [(1, 0), (2, 3)])
+def test_activation_checkpointing_changes_the_memory_alone(
+    text: TrainingText, tmp_path: Path, ranks: int, zero: int
+) -> None:
+    """With dropout, whose draws the second pass has to make again."""
+    lines = []
+    for again in (False, True):
+        layout = {"zero": zero, "micro_batch": 2, "activation_checkpointing": again}
+        plain = config(text, tmp_path / str(again), layout=layout, steps=4)
+        model = plain_model(configs.build(plain, {}, "test"), Tokenizer.load(text.tokenizer_path), 2)
+        assert model.checkpoint_blocks == again
+        train(ranks, plain)
+        lines.append([(line["loss"], line["grad_norm"]) for line in told(tmp_path / str(again))])
+    np.testing.assert_allclose(lines[0], lines[1], rtol=1e-6)
 
 
 def _scale(weight: np.ndarray, line: dict[str, Any], normalise: str) -> np.ndarray:
