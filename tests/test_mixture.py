@@ -8,6 +8,7 @@ import pytest
 
 from objectives.draws import key
 from objectives.mixture import Mixture, Piece, Rest, dress
+from objectives.noise import MOST
 from objectives.registry import NAMES
 from objectives.schedule import Schedule
 from tests.fake_lexicon import BYTE, FakeLexicon
@@ -389,3 +390,12 @@ def test_wrong_configs_are_one_clear_line(config, message):
     with pytest.raises(ValueError, match=f"^{message}") as error:
         Mixture.parse(config)
     assert "\n" not in str(error.value)
+
+
+def test_more_pieces_than_noise_can_number_at_once():
+    """A word list: every piece still gets its own share of the noise."""
+    rests = [Rest(i, np.array([401, 402, 403], dtype=np.int32), 0, 3) for i in range(MOST + 500)]
+    keys = [key(1, "document", i) for i in range(len(rests))]
+    pieces = dress(rests, Mixture.parse({"mlm": {}}), 0, 8, LEXICON, 1, keys)
+    chosen = [*range(0, len(pieces), 1_000), MOST - 1, MOST, len(pieces) - 1]
+    assert {int((pieces[i].example.targets >= 0).sum()) for i in chosen} == {1}
