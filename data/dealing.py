@@ -17,8 +17,8 @@ from objectives.draws import extend
 
 
 class Deal:
-    """The epochs over N blocks. A place i of an epoch, 0 … N−1, belongs to stream (first + i) mod S, `first`
-    being the stream of the epoch's first place."""
+    """The epochs over N blocks. Place i of an epoch, 0 … N−1, belongs to stream (first + i) mod S, `first`
+    being the corpus's place at which the epoch begins."""
 
     def __init__(self, text_bytes: np.ndarray, streams: int, key: int) -> None:
         """text_bytes: int64 [N], of each block; streams: S; key: of the corpus, for what holds in all
@@ -28,17 +28,15 @@ class Deal:
         self._bytes = text_bytes
 
     @cached_property
-    def _ranked(self) -> np.ndarray | None:
-        """int32 [N]: the blocks, the largest first. One stream has its strata of one block in any order."""
+    def _ranked(self) -> np.ndarray:
+        """int32 [N]: the blocks, the largest first; one stream gets all of them in any case."""
         if self.streams == 1:
-            return None
+            return np.arange(self.blocks, dtype=np.int32)
         return np.argsort(-self._bytes, kind="stable").astype(np.int32)
 
     @cached_property
-    def _ranks(self) -> np.ndarray | None:
+    def _ranks(self) -> np.ndarray:
         """int32 [N]: the inverse of `_ranked`."""
-        if self._ranked is None:
-            return None
         ranks = np.empty_like(self._ranked)
         ranks[self._ranked] = np.arange(self.blocks, dtype=np.int32)
         return ranks
@@ -52,12 +50,11 @@ class Deal:
             rank = stratum * self.streams + (stream + epoch + self._shift(stratum)) % self.streams
         else:
             rank = stratum * self.streams + behind
-        return rank if self._ranked is None else int(self._ranked[rank])
+        return int(self._ranked[rank])
 
     def place(self, block: int, epoch: int, first: int, key: int) -> int:
         """The place of an epoch at which a block stands."""
-        rank = block if self._ranks is None else int(self._ranks[block])
-        stratum, member = divmod(rank, self.streams)
+        stratum, member = divmod(int(self._ranks[block]), self.streams)
         if stratum < self._strata:
             stream = (member - epoch - self._shift(stratum)) % self.streams
             behind = (stream - first) % self.streams

@@ -1,10 +1,12 @@
 """Putting lines on the disk so that they are there after a crash, whole or not at all."""
 
 import errno
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from data.errors import BadInput
 
@@ -45,6 +47,11 @@ def append(path: Path, line: str, sync: bool = True) -> None:
     if sync and not length:
         with writing(path):
             sync_folder(path.parent)
+
+
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """`append` of a record as a line of JSON, on the disk when this returns."""
+    append(path, json.dumps(record, ensure_ascii=False))
 
 
 def sync_folder(path: Path) -> None:

@@ -30,9 +30,6 @@ def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
     rooms = 0
     place = 0
     for end, size in zip(ends.tolist(), sizes[ends - 1].tolist()):
-        if size == capacity:
-            rows += [[piece] for piece in pieces[place:end]]
-            place = end
         while place < end:
             fitting = rooms >> size
             if fitting:

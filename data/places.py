@@ -34,15 +34,18 @@ class Era:
 @dataclass(frozen=True)
 class _Run:
     """An era's arithmetic: `left` places of the era before are mixed with the new blocks; then epochs, the
-    first of them numbered `epoch`, over `blocks`."""
+    first of them numbered `epoch`, as `deal` says."""
 
     place: int
     old_blocks: int
-    blocks: int
     left: int
     rest: int
     epoch: int
     deal: Deal
+
+    @property
+    def blocks(self) -> int:
+        return self.deal.blocks
 
     def first(self, epoch: int) -> int:
         """The place of the first block of an epoch."""
@@ -56,15 +59,15 @@ class Order:
         self, seed: int, corpus: str, eras: Sequence[Era], streams: int, text_bytes: np.ndarray
     ) -> None:
         """streams: S; text_bytes: int64, of each block of the last era."""
-        self._seed, self._corpus, self._streams = seed, corpus, streams
+        self._seed, self._corpus = seed, corpus
         self._runs: list[_Run] = []
         for era in eras:
-            self._runs.append(self._run(era, text_bytes[: era.blocks]))
+            deal = Deal(text_bytes[: era.blocks], streams, key(seed, "deal", corpus))
+            self._runs.append(self._run(era, deal))
 
-    def _run(self, era: Era, text_bytes: np.ndarray) -> _Run:
-        deal = Deal(text_bytes, self._streams, key(self._seed, "deal", self._corpus))
+    def _run(self, era: Era, deal: Deal) -> _Run:
         if not self._runs:
-            return _Run(0, 0, era.blocks, 0, 0, 0, deal)
+            return _Run(0, 0, 0, 0, 0, deal)
         before = self._runs[-1]
         past = era.place - before.place
         if past < before.rest:
@@ -73,7 +76,7 @@ class Order:
             epochs, i = divmod(past - before.rest, before.blocks)
             left, running = before.blocks - i, before.epoch + epochs
         new = era.blocks - before.blocks
-        return _Run(era.place, before.blocks, era.blocks, left, left + new, running + 1, deal)
+        return _Run(era.place, before.blocks, left, left + new, running + 1, deal)
 
     def resolve(self, place: int) -> tuple[int, int]:
         """(epoch, block) of a place."""
@@ -84,8 +87,7 @@ class Order:
             if past >= run.rest:
                 epochs, i = divmod(past - run.rest, run.blocks)
                 epoch = run.epoch + epochs
-                first = run.first(epoch) % self._streams
-                return epoch, run.deal.block(i, epoch, first, self._epoch_key(epoch))
+                return epoch, run.deal.block(i, epoch, run.first(epoch), self._epoch_key(epoch))
             q = perm(past, run.rest, self._rest_key(number))
             if q >= run.left:
                 return run.epoch - 1, run.old_blocks + q - run.left
@@ -106,13 +108,12 @@ class Order:
             yield run.place + perm_inverse(q, run.rest, self._rest_key(number))
         later = self._runs[number + 1] if number + 1 < len(self._runs) else None
         end = later.place + later.left if later else limit
-        base = run.place + run.rest
-        for epochs in range(max(0, -(-(end - base) // run.blocks))):
-            epoch = run.epoch + epochs
-            first = run.first(epoch)
-            place = first + run.deal.place(block, epoch, first % self._streams, self._epoch_key(epoch))
+        epoch, first = run.epoch, run.first(run.epoch)
+        while first < end:
+            place = first + run.deal.place(block, epoch, first, self._epoch_key(epoch))
             if place < end:
                 yield place
+            epoch, first = epoch + 1, first + run.blocks
 
     def _lift(self, place: int, number: int) -> Iterator[int]:
         """Where a place of era `number` came to lie when later eras permuted what was left of it."""

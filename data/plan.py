@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data.durable import append
+from data.durable import append_record
 from data.errors import BadInput
 from data.places import Era
 
@@ -202,12 +202,12 @@ class History:
     def append_to(self, path: Path) -> None:
         """Writes the newest segment to plan.jsonl, fsynced, so that it is on the record before it acts."""
         row, plan = self.segments[-1]
-        append(path, json.dumps({"row": row, "plan": plan.to_json()}, ensure_ascii=False))
+        append_record(path, {"row": row, "plan": plan.to_json()})
 
 
 def append_skip(path: Path, skip: Skip) -> None:
     """Writes a skip to plan.jsonl, fsynced."""
-    append(path, json.dumps({"skip": asdict(skip)}, ensure_ascii=False))
+    append_record(path, {"skip": asdict(skip)})
 
 
 def read_history(path: Path) -> History:

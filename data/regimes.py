@@ -75,8 +75,7 @@ class Regimes:
 
     def at(self, row: int) -> Regime:
         """The segment of a global row."""
-        last = self._all[-1]
-        return last if row >= last.row else self._all[bisect_right(self._rows, row) - 1]
+        return self._all[bisect_right(self._rows, row) - 1]
 
     def corpora_from(self, row: int) -> list[str]:
         """The names of the corpora that rows from `row` on draw from."""

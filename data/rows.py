@@ -24,8 +24,8 @@ DTYPES = {
 """The arrays of a row, in the order in which they lie and the fingerprint reads them."""
 
 _ITEMSIZES = [np.dtype(dtype).itemsize for dtype in DTYPES.values()]
-BYTES = sum(_ITEMSIZES)
-"""Bytes a position."""
+_BYTES = sum(_ITEMSIZES)
+"""A position's."""
 _BEFORE = dict(zip(DTYPES, accumulate(_ITEMSIZES, initial=0)))
 _ALIGNMENT = 64
 """Rows begin on a line of the cache; their arrays, on a whole number of their values."""
@@ -37,7 +37,7 @@ class Rows:
     __slots__ = ("_records", "length")
 
     def __init__(self, records: np.ndarray, length: int) -> None:
-        """records: uint8 [rows, at least BYTES · T], what `Rows.empty` made or rows of it; length: T."""
+        """records: uint8 [rows, at least 22 · T], what `Rows.empty` made or rows of it; length: T."""
         self._records, self.length = records, length
 
     def __len__(self) -> int:
@@ -108,7 +108,7 @@ class Rows:
 
     def fingerprints(self) -> list[int]:
         """xxh64 of each row over its arrays, little-endian, in the order of DTYPES."""
-        used = self._records[:, : BYTES * self.length]
+        used = self._records[:, : _BYTES * self.length]
         return [xxhash.xxh64_intdigest(record.data) for record in used]
 
     def tally(self, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +123,7 @@ class Rows:
     @staticmethod
     def empty(rows: int, length: int) -> "Rows":
         """Rows whose values are yet to be written."""
-        size = -(-BYTES * length // _ALIGNMENT) * _ALIGNMENT
+        size = -(-_BYTES * length // _ALIGNMENT) * _ALIGNMENT
         return Rows(np.empty((rows, size), np.uint8), length)
 
     @staticmethod

@@ -19,7 +19,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import fsspec
 import urllib3
@@ -159,22 +159,18 @@ class Http:
 
 def _connections(proxy: str | None, timeout: float) -> urllib3.PoolManager:
     """Connections that trust what Python's ssl trusts (SSL_CERT_FILE), follow redirects and never retry."""
-    retries = urllib3.Retry(total=None, connect=0, read=0, other=0, redirect=10)
-    context = ssl.create_default_context()
+    options: dict[str, Any] = {
+        "retries": urllib3.Retry(total=None, connect=0, read=0, other=0, redirect=10),
+        "timeout": timeout,
+        "maxsize": _CONNECTIONS,
+        "ssl_context": ssl.create_default_context(),
+    }
     if proxy is None:
-        return urllib3.PoolManager(
-            retries=retries, timeout=timeout, maxsize=_CONNECTIONS, ssl_context=context
-        )
+        return urllib3.PoolManager(**options)
     proxy = proxy if "://" in proxy else f"http://{proxy}"
     auth = urllib3.util.parse_url(proxy).auth
-    return urllib3.ProxyManager(
-        proxy,
-        retries=retries,
-        timeout=timeout,
-        maxsize=_CONNECTIONS,
-        ssl_context=context,
-        proxy_headers=urllib3.make_headers(proxy_basic_auth=urllib.parse.unquote(auth)) if auth else None,
-    )
+    headers = urllib3.make_headers(proxy_basic_auth=urllib.parse.unquote(auth)) if auth else None
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, **options)
 
 
 def _trouble(error: BaseException) -> ShardTrouble | Transient:

@@ -57,17 +57,11 @@ def launch(processes: int, command: Sequence[str]) -> int:
 
     def forward(number: int, _frame: object) -> None:
         received.append(number)
-        for rank in ranks:
-            if rank.poll() is None:
-                rank.send_signal(number if len(received) == 1 else signal.SIGKILL)
-
-    def stacks(number: int, _frame: object) -> None:
-        for rank in ranks:
-            if rank.poll() is None:
-                rank.send_signal(number)
+        _send(ranks, number if len(received) == 1 else signal.SIGKILL)
 
     before = {number: signal.signal(number, forward) for number in ASKING}
-    before[signal.SIGQUIT] = signal.signal(signal.SIGQUIT, stacks)
+    # It asks each rank for its stacks, as often as it comes.
+    before[signal.SIGQUIT] = signal.signal(signal.SIGQUIT, lambda number, _frame: _send(ranks, number))
     early_stop.disarm()
     try:
         hold_back()  # in the ranks too, which inherit it
@@ -129,9 +123,13 @@ def _wait(ranks: Sequence[subprocess.Popen]) -> int:
     return codes[0] if codes else 0
 
 
-def _kill(ranks: Sequence[subprocess.Popen]) -> None:
+def _send(ranks: Sequence[subprocess.Popen], number: int) -> None:
     for rank in ranks:
         if rank.poll() is None:
-            rank.kill()
+            rank.send_signal(number)
+
+
+def _kill(ranks: Sequence[subprocess.Popen]) -> None:
+    _send(ranks, signal.SIGKILL)
     for rank in ranks:
         rank.wait()

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from launcher import signals
 from launcher.progress import Progress
 from launcher.totals import Ready, Trouble
 
@@ -26,7 +27,7 @@ class End(Enum):
     """Why the loop ended; the value is the exit code."""
 
     FINISHED = 0
-    STOPPED = 75
+    STOPPED = signals.STOPPED
 
 
 @dataclass(frozen=True, slots=True)

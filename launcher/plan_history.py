@@ -5,13 +5,12 @@ plan is appended to plan.jsonl and on the disk before a row uses it. Units left 
 alone: they name a place of their corpus, so they hold whichever checkpoint a resume starts from.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from data.corpus import Corpus
-from data.durable import append
+from data.durable import append_record
 from data.errors import BadInput
 from data.plan import History, Skip, append_skip, read_history
 from data.planning import make_plan
@@ -64,7 +63,7 @@ def keep(run: RunFolder, history: History) -> None:
     """Record the newest segment, unless plan.jsonl says so already. Rank 0, before any row uses it."""
     if not run.plan.exists():  # at the start, or lost: then the checkpoint's copy is all there is
         for line in history.to_json():
-            append(run.plan, json.dumps(line, ensure_ascii=False))
+            append_record(run.plan, line)
     elif read_history(run.plan).segments != history.segments:
         history.append_to(run.plan)
 

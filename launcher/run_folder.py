@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.durable import append, sync_folder, writing
+from data.durable import append_record, sync_folder, writing
 from data.errors import BadInput
 from launcher import config as configs
 from launcher.config import Config
@@ -212,8 +212,8 @@ def claim(
 
 def record(attempt_path: Path, event: str, **fields: Any) -> None:
     """Append a line to an attempt's ledger, on the disk when this returns. Any rank may."""
-    line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, ensure_ascii=False)
-    append(attempt_path / "ledger.jsonl", line)
+    line = {"event": event, "time": round(time.time(), 3), **fields}
+    append_record(attempt_path / "ledger.jsonl", line)
 
 
 def _refuse(folder: RunFolder, writer: str | None) -> None:

@@ -21,7 +21,7 @@ import argparse
 import resource
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,33 +87,48 @@ def cpu_seconds(work: Callable[[], int]) -> tuple[float, int]:
     return used() - before, result
 
 
-def history(corpus: Corpus, tokenizer: Tokenizer, objectives: dict) -> History:
-    """A plan of one corpus."""
+def history(
+    corpora: Mapping[str, Corpus],
+    tokenizer: Tokenizer,
+    objectives: dict,
+    block_bytes: int = BLOCK_BYTES,
+    held_out: float = 0.0,
+) -> History:
+    """A plan of these corpora, equal weights."""
     asked = StreamSettings(
         seed=1,
         tokenizer=tokenizer.hash,
         lanes=LANES,
         length=T,
         batch_rows=B,
-        block_bytes=BLOCK_BYTES,
-        corpora={corpus.name: CorpusSettings(corpus.index, 1.0, 0.0)},
+        block_bytes=block_bytes,
+        corpora={name: CorpusSettings(corpus.index, 1.0, held_out) for name, corpus in corpora.items()},
         objectives=objectives,
     )
     return History(((0, make_plan(asked)),))
 
 
-def loader(corpus: Corpus, tokenizer: Tokenizer, objectives: dict, threads: int) -> Loader:
-    """The loader of one rank."""
+def loader(
+    plan: History,
+    corpora: Mapping[str, Corpus],
+    tokenizer: Tokenizer,
+    step: int = 0,
+    state: StreamsState | None = None,
+    threads: int = 0,
+    memory_bytes: int = 2 << 30,
+) -> Loader:
+    """The loader of one rank, at the first row of a step."""
     return Loader(
-        history(corpus, tokenizer, objectives),
-        {corpus.name: corpus},
+        plan,
+        corpora,
         tokenizer,
         rank=0,
         world=1,
-        first_row=0,
-        state=StreamsState(),
+        first_row=step * B,
+        state=state or StreamsState(),
         micro_batch=8,
         threads=threads,
+        memory_bytes=memory_bytes,
     )
 
 
@@ -146,7 +161,8 @@ def over_bare(
 ) -> tuple[list[float], Padding]:
     """For each pass of the corpus: the loader's tokens per CPU second over bare encoding's."""
     ratios, padding = [], Padding()
-    with loader(corpus, tokenizer, objectives, 0) as batches:
+    corpora = {corpus.name: corpus}
+    with loader(history(corpora, tokenizer, objectives), corpora, tokenizer) as batches:
 
         def take() -> int:
             batch = next(batches)
@@ -189,10 +205,12 @@ def by_webdataset(corpus: Corpus, tokenizer: Tokenizer) -> int:
 
 def over_webdataset(corpus: Corpus, tokenizer: Tokenizer, rounds: int) -> list[float]:
     """For each round: the threaded loader's tokens per CPU second over webdataset's, three passes each."""
+    corpora = {corpus.name: corpus}
+    plan = history(corpora, tokenizer, {"causal": {}})
 
     def ours() -> int:
         tokens = 0
-        with loader(corpus, tokenizer, {"causal": {}}, 1) as batches:
+        with loader(plan, corpora, tokenizer, threads=1) as batches:
             while tokens < PASSES * corpus.index.text_bytes / 4:
                 tokens += int(next(batches).source_tokens.sum())
         return tokens
@@ -210,10 +228,11 @@ def over_webdataset(corpus: Corpus, tokenizer: Tokenizer, rounds: int) -> list[f
 
 def needless_cuts(corpus: Corpus, tokenizer: Tokenizer) -> tuple[int, int]:
     """(documents that were cut though they fit a row, documents) in the first rows of the corpus."""
-    plan = history(corpus, tokenizer, {"causal": {}})
+    corpora = {corpus.name: corpus}
+    plan = history(corpora, tokenizer, {"causal": {}})
     pieces: dict[str, list[int]] = {}
     for step in range(8):
-        for row in walk(plan, {corpus.name: corpus}, tokenizer, step):
+        for row in walk(plan, corpora, tokenizer, step):
             for piece in row.pieces:
                 for part in piece.parts:
                     pieces.setdefault(part.key, []).append(part.stop - part.start)

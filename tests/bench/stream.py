@@ -22,56 +22,20 @@ from pathlib import Path
 
 from data.block import Opener
 from data.corpus import Corpus, open_corpus
-from data.loader import Loader
 from data.plan import History
-from data.planning import CorpusSettings, StreamSettings, make_plan
 from data.regimes import Regimes
 from data.state import Position, StreamsState
 from data.tokenizer import Tokenizer
 from objectives.registry import NAMES
-from tests.bench.data import BLOCK_BYTES, LANES, B, T, cpu_seconds, prepare, spread
+from tests.bench.data import BLOCK_BYTES, B, cpu_seconds, history, loader, prepare, spread
 
 EARLY, LATE = 10, 100_000
 SMALL_BLOCK_BYTES, MEMORY_BYTES = 64 << 10, 2 << 20
 
 
-def history(corpora: Mapping[str, Corpus], tokenizer: Tokenizer, block_bytes: int) -> History:
-    """A plan of all corpora and all objectives, equal weights."""
-    asked = StreamSettings(
-        seed=1,
-        tokenizer=tokenizer.hash,
-        lanes=LANES,
-        length=T,
-        batch_rows=B,
-        block_bytes=block_bytes,
-        corpora={name: CorpusSettings(corpus.index, 1.0, 0.01) for name, corpus in corpora.items()},
-        objectives={name: {} for name in NAMES},
-    )
-    return History(((0, make_plan(asked)),))
-
-
-def loader(
-    plan: History,
-    corpora: Mapping[str, Corpus],
-    tokenizer: Tokenizer,
-    step: int = 0,
-    state: StreamsState | None = None,
-    threads: int = 0,
-    memory_bytes: int = 2 << 30,
-) -> Loader:
-    """The loader of one rank, at the first row of a step."""
-    return Loader(
-        plan,
-        corpora,
-        tokenizer,
-        rank=0,
-        world=1,
-        first_row=step * B,
-        state=state or StreamsState(),
-        micro_batch=8,
-        threads=threads,
-        memory_bytes=memory_bytes,
-    )
+def plan_of(corpora: Mapping[str, Corpus], tokenizer: Tokenizer, block_bytes: int = BLOCK_BYTES) -> History:
+    """All corpora and all objectives, some of the text held out."""
+    return history(corpora, tokenizer, {name: {} for name in NAMES}, block_bytes, held_out=0.01)
 
 
 def late_state(
@@ -95,7 +59,7 @@ def late_state(
 def resumes(folder: Path, rounds: int) -> None:
     """Prints the CPU seconds from a state to the first batch, early and late."""
     corpora, tokenizer = prepare(folder)
-    plan = history(corpora, tokenizer, BLOCK_BYTES)
+    plan = plan_of(corpora, tokenizer)
     with loader(plan, corpora, tokenizer) as batches:
         for _ in range(EARLY):
             early = next(batches).state
@@ -129,7 +93,7 @@ def resident() -> float:
 def memory(folder: Path, minutes: int) -> None:
     """Prints each minute what memory a loader holds."""
     corpora, tokenizer = prepare(folder)
-    plan = history(corpora, tokenizer, SMALL_BLOCK_BYTES)
+    plan = plan_of(corpora, tokenizer, SMALL_BLOCK_BYTES)
     with loader(plan, corpora, tokenizer, threads=2, memory_bytes=MEMORY_BYTES) as batches:
         began, tokens, most = time.monotonic(), 0, 0
         for minute in range(1, minutes + 1):
