@@ -6,7 +6,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 # The one place that sets up a machine without a GPU: this release has a CPU build on the machines of CI, where a
-# plain `torch` would bring gigabytes of CUDA. On a cluster, install your own torch first and leave this out.
+# plain `torch` would bring gigabytes of CUDA. What pip is asked for, with its options; a > needs quotes of its own.
+# On a cluster: make TORCH= VENV=… with an environment that has a torch already, or TORCH="torch --index-url …".
 TORCH  ?= torch==2.13.0
 
 BIN      := $(VENV)/bin
@@ -16,8 +17,8 @@ WORK     := work
 .PHONY: train test test-full check clean
 
 $(VENV)/installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(if $(strip $(TORCH)),$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH))
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"
 	@touch $@
 
