@@ -144,7 +144,8 @@ def train(
                 minloglevel=2,
             )
         except (RuntimeError, OSError) as error:
-            raise BadInput(_refusal(out, vocabulary, str(error))) from error
+            cut_short = budget < sum(corpus.index.text_bytes for corpus in corpora)
+            raise BadInput(_refusal(out, vocabulary, cut_short, str(error))) from error
     return Tokenizer.load(out)
 
 
@@ -169,12 +170,14 @@ def _written(out: Path) -> Iterator[io.BytesIO]:
             part.unlink(missing_ok=True)
 
 
-def _refusal(out: Path, vocabulary: int, error: str) -> str:
-    """What SentencePiece found wrong, in its own words where they are not known."""
+def _refusal(out: Path, vocabulary: int, cut_short: bool, error: str) -> str:
+    """What SentencePiece found wrong, in its own words where they are not known. cut_short: there is more
+    text than was read."""
     if most := re.search(r"Vocabulary size too high .*<= (\d+)", error):
+        more = "read more of it (--sample-mib)" if cut_short else "add text: all that there is was read"
         return (
-            f"--vocabulary {vocabulary}: this text has pieces for {most[1]} ids at most; ask for fewer, or "
-            "train on more text (--sample-mib)"
+            f"--vocabulary {vocabulary}: this text has pieces for {most[1]} ids at most; ask for so many, "
+            f"or {more}"
         )
     if least := re.search(r"Vocabulary size is smaller than required_chars. \d+ vs (\d+)", error):
         return f"--vocabulary {vocabulary}: the characters of this text alone need {least[1]} ids or more"

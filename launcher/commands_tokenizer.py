@@ -47,7 +47,7 @@ def train_tokenizer(
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="The model to write.")],
     vocabulary: Annotated[int, typer.Option("--vocabulary", "-v", help="Ids, control ids included.")] = 32000,
     algorithm: Annotated[str, typer.Option("--algorithm", help="unigram or bpe.")] = "unigram",
-    sample_mib: Annotated[int, typer.Option("--sample-mib", min=1, help="Text to train on.")] = 100,
+    sample_mib: Annotated[int, typer.Option("--sample-mib", min=1, help="Text to train on, at most.")] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Of the sample.")] = 1,
 ) -> None:
     """Train a SentencePiece model on shards.

@@ -4,10 +4,13 @@ What was asked for goes to stdout, progress to stderr, so that `headrace … --j
 """
 
 import json
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -28,6 +31,16 @@ def say(text: str) -> None:
 def say_json(value: Any) -> None:
     """One JSON value on one line of stdout."""
     print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def activation() -> str | None:
+    """The command after which the shell knows `headrace`; None where it does already, or where this is no
+    virtual environment."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    if shutil.which("headrace") or not script.is_file():
+        return None
+    here = Path.cwd()
+    return f". {shlex.quote(str(script.relative_to(here) if script.is_relative_to(here) else script))}"
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -62,5 +62,17 @@ def show(facts: dict[str, Any]) -> None:
     if not facts["writer"] and (facts["last_event"] or {}).get("error"):
         output.say(f"it ended with: {facts['last_event']['error']}")
     output.say(f"attempts {facts['attempts']}, checkpoints: {saved}")
-    if not facts["writer"] and facts["state"] != "finished":
-        output.say(f"go on with: headrace resume {shlex.quote(facts['run'])}")
+    if activate := output.activation():
+        output.say(f"first: {activate}")
+    for line in next_commands(facts):
+        output.say(line)
+
+
+def next_commands(facts: dict[str, Any]) -> list[str]:
+    """What to type next, by where the run stands."""
+    run = shlex.quote(facts["run"])
+    if facts["writer"]:
+        return [f"look on with: headrace metrics {run} --last 10"]
+    if facts["state"] == "finished":
+        return [f'try it with: headrace generate {run} "The "', f"go on with: headrace resume {run} steps=…"]
+    return [f"go on with: headrace resume {run}"]

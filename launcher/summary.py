@@ -43,14 +43,14 @@ def _show_losses(run: RunFolder, first: dict[str, Any], last: dict[str, Any], to
     rows = []
     for entry in mixture.entries:
         name = entry.objective.name
-        loss, accuracy = _over_corpora(last, name, "loss"), _over_corpora(last, name, "accuracy")
         got = tokens.get(name, 0) / every if every else None
         rows.append(
             [
                 name,
                 _over_corpora(first, name, "loss"),
-                loss,
-                accuracy,
+                _over_corpora(last, name, "loss"),
+                _over_corpora(last, name, "accuracy"),
+                sum(cells[name]["tokens"] for cells in last["eval"].values() if name in cells),
                 tokens.get(name, 0),
                 float(asked[name]),
                 got,
@@ -61,12 +61,16 @@ def _show_losses(run: RunFolder, first: dict[str, Any], last: dict[str, Any], to
         f"loss at {first['step']}",
         f"at {last['step']}",
         "accuracy",
+        "on targets",
         "tokens",
         "asked",
         "got",
     ]
     output.say("")
-    output.say("held-out loss, nats a target; tokens of text; share of the text asked for and got")
+    output.say(
+        "held-out loss, nats a target, and accuracy, on so many targets; tokens of text trained on; share "
+        "of the text asked for and got"
+    )
     output.table(titles, rows)
     for corpus, cells in last["eval"].items():
         if "causal" in cells and cells["causal"]["bits_per_byte"] is not None:
@@ -86,6 +90,8 @@ def _over_corpora(line: dict[str, Any], objective: str, figure: str) -> float | 
 
 def _show_next(run: RunFolder) -> None:
     path = shlex.quote(str(run.path))
+    if activate := output.activation():
+        output.say(f"first        {activate}")
     output.say(f"run          {run.path}")
     output.say(f"metrics      headrace metrics {path} --json      headrace status {path}")
     output.say(f"checkpoints  headrace checkpoint ls {path}")

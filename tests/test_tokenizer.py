@@ -278,8 +278,9 @@ def test_training_refuses_in_one_line(corpora: Corpora, tmp_path: Path) -> None:
         (
             "a.model",
             {"vocabulary": 100_000, "budget": 20_000},
-            "--vocabulary 100000: this text has pieces for \\d+ ids at most",
+            r"--vocabulary 100000: this text has pieces for \d+ ids at most; .* \(--sample-mib\)$",
         ),
+        ("a.model", {"vocabulary": 100_000}, r"for \d+ ids at most; .* all that there is was read$"),
     ):
         with pytest.raises(BadInput, match=what) as caught:
             train(opened, tmp_path / out, **options)
