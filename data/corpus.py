@@ -98,19 +98,35 @@ def open_corpus(
     index: str | Path | None = None,
     cache: CacheOptions | None = None,
     text_field: str | None = None,
+    place: str | None = None,
 ) -> Corpus:
     """Open the corpus `name` in `shards` (paths, globs, URLs, braces {000..099}).
 
     index: its path; by default NAME.index, or that of the shards' common prefix, beside the first shard.
-    BadInput where a shard or the index is missing, or the index is not of these shards.
+    BadInput where a shard or the index is missing, or the index is not of these shards; its line begins with
+    `place`, the key of a config that names the corpus, or with the corpus.
     """
-    store = Store(cache or CacheOptions())
-    found = expand(shards)
+    try:
+        return _open(name, shards, index, cache or CacheOptions(), text_field)
+    except BadInput as error:
+        raise BadInput(f"{place or f'corpus {name}'}: {error}") from error
+
+
+def _open(
+    name: str, shards: Sequence[str], index: str | Path | None, cache: CacheOptions, text_field: str | None
+) -> Corpus:
+    store = Store(cache)
+    try:
+        found = expand(shards)
+    except BadInput as error:
+        known = [path for path in _index_candidates(name, shards, index) if os.path.exists(path)]
+        listed = f" (its index: {known[0]})" if known else ""
+        raise BadInput(f"{error}{listed}") from error
     path = _find_index(name, found, index)
     opened = Index.open(path)
     if text_field is not None and text_field != opened.text_field:
         raise BadInput(
-            f"{path}: was made for text_field {opened.text_field!r}, the corpus {name} asks for"
+            f"{path}: was made for text_field {opened.text_field!r}, the corpus asks for"
             f" {text_field!r}; make it again: {remedy(path, shards)} --text-field {shlex.quote(text_field)}"
         )
     corpus = Corpus(name, opened, match(opened, found, remedy(path, shards)), store)
@@ -138,22 +154,23 @@ def default_index(name: str | None, first: str) -> list[str]:
     return [os.path.join(folder, candidate + ".index") for candidate in names]
 
 
-def _find_index(name: str, shards: Sequence[str], index: str | Path | None) -> Path:
+def _index_candidates(name: str, shards: Sequence[str], index: str | Path | None) -> list[str]:
     if index is not None:
-        candidates = [str(index)]
-    elif is_local(shards[0]):
-        candidates = default_index(name, shards[0])
-    else:
+        return [str(index)]
+    return default_index(name, shards[0]) if shards and is_local(shards[0]) else []
+
+
+def _find_index(name: str, shards: Sequence[str], index: str | Path | None) -> Path:
+    candidates = _index_candidates(name, shards, index)
+    if not candidates:
         raise BadInput(
-            f"corpus {name}: shards that are not local need `index`, a local path; make it:"
+            f"shards that are not local need `index`, a local path; make it:"
             f" {remedy(name + '.index', shards)}"
         )
     for candidate in candidates:
         if os.path.exists(candidate):
             return Path(candidate)
-    raise BadInput(
-        f"corpus {name}: no index at {' or '.join(candidates)}; make it: {remedy(candidates[0], shards)}"
-    )
+    raise BadInput(f"no index at {' or '.join(candidates)}; make it: {remedy(candidates[0], shards)}")
 
 
 def identity(url: str, index: Path) -> str:
@@ -193,10 +210,10 @@ def _verify_age(corpus: Corpus, number: int, remedy: str) -> None:
     try:
         status = os.stat(url)
     except OSError as error:
-        raise BadInput(f"corpus {corpus.name}: {url}: {error.strerror}") from error
+        raise BadInput(f"{url}: {error.strerror}; {corpus.index.path} lists it") from error
     if status.st_size < shard.size:
         raise BadInput(
-            f"corpus {corpus.name}: {url}: has {status.st_size} bytes and had {shard.size} when it was"
+            f"{url}: has {status.st_size} bytes and had {shard.size} when it was"
             f" indexed: if it was cut off, bring it back; if it is another, make the index again: {remedy}"
         )
     if status.st_size != shard.size:

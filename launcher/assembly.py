@@ -83,7 +83,7 @@ def assemble(
     engine = _engine(world, claimed, stream)
     stack.callback(engine.close)
     # Nobody reads rows of a plan that is not on the disk yet.
-    tracker = together(world, lambda: _begin(claimed, stream, stack, terminal))
+    tracker = together(world, lambda: _begin(world, claimed, stream, stack, terminal))
     held_out, sampler = together(world, lambda: _evaluation(world, config, stream))
     loader = together(world, lambda: _loader(world, claimed, stream, stack))
     checkpoints = together(world, lambda: _checkpoints(world, claimed, engine, stream))
@@ -129,7 +129,9 @@ def _engine(world: World, claimed: Claimed, stream: Stream) -> Engine:
     return engine
 
 
-def _begin(claimed: Claimed, stream: Stream, stack: ExitStack, terminal: TextIO) -> Tracker | None:
+def _begin(
+    world: World, claimed: Claimed, stream: Stream, stack: ExitStack, terminal: TextIO
+) -> Tracker | None:
     """On rank 0 the ledger's first line: where this attempt goes on, and with what; then the plan.
 
     In this order a kill between the two leaves a run that is whole: the lineage ends at the row from which
@@ -145,6 +147,7 @@ def _begin(claimed: Claimed, stream: Stream, stack: ExitStack, terminal: TextIO)
         row=stream.at.row,
         checkpoint=found.path if found else None,
         passed_over=claimed.passed_over,
+        processes=world.size if world.started_by == "headrace" else None,
         tokenizer=stream.tokenizer.hash,
         versions=versions(),
     )

@@ -46,9 +46,7 @@ def newest(
     """
     steps = steps_in(folder)
     if step is not None:
-        if step not in steps:
-            known = ", ".join(str(s) for s in steps) or "none"
-            raise BadInput(f"{folder}: no checkpoint of step {step}; there are: {known}")
+        _require(folder, step, steps)
         steps = [step]
     passed_over: list[str] = []
     for number in reversed(steps):
@@ -143,15 +141,22 @@ def listing(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def verify(folder: Path, step: int | None = None) -> list[str]:
-    """A line for every damaged file of every checkpoint, or of that of `step`; reads every byte."""
+def verify(folder: Path, step: int | None = None) -> dict[Path, list[str]]:
+    """Every checkpoint, or that of `step`, with a line for each of its damaged files; reads every byte."""
     entries = [*sorted(folder.glob("step-????????")), *sorted(folder.glob("weights-????????"))]
     paths = [path for path in entries if path.name.partition("-")[2].isdigit()]
     if step is not None:
-        paths = [path for path in paths if int(path.name.partition("-")[2]) == step]
-        if not paths:
-            raise BadInput(f"{folder}: no checkpoint of step {step}")
-    return [f"{path}/{line}" for path in paths for line in problems(path)]
+        steps = [int(path.name.partition("-")[2]) for path in paths]
+        _require(folder, step, steps)
+        paths = [path for path, its in zip(paths, steps) if its == step]
+    return {path: [f"{path}/{line}" for line in problems(path)] for path in paths}
+
+
+def _require(folder: Path, step: int, steps: list[int]) -> None:
+    """BadInput where no checkpoint is of this step."""
+    if step not in steps:
+        known = ", ".join(str(s) for s in sorted({*steps})) or "none"
+        raise BadInput(f"{folder}: no checkpoint of step {step}; there are: {known}")
 
 
 def _open(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> Stored:

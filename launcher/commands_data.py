@@ -1,7 +1,9 @@
 """`headrace data …`: from raw text to shards and their index, and back from a row to the documents in it."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -161,6 +163,11 @@ def show(
     from launcher import config as configs
     from launcher.show import show as run
 
+    if (Path(config) / "config.yaml").is_file():
+        raise BadInput(
+            f"{config}: is a run, expected a config; what the run trained on: "
+            f"headrace data trace {shlex.quote(config)} --step {step}"
+        )
     run(configs.load(config, overrides or []), step=step, row=row, json=json)
 
 
@@ -175,6 +182,11 @@ def trace(run: RunPath, step: Step, row: Row = None, json: AsJson = False) -> No
     from launcher.run_folder import open_run
     from launcher.show import trace as run_trace
 
+    if Path(run).is_file():
+        raise BadInput(
+            f"{run}: is a file, expected the folder of a run; what a config would train on: "
+            f"headrace data show {shlex.quote(run)} --step {step}"
+        )
     run_trace(open_run(run), step=step, row=row, json=json)
 
 
@@ -188,7 +200,7 @@ def seen(
 
     \b
     Example:
-      headrace data seen runs/first code/000017
+      headrace data seen runs/first code/000000017
     """
     from launcher.run_folder import open_run
     from launcher.show import seen as run_seen

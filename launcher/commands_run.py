@@ -105,6 +105,8 @@ def generate(
 ) -> None:
     """Generate text with a run's weights, in this process.
 
+    Prints it where it belongs: after, before or within what was given. --json has the new text alone.
+
     \b
     Examples:
       headrace generate runs/first "def fibonacci(n):" --temperature 0
@@ -112,6 +114,7 @@ def generate(
       headrace generate runs/first "the end." --order backwards
     """
     from launcher.generate import generate as run_generation
+    from launcher.generate import whole
     from launcher.run_folder import open_run
 
     text = run_generation(
@@ -129,7 +132,7 @@ def generate(
     if json:
         output.say_json({"prompt": prompt, "order": order, "suffix": suffix, "text": text})
     else:
-        output.say(text)
+        output.say(whole(prompt, text, order, suffix))
 
 
 def wandb(run: RunPath) -> None:
@@ -204,13 +207,16 @@ def verify_checkpoints(run: RunPath, step: AtStep = None, json: AsJson = False) 
     from launcher.checkpoint import verify
     from launcher.run_folder import open_run
 
-    problems = verify(open_run(run).checkpoints, step)
+    folder = open_run(run).checkpoints
+    found = verify(folder, step)
+    problems = [line for lines in found.values() for line in lines]
     if json:
         output.say_json(problems)
+    elif not found:
+        output.say(f"{folder}: no checkpoint is there yet")
     else:
-        for problem in problems:
-            output.say(problem)
-        if not problems:
-            output.say("every byte is as it was saved")
+        for path, lines in found.items():
+            for line in lines or [f"{path}: every byte is as it was saved"]:
+                output.say(line)
     if problems:
         raise typer.Exit(2)

@@ -45,9 +45,13 @@ def train(
       torchrun --no-python --nproc-per-node 8 headrace train configs/gpt-124m.yaml
     """
     from launcher import config as configs
+    from launcher.run_folder import going_on
+    from launcher.world import discover
 
     loaded = configs.load(config, overrides or [])
     configs.require_files(loaded)
+    if discover().size == 1:  # ranks that were started together ask when they have met
+        loaded = going_on(loaded) or loaded
     arguments = ["train", config, *(overrides or [])]
     if _elsewhere(loaded, processes, arguments, dry_run):
         return
@@ -100,7 +104,7 @@ def check(
 ) -> None:
     """Print all that can be known before starting.
 
-    Needs no GPU and starts nothing: for the login node.
+    Needs no GPU and starts nothing: for the login node. What `headrace train` would refuse is refused here.
 
     \b
     Examples:
@@ -109,9 +113,10 @@ def check(
     """
     from launcher import config as configs
     from launcher.check import report, show
+    from launcher.run_folder import going_on
 
     loaded = configs.load(config, overrides or [])
-    facts = report(loaded, processes)
+    facts = report(going_on(loaded) or loaded, processes)
     if json:
         output.say_json(facts)
     else:

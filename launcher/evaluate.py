@@ -6,6 +6,7 @@ two evaluations differ by the weights alone.
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
@@ -22,6 +23,7 @@ from data.tokenizer import Tokenizer
 from launcher import output
 from launcher.distributed import HostSums
 from launcher.forward import Evaluation, PlainModel
+from launcher.output import Report
 from launcher.run_folder import RunFolder
 from launcher.stream_settings import open_corpora
 from launcher.tracking import EvalCell, EvalRecord
@@ -70,13 +72,27 @@ class HeldOut:
             )
             for part in plan.corpora
             if part.name in corpora
-            for held in heldout_rows(corpora[part.name], part, plan, tokenizer, limit_bytes=limit_bytes)
+            for held in sorted(
+                heldout_rows(corpora[part.name], part, plan, tokenizer, limit_bytes=limit_bytes),
+                key=lambda held: objective_id(held.objective),  # as in a config, not by name
+            )
         ]
 
-    def record(self, evaluator: Evaluator, reducer: HostSums, step: int, attempt: int) -> EvalRecord:
-        """The losses of all sets. A collective."""
+    def __len__(self) -> int:
+        """Sets: one for each objective on each corpus that holds text out."""
+        return len(self._sets)
+
+    def record(
+        self, evaluator: Evaluator, reducer: HostSums, step: int, attempt: int, report: Report | None = None
+    ) -> EvalRecord:
+        """The losses of all sets; report(sets done, sets in all). A collective."""
         begin = perf_counter()
-        sums = np.array([_own_sums(evaluator, part) for part in self._sets])
+        own = []
+        for number, part in enumerate(self._sets, 1):
+            own.append(_own_sums(evaluator, part))
+            if report:
+                report(number, len(self))
+        sums = np.array(own)
         whole = reducer.start(sums.ravel()).wait().reshape(sums.shape)
         cells: dict[str, dict[str, EvalCell]] = {}
         for part, (loss, weight, targets, correct) in zip(self._sets, whole.tolist()):
@@ -104,21 +120,25 @@ def _own_sums(evaluator: Evaluator, part: _Set) -> list[float]:
 
 def evaluate(run: RunFolder, step: int | None, json: bool) -> None:
     """Print the held-out losses of a run's checkpoint, computed in this process."""
-    trained = load_model(run, step)
-    held_out = HeldOut(
-        trained.progress.history.newest,
-        open_corpora(trained.config),
-        trained.tokenizer,
-        limit_bytes=trained.config.eval.bytes,
-        micro_batch=trained.config.layout.micro_batch,
-        world=World(),
-    )
-    record = held_out.record(PlainModel(trained.model), HostSums(World()), trained.progress.step, 0)
-    if not record.eval:
-        raise BadInput(
-            f"{run.path}: no corpus of this run holds text out; a run that is to be evaluated needs "
-            "data.corpora.NAME.held_out from its start"
+    with output.progress(f"evaluating {run.path}") as report:
+        trained = load_model(run, step)
+        done = trained.progress.step
+        held_out = HeldOut(
+            trained.progress.history.newest,
+            open_corpora(trained.config),
+            trained.tokenizer,
+            limit_bytes=trained.config.eval.bytes,
+            micro_batch=trained.config.layout.micro_batch,
+            world=World(),
         )
+        if not len(held_out):
+            raise BadInput(
+                f"{run.path}: no corpus of this run holds text out; a run that is to be evaluated needs "
+                "data.corpora.NAME.held_out from its start"
+            )
+        if not sys.stderr.isatty():
+            print(f"evaluating {run.path}, step {done:,}", file=sys.stderr, flush=True)
+        record = held_out.record(PlainModel(trained.model), HostSums(World()), done, 0, report)
     if json:
         output.say_json({"step": record.step, "eval": asdict(record)["eval"]})
         return

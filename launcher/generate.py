@@ -98,6 +98,11 @@ def text_of(
     return found[::-1] if by_character else found
 
 
+def whole(prompt: str, text: str, order: Order, suffix: str = "") -> str:
+    """New text where it belongs: with what it goes on from, in the order of reading."""
+    return text + prompt if order == "backwards" else prompt + text + suffix
+
+
 def _controls(tokenizer: Tokenizer) -> list[int]:
     """Every id that is no text."""
     text = tokenizer.is_byte.copy()

@@ -4,6 +4,7 @@ Nothing is deleted before a newer checkpoint has been published, and publishing 
 gets another name before its files go, so a deletion that is cut off leaves nothing that looks whole.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from launcher.checkpoint_format import (
     write_file,
 )
 from launcher.checkpoint_read import Request, Stored
+
+_log = logging.getLogger("headrace")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ class Retention:
         for step in bare:
             try:
                 _keep_weights(folder, step, attempt)
-            except Damaged:
+            except Damaged as damage:
+                path = folder / step_name(step)
+                _log.warning("%s/%s; it is damaged, and stays as it is", path, damage)
                 continue
             gone.append(step)
         for step in gone:

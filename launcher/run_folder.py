@@ -33,6 +33,9 @@ from launcher import config as configs
 from launcher.config import Config
 from launcher.writer import BEAT_SECONDS, WATCH_SECONDS, Writer, live
 
+SHOWN_KEYS, SHOWN_WIDTH = 3, 80
+"""Of the keys in which two configs differ, a line shows so many, each with so many characters."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -101,9 +104,29 @@ class RunFolder:
 def open_run(path: str | Path) -> RunFolder:
     """The run in a folder. BadInput where there is none."""
     folder = RunFolder(Path(path).absolute())
+    if not folder.path.exists():
+        raise BadInput(f"{path}: no such folder; expected that of a run, such as runs/first")
     if not folder.config_file.is_file():
         raise BadInput(f"{path}: expected the folder of a run, with a config.yaml in it")
     return folder
+
+
+def going_on(config: Config) -> Config | None:
+    """What `start` would go on with, were it called now: None where it would begin a run. Writes nothing, and
+    refuses with the same line."""
+    folder = RunFolder(config.path)
+    if not folder.config_file.exists() or _unused(folder, config):
+        return None
+    return _same_run(folder, config)
+
+
+def resume_command(folder: RunFolder, *edits: str) -> str:
+    """What to type to go on with a run, on as many processes as `--processes` gave its newest attempt."""
+    words = ["headrace", "resume", str(folder.path), *edits]
+    begun = [line for line in folder.ledger() if line["event"] in ("start", "resume")]
+    if begun and (processes := begun[-1].get("processes")):
+        words += ["--processes", str(processes)]
+    return shlex.join(words)
 
 
 def start(config: Config) -> tuple[RunFolder, Config]:
@@ -124,20 +147,27 @@ def start(config: Config) -> tuple[RunFolder, Config]:
         configs.require_files(config)
         write_once(folder.tokenizer, Path(config.tokenizer.model).read_bytes())
         write_once(folder.config_file, configs.dump(config).encode())
+    return folder, _same_run(folder, config)
+
+
+def _same_run(folder: RunFolder, config: Config) -> Config:
+    """The config to go on with in a folder. BadInput where the run in it is another than `config` says."""
     current = folder.current_config()
     if configs.difference(folder.first_config(), config) and (changed := configs.difference(current, config)):
+        shown = [line if len(line) <= SHOWN_WIDTH else f"{line[: SHOWN_WIDTH - 1]}…" for line in changed]
+        more = f"; and {len(changed) - SHOWN_KEYS} more" if len(changed) > SHOWN_KEYS else ""
         raise BadInput(
-            f"{folder.path}: this run exists with another config; keys that differ: {'; '.join(changed)}. "
-            "Give the new one another run.name, or edit this one: "
+            f"{folder.path}: this run exists with another config ({'; '.join(shown[:SHOWN_KEYS])}{more}). "
+            "Begin a new run with run.name=mine, or edit this one: "
             f"headrace resume {shlex.quote(str(folder.path))} key=value"
         )
-    return folder, current
+    return current
 
 
 def _unused(folder: RunFolder, config: Config) -> bool:
     """Whether nothing ever began under the config that stands in a folder, and nobody is about to begin: a
     start that failed over a mistake in its config must not forbid the same run without the mistake."""
-    used = folder.attempts() or folder.plan.exists() or any(folder.checkpoints.iterdir()) or folder.writer()
+    used = folder.attempts() or folder.plan.exists() or any(folder.checkpoints.glob("*")) or folder.writer()
     return not used and bool(configs.difference(folder.first_config(), config))
 
 

@@ -144,7 +144,9 @@ def _places(asked: str, corpora: Mapping[str, Corpus]) -> list[tuple[str, str, l
         if places:
             found.append((corpus, key, places))
     if not found:
-        raise BadInput(f"{asked}: no such sample in {', '.join(searched)}")
+        example = next(iter(searched))
+        known = corpora[example].read_unit(0)[0].key
+        raise BadInput(f"{asked}: no such sample in {', '.join(searched)}; one that is: {example}/{known}")
     return found
 
 
@@ -215,9 +217,16 @@ def _print_uses(
         output.say(f"{corpus}/{key}: held out, never trained on")
     elif not uses:
         output.say(f"{corpus}/{key}: not used in the run's {end:,} rows so far")
+    else:
+        steps = [use.step + 1 for use in uses]
+        often = "once" if len(uses) == 1 else f"{len(uses):,} times"
+        output.say(
+            f"{corpus}/{key}: used {often}, different steps: {len({*steps}):,}, from step {min(steps):,} "
+            f"to step {max(steps):,}"
+        )
     for use in uses:
         place = use.row - rows_of_step(history, use.step)[0]
         output.say(
-            f"{corpus}/{key}: step {use.step + 1:,}, row {place} of it (global row {use.row:,}), "
+            f"{corpus}/{key}: step {use.step + 1:,}, row {place} of the step (global row {use.row:,}), "
             f"{use.objective}"
         )

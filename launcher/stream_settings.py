@@ -13,7 +13,14 @@ from launcher.config import Config
 def open_corpora(config: Config) -> dict[str, Corpus]:
     """Every corpus of the config, dropped ones (weight 0) included. BadInput names what is missing."""
     opened = {
-        name: open_corpus(name, corpus.shards, corpus.index, config.data.cache, corpus.text_field)
+        name: open_corpus(
+            name,
+            corpus.shards,
+            corpus.index,
+            config.data.cache,
+            corpus.text_field,
+            place=f"data.corpora.{name}",
+        )
         for name, corpus in config.data.corpora.items()
     }
     for name, corpus in opened.items():

@@ -126,7 +126,10 @@ def names(folder: Path) -> set[str]:
 def test_a_missing_shard(headrace: Commands, work: Path) -> None:
     shard(work).unlink()
     for command in (["check", "c.yaml"], ["train", "c.yaml"], ["data", "show", "c.yaml", "--step", "1"]):
-        assert f"{work}/a-*.tar: no such shard" in headrace.refused(*command, cwd=work)
+        line = headrace.refused(*command, cwd=work)
+        assert f"data.corpora.a: {work}/a-*.tar: no such shard (its index: {work}/a.index)" in line
+    line = headrace.refused("tokenizer", "train", f"{work}/a.index", "--out", "t.model", cwd=work)
+    assert f"corpus a: {shard(work)}: no such shard (its index: {work}/a.index)" in line
     done = headrace.run("data", "verify", "a.index", cwd=work)
     assert (done.code, done.err) == (2, "")
     assert "a-000000.tar" in done.out
@@ -143,7 +146,7 @@ def test_a_truncated_and_an_empty_shard(headrace: Commands, work: Path, length: 
     was = shard(work).stat().st_size
     os.truncate(shard(work), length)
     line = headrace.refused("train", "c.yaml", cwd=work)
-    assert f"{shard(work)}: has {length} bytes and had {was} when it was indexed" in line
+    assert f"data.corpora.a: {shard(work)}: has {length} bytes and had {was} when it was indexed" in line
     assert "headrace data index" in line
     assert headrace.run("data", "verify", "a.index", cwd=work).code == 2
     line = headrace.refused("data", "index", "a-000000.tar", "--out", "new.index", cwd=work)
@@ -370,15 +373,48 @@ def test_a_wrong_argument(headrace: Commands, home: Path, arguments: list[str], 
 def test_the_shortest_rows_and_fewer_rows_than_processes(headrace: Commands, work: Path) -> None:
     every = [f"objectives.{name}.weight=1" for name in ("reverse", "nsp", "prefix", "span", "fim")]
     headrace.ok("train", "c.yaml", "sequence_length=8", *every, cwd=work)
-    out = headrace.ok("train", "c.yaml", "batch_rows=1", "--processes", "2", "--dry-run", cwd=work)
+    two = ("--processes", "2", "--dry-run")
+    out = headrace.ok("train", "c.yaml", "batch_rows=1", "run.name=two", *two, cwd=work)
     assert "warning: 7 blank rows a step" in out
 
 
 def test_a_start_that_failed_does_not_forbid_the_corrected_one(headrace: Commands, work: Path) -> None:
     assert "no such shard" in headrace.refused("train", "c.yaml", "data.corpora.a.shards=none.tar", cwd=work)
     headrace.ok("train", "c.yaml", cwd=work)
-    line = headrace.refused("train", "c.yaml", "steps=9", cwd=work)
-    assert "this run exists with another config; keys that differ: steps: 3, now 9" in line
+    assert "this run exists with another config" in headrace.refused("train", "c.yaml", "steps=9", cwd=work)
+
+
+def test_another_config_for_a_run_that_exists(headrace: Commands, one: Path, home: Path) -> None:
+    """`check` and a dry run refuse what `train` refuses, and go on with what it goes on with."""
+    path = str(home / ("elsewhere" * 20))
+    edits = ["steps=9", "seed=2", "optimizer.lr=1e-2", "model.width=32", f"data.corpora.a.shards={path}"]
+    before = names(one)
+    for command in (["train"], ["train", "--dry-run"], ["train", "--processes", "2"]):
+        line = headrace.refused(*command, "c.yaml", *edits, cwd=home)
+        assert line == (
+            f"headrace: {one}: this run exists with another config (seed: 1, now 2; steps: 3, now 9; "
+            f"{line.split('; ')[2]}; and 2 more). Begin a new run with run.name=mine, or edit this one: "
+            f"headrace resume {one} key=value"
+        )
+        assert line.split("; ")[2].startswith("data.corpora.a.shards: [")
+        assert len(line.split("; ")[2]) == 80
+    assert "steps: 3, now 9" in headrace.refused("check", "c.yaml", "steps=9", cwd=home)
+    assert names(one) == before
+    assert f"{one} (exists: training goes on with it)" in headrace.ok("check", "c.yaml", cwd=home)
+    assert "exists" not in headrace.ok("check", "c.yaml", "steps=9", "run.name=mine", cwd=home)
+    assert "is complete" in headrace.ok("train", "c.yaml", cwd=home)
+
+
+def test_edits_of_a_resume_are_what_a_check_reckons_with(headrace: Commands, run: Path, home: Path) -> None:
+    headrace.ok("resume", run, "steps=4")
+    (run / "config.yaml").write_text(
+        (run / "config.yaml")
+        .read_text()
+        .replace("name: one", "name: run")
+        .replace(str(home), str(run.parent))
+    )
+    facts = json.loads(headrace.ok("check", run / "config.yaml", "--json"))
+    assert (facts["run"]["exists"], facts["whole"]["steps"]) == (True, 4)
 
 
 def test_paths_with_blanks_and_any_letters(headrace: Commands, home: Path, tmp_path: Path) -> None:
@@ -426,7 +462,13 @@ def test_a_terminal_that_knows_ascii_alone(home: Path, one: Path) -> None:
 def test_what_is_no_run(headrace: Commands, home: Path, arguments: list[str]) -> None:
     for place in (str(home), str(home / "c.yaml")):
         line = headrace.refused(*[place if word == "X" else word for word in arguments])
-        assert f"{place}: expected the folder of a run, with a config.yaml in it" in line
+        if arguments[:2] == ["data", "trace"] and place.endswith("c.yaml"):
+            assert f"{place}: is a file, expected the folder of a run; what a config would train on: " in line
+            assert line.endswith(f": headrace data show {place} --step 1")
+        else:
+            assert f"{place}: expected the folder of a run, with a config.yaml in it" in line
+    line = headrace.refused(*["runs/none" if word == "X" else word for word in arguments], cwd=home)
+    assert "runs/none: no such folder; expected that of a run" in line
 
 
 @pytest.mark.parametrize(
@@ -435,7 +477,7 @@ def test_what_is_no_run(headrace: Commands, home: Path, arguments: list[str]) ->
         (["resume", "one", "--step", "9"], "no checkpoint of step 9; there are: 1, 2, 3"),
         (["generate", "one", "a", "--step", "9"], "no checkpoint of step 9"),
         (["evaluate", "one", "--step", "9"], "no checkpoint of step 9"),
-        (["checkpoint", "verify", "one", "--step", "9"], "no checkpoint of step 9"),
+        (["checkpoint", "verify", "one", "--step", "9"], "no checkpoint of step 9; there are: 1, 2, 3"),
         (["evaluate", "one"], "no corpus of this run holds text out"),
         (["generate", "one", "word " * 200], "this model reads at most 64"),
         (["generate", "one", "a", "--suffix", "b"], "--suffix: belongs to --order infill"),
@@ -443,7 +485,11 @@ def test_what_is_no_run(headrace: Commands, home: Path, arguments: list[str]) ->
         (["generate", "one", "a", "--seed", "9" * 30], "seed: expected a whole number of 64 bits"),
         (["generate", "one", os.fsdecode(b"\xff")], "PROMPT: expected text in UTF-8"),
         (["data", "trace", "one", "--step", "9"], "has not done step 9; its newest is 3"),
-        (["data", "seen", "one", "none"], "none: no such sample in a"),
+        (["data", "seen", "one", "a/1"], "a/1: no such sample in a; one that is: a/000000000"),
+        (
+            ["data", "show", "one", "--step", "2"],
+            "one: is a run, expected a config; what the run trained on: headrace data trace one --step 2",
+        ),
         (["resume", "one", "run.name=two", "steps=9"], "run: names the folder of a run and cannot be edited"),
         (["resume", "one", "steps=9", "data.corpora.a.quarantine=[nobody]"], "has the key 'nobody'; 'head"),
         (["resume", "one", "seed=2", "steps=9"], "seed: the run was started with 1, got 2"),
@@ -461,6 +507,24 @@ def test_what_a_run_cannot_do(
     assert expected in line
     assert {p: p.read_bytes() for p in (one / "checkpoints").rglob("*") if p.is_file()} == before
     assert open_run(one).attempts() == [1]
+
+
+@pytest.mark.parametrize(
+    ("order", "printed"),
+    [
+        (["forwards"], "it was{text}"),
+        (["infill", "--suffix", " night"], "it was{text} night"),
+        (["backwards"], "{text}it was"),
+    ],
+)
+def test_generated_text_is_printed_where_it_belongs(
+    headrace: Commands, one: Path, order: list[str], printed: str
+) -> None:
+    command = ["generate", one, "it was", "--order", *order, "--tokens", "5"]
+    new = json.loads(headrace.ok(*command, "--json"))
+    assert (new["prompt"], new["order"]) == ("it was", order[0])
+    assert new["text"]
+    assert headrace.ok(*command) == printed.format(text=new["text"]) + "\n"
 
 
 def test_documents_to_leave_out_are_looked_for(headrace: Commands, run: Path, work: Path) -> None:
@@ -524,8 +588,11 @@ def test_one_flipped_byte_in_each_file_of_a_checkpoint(headrace: Commands, run: 
         flip(newest / name)
         done = headrace.run("checkpoint", "verify", run)
         assert (done.code, done.err) == (2, "")
-        assert done.out.startswith(f"{newest}/{name}: ")
-        assert done.out.count("\n") == 1
+        whole = [f"{run}/checkpoints/step-0000000{n}: every byte is as it was saved" for n in (1, 2)]
+        assert done.out.splitlines()[:2] == whole
+        assert done.out.splitlines()[2].startswith(f"{newest}/{name}: ")
+        assert done.out.count("\n") == 3
+        assert len(json.loads(headrace.run("checkpoint", "verify", run, "--json").out)) == 1
         line = headrace.refused("resume", run, "--step", "3", "steps=9")
         assert f"the checkpoint of step 3 is damaged: {newest}/{name}: " in line
         done = headrace.run("generate", run, "a", "--tokens", "2")
@@ -547,6 +614,7 @@ def test_no_checkpoint_is_whole_or_left(headrace: Commands, run: Path) -> None:
         assert "no checkpoint is whole: " in headrace.refused(*arguments)
     assert names(run) == before
     shutil.rmtree(run / "checkpoints")
+    assert "no checkpoint is there yet" in headrace.ok("checkpoint", "verify", run)
     line = headrace.refused("resume", run, "steps=9")
     assert f"{run}/checkpoints: no checkpoint is there, and the run has saved step 3" in line
     assert "has no checkpoint" in headrace.refused("generate", run, "a")
@@ -653,7 +721,7 @@ def test_a_disk_that_takes_nothing(headrace: Commands, one: Path, home: Path, di
         assert str(disk) in line
         assert f"cannot be written: {reason}" in line
     assert "step 3 of 3" in headrace.ok("status", run)
-    assert headrace.ok("checkpoint", "verify", run) == "every byte is as it was saved\n"
+    assert headrace.ok("checkpoint", "verify", run).count(": every byte is as it was saved\n") == 3
     headrace.ok("generate", run, "a", "--tokens", "2")
     assert names(disk) == before
 

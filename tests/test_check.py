@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from data.durable import append
 from data.errors import BadInput
 from launcher import config as configs
 from launcher.check import report
 from launcher.quarantine import refuse_unknown
+from launcher.run_folder import RunFolder, start
 from launcher.stream_settings import open_corpora, stream_settings
 from objectives.registry import HEADS
 from tests.helpers import Corpora
@@ -99,10 +101,28 @@ def test_the_command_needs_no_torch_and_prints_both_ways(file: Path) -> None:
     )
     run = [sys.executable, "-c", script, str(file)]
     shown = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert "1,024 positions, on 1 process in 2 micro-batches each" in shown
     assert "1,520 rows" in shown
     assert "prose" in shown
     facts = json.loads(subprocess.run([*run, "--json"], capture_output=True, text=True, check=True).stdout)
     assert facts == report(configs.load(file), 1) | {"checkpoints": facts["checkpoints"]}
+
+
+def test_a_run_with_another_config_is_refused_before_torch_is_imported(file: Path) -> None:
+    start(configs.load(file))
+    append(RunFolder(configs.load(file).path).plan, "{}")  # what makes it a run that has begun
+    script = (
+        "import sys; sys.argv = ['headrace', 'train', *sys.argv[1:]]\n"
+        "from launcher.cli import main\n"
+        "try:\n    main()\n"
+        "finally:\n    assert 'torch' not in sys.modules\n"
+    )
+    for processes in ("1", "2"):
+        run = [sys.executable, "-c", script, str(file), "steps=9", "--processes", processes]
+        done = subprocess.run(run, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "this run exists with another config (steps: 100, now 9). Begin a new run" in done.stderr
 
 
 def test_what_would_stop_the_run_stops_the_check(file: Path, tmp_path: Path) -> None:

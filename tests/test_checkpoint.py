@@ -1,5 +1,6 @@
 """Checkpoints through real ranks: every tensor survives a change of layout; damage is named, passed over."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from data.errors import BadInput
 from launcher.checkpoint import newest, verify
-from launcher.checkpoint_format import step_name
+from launcher.checkpoint_format import step_name, weights_name
+from launcher.retention import Retention
 from tests.engine_cases import train_and_save, varied
 from tests.ranks import run
 
@@ -61,7 +63,7 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_one_flipped_byte_in_any_file_is_named_and_the_one_before_is_used(two_checkpoints: Path) -> None:
-    assert verify(two_checkpoints) == []
+    assert verify(two_checkpoints) == {two_checkpoints / step_name(step): [] for step in (1, 2)}
     files = sorted((two_checkpoints / step_name(2)).iterdir())
     assert len(files) == 7  # manifest, index, progress, and a fragment with its block table for each rank
     for file in files:
@@ -85,6 +87,24 @@ def test_a_missing_and_a_truncated_file_are_named(two_checkpoints: Path) -> None
         file.unlink()
         assert str(file) in newest(two_checkpoints)[1][0]
         file.write_bytes(content)
+
+
+def test_weights_that_cannot_be_kept_are_said_and_stay(
+    two_checkpoints: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
+    for step in (3, 4):
+        shutil.copytree(folder / step_name(2), folder / step_name(step))
+    index = folder / step_name(1) / "index.json"
+    index.write_bytes(b"{}")
+    gone = Retention(keep=1, keep_every=1, weights_only_after=1).apply(folder, published=4, attempt=1)
+    assert gone == [step_name(2)]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(step_name(step) for step in (1, 3, 4)),
+        weights_name(2),
+    ]
+    assert f"{index}: 2 bytes, " in caplog.text
+    assert "it is damaged, and stays as it is" in caplog.text
 
 
 def test_nothing_whole_is_refused_and_not_begun_again(two_checkpoints: Path) -> None:

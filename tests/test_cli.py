@@ -109,7 +109,7 @@ def test_version() -> None:
         (["check", "none.yaml"], "none.yaml"),
         (["status", "/tmp"], "headrace: /tmp: expected the folder of a run"),
         (["resume", "/tmp", "steps=3"], "/tmp: expected the folder of a run"),
-        (["metrics", "none"], "none: expected the folder of a run"),
+        (["metrics", "none"], "none: no such folder; expected that of a run, such as runs/first"),
         (["data", "pack", "--out", "x"], "data pack: expected files or folders"),
         (["data", "verify", "none.index"], "none.index: No such file or directory"),
         (["data", "index", "none-*.tar", "--out", "x.index"], "none-*.tar"),

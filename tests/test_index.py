@@ -84,7 +84,7 @@ def test_a_text_field_is_part_of_the_index(tmp_path: Path) -> None:
     build_index([str(tmp_path / "a.tar")], tmp_path / "a.index", text_field="body")
     corpus = open_corpus("a", [str(tmp_path / "a.tar")])
     assert read(corpus) == ["b"]
-    with pytest.raises(BadInput, match="was made for text_field 'body', the corpus a asks for 'text'"):
+    with pytest.raises(BadInput, match="was made for text_field 'body', the corpus asks for 'text'"):
         open_corpus("a", [str(tmp_path / "a.tar")], text_field="text")
 
 
@@ -169,7 +169,9 @@ def test_a_flipped_byte_is_noticed_when_its_unit_is_read(tmp_path: Path) -> None
 def test_what_is_missing_is_named_with_the_remedy(tmp_path: Path) -> None:
     pack_texts(tmp_path, "c", TEXTS, shard_bytes=300_000)
     shards = sorted(str(path) for path in tmp_path.glob("*.tar"))
-    with pytest.raises(BadInput, match=r"nothing-\*.tar: no such shard"):
+    with pytest.raises(
+        BadInput, match=rf"^corpus c: .*nothing-\*.tar: no such shard \(its index: {tmp_path}/c.i"
+    ):
         open_corpus("c", [str(tmp_path / "nothing-*.tar")])
     with pytest.raises(
         BadInput, match=f"lists {os.path.basename(shards[-1])}, which is not among the shards"

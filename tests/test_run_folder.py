@@ -17,7 +17,7 @@ from data.errors import BadInput
 from launcher import config as configs
 from launcher.config import Config
 from launcher.metrics import merged, steps
-from launcher.run_folder import RunFolder, claim, open_run, read_lines, start
+from launcher.run_folder import RunFolder, claim, open_run, read_lines, resume_command, start
 from launcher.writer import Writer, live
 
 CONFIG = """\
@@ -210,6 +210,16 @@ def test_the_same_config_goes_on_and_another_is_refused_with_its_keys(file: Path
     assert start(configs.load(file))[1].optimizer.lr == 1e-3
     assert start(configs.load(file, ["optimizer.lr=1e-3"]))[1].optimizer.lr == 1e-3
     assert folder.first_config().optimizer.lr == 3e-4
+
+
+def test_what_to_type_to_go_on_is_what_the_newest_attempt_was_given(file: Path) -> None:
+    folder, config = start(configs.load(file))
+    assert resume_command(folder) == f"headrace resume {folder.path}"
+    for processes, words in ((4, " steps=40 --processes 4"), (None, " steps=40")):
+        attempt = claim(folder, config)
+        attempt.begin(0, None, processes=processes)
+        attempt.close()
+        assert resume_command(folder, "steps=40") == f"headrace resume {folder.path}{words}"
 
 
 def test_a_place_that_takes_no_run_is_refused_in_one_line(file: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from launcher.run_folder import open_run
+from launcher.run_folder import open_run, resume_command
 from launcher.yaml_lines import dump_yaml
 from tests.helpers import TrainingText
 from tests.training import assert_same_run, begin, begun, config, last_step, told, train
@@ -90,6 +90,9 @@ def test_stopped_by_ctrl_c_under_headrace_then_srun_then_finished_by_torchrun(
         assert "most recent call first" in log
         assert "launcher/loop.py" in log, "the stacks of a run that goes on"
     assert "Traceback" not in err
+    assert resume_command(open_run(tmp_path / "run"), "steps=99") == (
+        f"headrace resume {tmp_path}/run steps=99 --processes 2"
+    )
 
     job = {"SLURM_JOB_ID": "31", "SLURM_NTASKS": "2", "SLURM_NODELIST": "localhost"}
     tasks = [
@@ -114,6 +117,7 @@ def test_stopped_by_ctrl_c_under_headrace_then_srun_then_finished_by_torchrun(
     assert_same_run(tmp_path, straight)
     starts = [line for line in open_run(tmp_path / "run").ledger() if line["event"] in ("start", "resume")]
     assert len(starts) == 3
+    assert resume_command(open_run(tmp_path / "run")) == f"headrace resume {tmp_path}/run"
 
 
 def processes_of(process: subprocess.Popen[str], ranks: int) -> list[int]:
@@ -208,7 +212,7 @@ def test_another_config_is_refused_with_its_keys(text: TrainingText, tmp_path: P
     lines = [one.line for one in left if one.line is not None]
     assert len(lines) == 1
     assert "\n" not in lines[0]
-    assert "keys that differ: seed: 1, now 2; optimizer.lr: 0.01, now 0.003" in lines[0]
+    assert "exists with another config (seed: 1, now 2; optimizer.lr: 0.01, now 0.003). " in lines[0]
     assert contents(tmp_path) == before
 
 

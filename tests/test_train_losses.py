@@ -140,6 +140,9 @@ def test_held_out_losses_are_those_of_one_rank_and_of_evaluate(
     assert after["tokens"] == before["tokens"]
     assert before["bits_per_byte"] > 0
     evaluate(open_run(tmp_path / "4" / "run"), None, json=True)
-    told_again = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert printed.err == f"evaluating {tmp_path}/4/run, step 2\n"
+    told_again = json.loads(printed.out)
+    assert list(told_again["eval"]["code"]) == list(NAMES), "in the order of the config"
     assert told_again["step"] == 2
     _assert_close(found[4][-1]["eval"], told_again["eval"], 1e-6)
