@@ -17,12 +17,11 @@ import numpy as np
 from data.corpus import Corpus
 from data.errors import BadInput
 from data.index import fingerprint
-from data.packing import PieceTable, best_fit, lay
+from data.packing import Packed, best_fit, pack
 from data.places import Blocks, Order
 from data.plan import CorpusPlan, Skip
 from data.reading import Documents, Encoder, read_documents
 from data.regimes import Regimes
-from data.rows import Rows
 from objectives.draws import Draws, extend, extend_all, key
 from objectives.mixture import dress
 from objectives.pieces import Rest
@@ -33,13 +32,7 @@ class Dressing:
     """The rows that a block gave (or its remainder, from the second dressing on), in order of emission."""
 
     row: int
-    rows: Rows
-    table: PieceTable
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held."""
-        return self.rows.nbytes + self.table.nbytes
+    rows: Packed
 
 
 @dataclass(slots=True)
@@ -58,7 +51,7 @@ class OpenBlock:
     def nbytes(self) -> int:
         """Bytes held, to about a tenth."""
         tokens = sum(map(len, self.documents.tokens))
-        return self.dressing.nbytes + 4 * tokens + 300 * len(self.documents.tokens)
+        return self.dressing.rows.nbytes + 4 * tokens + 300 * len(self.documents.tokens)
 
 
 class Opener:
@@ -113,7 +106,7 @@ class Opener:
     def dress_again(self, block: OpenBlock, emitted: int, row: int) -> None:
         """Dresses a block at another row: what the `emitted` rows of its dressing, and those of earlier ones,
         have left. With nothing used so far it is a first dressing."""
-        used = np.concatenate([block.used, block.dressing.table.used(emitted)])
+        used = np.concatenate([block.used, block.dressing.rows.table.used(emitted)])
         dressing = self._dress(block.corpus, block.place, block.epoch, block.documents, used, row)
         block.used, block.dressing = used, dressing
 
@@ -135,10 +128,9 @@ class Opener:
             dressing_key = extend(dressing_key, row)
             draws = extend_all(draws, "row", np.full(len(draws), row))
         pieces = dress(rests, regime.mixture, row, length, self.encoder, dressing_key, draws.tolist())
-        packed = best_fit(pieces.lengths, length)
-        order = Draws(dressing_key, "rows").permutation(len(packed))
-        ordered = [packed[i] for i in order.tolist()]
-        return Dressing(row, *lay(pieces, ordered, length, self.encoder.control.pad, corpus.id))
+        rows = best_fit(pieces.lengths, length)
+        order = Draws(dressing_key, "rows").permutation(len(rows))
+        return Dressing(row, pack(pieces, [rows[i] for i in order.tolist()], length, corpus.id))
 
 
 def remainder(documents: Documents, used: np.ndarray, quarantined: Container[str]) -> list[Rest]:

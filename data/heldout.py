@@ -12,7 +12,7 @@ import numpy as np
 
 from data.block import remainder
 from data.corpus import Corpus
-from data.packing import best_fit, lay
+from data.packing import best_fit, lay, pack
 from data.places import Blocks
 from data.plan import CorpusPlan, Plan
 from data.reading import Encoder, read_documents
@@ -63,7 +63,8 @@ def heldout_rows(
         mixture = Mixture.parse({name: {**settings, "weight": 1.0}})
         dressing = key(plan.seed, "evaluate", corpus_plan.name, -1, name)
         pieces = dress(rests, mixture, 0, plan.length, encoder, dressing, documents.draws.tolist())
-        packed = best_fit(pieces.lengths, plan.length)
-        rows, _ = lay(pieces, packed, plan.length, encoder.control.pad, corpus_plan.id)
+        packed = pack(pieces, best_fit(pieces.lengths, plan.length), plan.length, corpus_plan.id)
+        chosen = [(packed, row) for row in range(len(packed))]
+        rows = lay(chosen, len(chosen), plan.length, encoder.control.pad)
         found.append(HeldOut(name, rows, text_bytes if name in _BY_TEXT else None, len(rests)))
     return found

@@ -19,6 +19,7 @@ from data.ahead import Ahead, Relay
 from data.block import OpenBlock, Opener
 from data.corpus import Corpus
 from data.errors import BadInput
+from data.packing import Packed, lay
 from data.plan import History, Plan, Skip
 from data.reading import Encoder
 from data.regimes import Regimes
@@ -169,14 +170,14 @@ class Loader:
         mine = owners == self._rank
         most = int(np.bincount(owners, minlength=self._world).max())
         height = -(-most // self._micro_batch) * self._micro_batch
-        batch = Rows.empty(height, plan.length)
         numbers = np.full(height, -1, dtype=np.int64)
         numbers[: mine.sum()] = rows[mine]
         source_tokens = np.zeros((len(OBJECTIVES), len(plan.corpora)), dtype=np.int64)
-        tokens = self._draw(plan, rows, corpora, mine, batch)
-        if tokens:
-            np.add.at(source_tokens.T, corpora[mine], np.stack(tokens))
-        batch[len(tokens) :].clear(self._pad)
+        drawn = self._draw(plan, rows, corpora, mine)
+        if drawn:
+            tokens = np.stack([packed.table.tokens[index] for packed, index in drawn])
+            np.add.at(source_tokens.T, corpora[mine], tokens)
+        batch = lay(drawn, height, plan.length, self._pad)
         self._row = first + count
         return Batch(
             first_row=first,
@@ -192,11 +193,11 @@ class Loader:
         )
 
     def _draw(
-        self, plan: Plan, rows: np.ndarray, corpora: np.ndarray, mine: np.ndarray, batch: Rows
-    ) -> list[np.ndarray]:
-        """Draws rows, those of other ranks too where they move a stream that this one follows, and copies its
-        own into the batch, in order. Returns of each of these int64 [objectives]: its source tokens."""
-        tokens: list[np.ndarray] = []
+        self, plan: Plan, rows: np.ndarray, corpora: np.ndarray, mine: np.ndarray
+    ) -> list[tuple[Packed, int]]:
+        """Draws rows, those of other ranks too where they move a stream that this one follows. Returns its
+        own, in order: the block and the number of the row in it."""
+        drawn: list[tuple[Packed, int]] = []
         for row, corpus_id, own in zip(rows.tolist(), corpora.tolist(), mine.tolist()):
             corpus = plan.corpora[corpus_id]
             if not self._streams.follows(corpus, row):
@@ -205,6 +206,5 @@ class Loader:
                 raise _Closed
             block, index = self._streams.draw(corpus, row)
             if own:
-                batch.copy_row(len(tokens), block.dressing.rows, index)
-                tokens.append(block.dressing.table.tokens[index])
-        return tokens
+                drawn.append((block.dressing.rows, index))
+        return drawn

@@ -4,8 +4,9 @@ Best fit, longest first: each piece goes to the row in which it leaves the least
 mask with one stack of rows per room, and pieces of equal length are placed together, so the search costs a
 shift and a mask. Waste is about half a row a block, for a block is packed by itself.
 
-All rows of a block are laid out at once, by one concatenation an array: a call of numpy costs as much as a
-hundred positions, so one for each row and array would cost more than the copying.
+A block keeps its pieces as they were dressed; `lay` writes rows out when a batch takes them, all rows of the
+batch by one concatenation an array. So every position is written once, and a call of numpy, which costs as
+much as a hundred positions, is paid once a batch.
 """
 
 from collections.abc import Sequence
@@ -14,8 +15,9 @@ from itertools import chain
 
 import numpy as np
 
-from data.rows import DTYPES, Rows
-from objectives.pieces import Pieces
+from data.rows import Rows
+from objectives.example import IGNORE, Examples, starts_of
+from objectives.pieces import Pieces, Place
 from objectives.registry import OBJECTIVES
 
 
@@ -86,62 +88,88 @@ class PieceTable:
         return sum(getattr(self, name).nbytes for name in self.__slots__)
 
 
-def lay(
-    pieces: Pieces, packed: Sequence[Sequence[int]], length: int, pad: int, corpus: int
-) -> tuple[Rows, PieceTable]:
-    """Writes pieces into rows. packed: the rows as lists of pieces; length: T; pad: the token of padding;
-    corpus: its id."""
-    order = np.fromiter(chain.from_iterable(packed), np.int64)
-    counts = np.fromiter((len(row) for row in packed), np.int64, len(packed))
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The rows of a block, yet to be laid out. length: T; rows: where the pieces of each lie; rooms: its
+    padding; corpus: its id."""
+
+    pieces: Pieces
+    length: int
+    rows: list[list[Place]]
+    rooms: list[int]
+    corpus: int
+    table: PieceTable
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, to about a tenth."""
+        return self.pieces.nbytes + self.table.nbytes
+
+
+def pack(pieces: Pieces, rows: Sequence[Sequence[int]], length: int, corpus: int) -> Packed:
+    """Rows of T = length positions of these pieces, each a list of their numbers; corpus: its id."""
+    table = _table(pieces, rows)
+    used = np.bincount(table.row, table.length, len(rows)).astype(np.int64)
+    places = [[pieces.places[piece] for piece in row] for row in rows]
+    return Packed(pieces, length, places, (length - used).tolist(), corpus, table)
+
+
+def lay(chosen: Sequence[tuple[Packed, int]], height: int, length: int, pad: int) -> Rows:
+    """Writes out rows. chosen: (block, number of the row) of each, and padding behind them up to `height`
+    rows; length: T; pad: the token of padding."""
+    padding = _padding(length, pad)
+    places: list[Place] = [(padding, slice(0))]  # so that there is something to join, whatever is chosen
+    for packed, row in chosen:
+        places += packed.rows[row]
+        if packed.rooms[row]:
+            places.append((padding, slice(packed.rooms[row])))
+    places += [(padding, slice(length))] * (height - len(chosen))
+
+    def join(name: str) -> np.ndarray:
+        return np.concatenate([getattr(examples, name)[positions] for examples, positions in places])
+
+    objective, bound = join("objective"), join("bound")
+    empty = np.flatnonzero(objective < 0)
+    sizes = np.array([positions.stop - (positions.start or 0) for _, positions in places])
+    start = np.repeat((starts_of(sizes) % length).astype(np.int32), sizes)
+    bound += start
+    start[empty] = bound[empty]
+    ids = np.array([packed.corpus for packed, _ in chosen], np.int8)
+    corpus = np.repeat(np.append(ids, np.zeros(height - len(chosen), np.int8)), length)
+    corpus[empty] = -1
+    arrays = (join("tokens"), join("targets"), join("weights"), start, bound, objective, corpus)
+    return Rows(*(array.reshape(height, length) for array in arrays))
+
+
+def _padding(length: int, pad: int) -> Examples:
+    """A row of padding, as what a piece is."""
+    return Examples(
+        tokens=np.full(length, pad, np.int32),
+        targets=np.full(length, IGNORE, np.int32),
+        weights=np.zeros(length, np.float32),
+        bound=np.arange(length, dtype=np.int32),
+        objective=np.full(length, -1, np.int8),
+        starts=np.zeros(1, np.int64),
+        sizes=np.full(1, length),
+    )
+
+
+def _table(pieces: Pieces, rows: Sequence[Sequence[int]]) -> PieceTable:
+    order = np.fromiter(chain.from_iterable(rows), np.int64)
+    row_of = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
     sizes = pieces.lengths[order]
-    before = np.append(0, np.cumsum(sizes))
-    ends = np.cumsum(counts)
-    row_of = np.repeat(np.arange(len(packed)), counts)
-    offsets = before[:-1] - before[ends - counts][row_of]
-    used = before[ends] - before[ends - counts]
-    rows = Rows.empty(len(packed), length)
-    if len(packed):
-        # A row's segments are its pieces and one of padding, which may be empty.
-        places = np.insert(order, ends, len(pieces) + np.arange(len(packed))).tolist()
-        room = (length - used).tolist()
-        extents = np.insert(sizes, ends, room)
-
-        def write(name: str, values: np.ndarray) -> None:
-            array = getattr(rows, name)
-            array[:] = values.reshape(array.shape)
-
-        def join(name: str, padding: np.ndarray) -> np.ndarray:
-            padding = padding.astype(DTYPES[name])
-            views = pieces.arrays(name) + [padding[:positions] for positions in room]
-            return np.concatenate([views[place] for place in places])
-
-        # Each array is written before the next is made: it still lies in the cache.
-        write("tokens", join("tokens", np.full(length, pad)))
-        write("targets", join("targets", np.full(length, -1)))
-        write("weights", join("weights", np.zeros(length)))
-        write("objective", join("objective", np.full(length, -1)))
-        corpora = np.repeat(np.insert(np.full(len(order), corpus, np.int8), ends, np.int8(-1)), extents)
-        write("corpus", corpora)
-        start = np.repeat(np.insert(offsets, ends, used).astype(np.int32), extents)
-        bound = join("bound", np.arange(length))
-        bound += start
-        write("bound", bound)
-        empty = np.flatnonzero(corpora < 0)
-        start[empty] = bound[empty]
-        write("start", start)
-    return rows, _table(pieces, order, row_of, offsets, sizes, len(packed))
-
-
-def _table(
-    pieces: Pieces, order: np.ndarray, row_of: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, rows: int
-) -> PieceTable:
+    before = starts_of(sizes)
+    offsets = before - before[np.searchsorted(row_of, row_of)]
     counts = np.diff(pieces.span_ends)[order]
     ends = np.append(0, np.cumsum(counts))
     from_ = np.arange(ends[-1]) + np.repeat(pieces.span_ends[order] - ends[:-1], counts)
     spans = pieces.spans[from_]
     objective = pieces.objectives[order]
     cell = np.repeat(row_of * len(OBJECTIVES) + objective, counts)
-    tokens = np.bincount(cell, spans[:, 2] - spans[:, 1], minlength=rows * len(OBJECTIVES)).astype(np.int64)
+    tokens = np.bincount(cell, spans[:, 2] - spans[:, 1], minlength=len(rows) * len(OBJECTIVES))
     return PieceTable(
         row=row_of,
         offset=offsets,
@@ -149,5 +177,5 @@ def _table(
         objective=objective,
         span_ends=ends,
         spans=spans,
-        tokens=tokens.reshape(rows, len(OBJECTIVES)),
+        tokens=tokens.astype(np.int64).reshape(len(rows), len(OBJECTIVES)),
     )

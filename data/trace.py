@@ -15,6 +15,7 @@ from data.block import OpenBlock, Opener
 from data.corpus import Corpus
 from data.errors import BadInput
 from data.find import find_documents
+from data.packing import lay
 from data.plan import CorpusPlan, History
 from data.reading import Encoder, UnitTrouble
 from data.regimes import Regimes
@@ -68,7 +69,7 @@ class Use:
 
 def describe(block: OpenBlock, index: int, corpus: Corpus) -> tuple[TracedPiece, ...]:
     """The pieces of a row of an open block."""
-    table, documents = block.dressing.table, block.documents
+    table, documents = block.dressing.rows.table, block.documents
     heads = table.spans[table.span_ends[:-1]]
     order = np.lexsort((heads[:, 1], heads[:, 0]))
     ordered = heads[order, 0]
@@ -90,6 +91,12 @@ def describe(block: OpenBlock, index: int, corpus: Corpus) -> tuple[TracedPiece,
         )
         for piece in table.pieces_of(index)
     )
+
+
+def _laid_out(block: OpenBlock, index: int, encoder: Encoder) -> Rows:
+    """A row of an open block."""
+    packed = block.dressing.rows
+    return lay([(packed, index)], 1, packed.length, encoder.control.pad)
 
 
 def walk(
@@ -122,7 +129,7 @@ def walk(
         plan = _corpus_of(regimes, number)
         block, index = streams.draw(plan, number)
         if number in wanted:
-            rows = block.dressing.rows[index : index + 1]
+            rows = _laid_out(block, index, encoder)
             traced.append(TracedRow(number, rows, describe(block, index, corpora[plan.name])))
     return traced
 
@@ -173,7 +180,7 @@ class Tracer:
             at = plan.id, number % plan.streams, dressed_at
             if at not in blocks:
                 blocks[at] = self._open(plan, records)
-            rows = blocks[at].dressing.rows[index : index + 1]
+            rows = _laid_out(blocks[at], index, self._opener.encoder)
             traced.append(TracedRow(number, rows, describe(blocks[at], index, self._corpora[plan.name])))
         return traced
 
@@ -221,7 +228,7 @@ class Tracer:
                 opened = self._open(plan, records[:count])
                 documents = opened.documents
                 at = np.flatnonzero((documents.units == unit) & (documents.numbers == number))
-                table = opened.dressing.table
+                table = opened.dressing.rows.table
                 spans = np.flatnonzero(np.isin(table.spans[:, 0], at))
                 for piece in np.unique(np.searchsorted(table.span_ends, spans, side="right") - 1).tolist():
                     row = self._regimes.draw_after(

@@ -172,6 +172,13 @@ class Examples(Sequence[Example]):
         span = slice(int(self.starts[piece]), int(self.starts[piece] + self.sizes[piece]))
         return Example(*(getattr(self, name)[span] for name in ARRAYS))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: each array of which several are views once, read-only ones, which many share, never."""
+        arrays = [getattr(self, name) for name in ARRAYS]
+        owners = [array if array.base is None else array.base for array in arrays if array.flags.writeable]
+        return sum(owner.nbytes for owner in {id(owner): owner for owner in owners}.values())
+
     @staticmethod
     def of(examples: Sequence[Example]) -> "Examples":
         """Several Examples as one."""

@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from objectives.example import Example, Examples
+from objectives.example import ARRAYS, Example, Examples
+
+_BYTES_PER_PIECE = 300
+"""Of Python's objects and of what is noted of each piece."""
 
 
 class Rest(NamedTuple):
@@ -53,22 +56,28 @@ class Batch:
     counts: np.ndarray
 
 
+Place = tuple[Examples, slice]
+"""Where a piece's Example lies: its positions among many."""
+
+
 class Pieces(Sequence[Piece]):
     """The pieces of a block, as arrays for the packing and one by one for the eye.
 
-    lengths, objectives: int64 [pieces]. spans: int64 [spans, 3] (document, start, stop); those of piece i are
-    span_ends[i] … span_ends[i+1].
+    places: where each lies. lengths, objectives: int64 [pieces]. spans: int64 [spans, 3] (document, start,
+    stop); those of piece i are span_ends[i] … span_ends[i+1].
     """
 
     def __init__(self, batches: Sequence[Batch]) -> None:
-        self._examples = [batch.examples for batch in batches]
-        self._slices = [
-            list(map(slice, examples.starts.tolist(), (examples.starts + examples.sizes).tolist()))
-            for examples in self._examples
-        ]
+        examples = [batch.examples for batch in batches]
         ids = np.array([batch.objective for batch in batches], dtype=np.int64)
-        self.lengths: np.ndarray = _joined([examples.sizes for examples in self._examples])
-        self.objectives: np.ndarray = np.repeat(ids, [len(examples) for examples in self._examples])
+        self._arrays_nbytes = sum(several.nbytes for several in examples)
+        self.places: list[Place] = [
+            (several, positions)
+            for several in examples
+            for positions in map(slice, several.starts.tolist(), (several.starts + several.sizes).tolist())
+        ]
+        self.lengths: np.ndarray = _joined([several.sizes for several in examples])
+        self.objectives: np.ndarray = np.repeat(ids, [len(several) for several in examples])
         self.spans: np.ndarray = _joined([batch.spans for batch in batches]).reshape(-1, 3)
         self.span_ends: np.ndarray = np.append(0, np.cumsum(_joined([batch.counts for batch in batches])))
 
@@ -78,24 +87,16 @@ class Pieces(Sequence[Piece]):
     def __getitem__(self, piece: Any) -> Any:
         if isinstance(piece, slice):
             return [self[i] for i in range(*piece.indices(len(self)))]
-        if not -len(self) <= piece < len(self):
-            raise IndexError(piece)
+        examples, positions = self.places[piece]
         at = piece % len(self)
         rows = self.spans[self.span_ends[at] : self.span_ends[at + 1]].tolist()
-        spans = tuple(Span(*row) for row in rows)
-        for examples in self._examples:
-            if at < len(examples):
-                break
-            at -= len(examples)
-        return Piece(int(self.objectives[piece]), spans, examples[at])
+        example = Example(*(getattr(examples, name)[positions] for name in ARRAYS))
+        return Piece(int(self.objectives[at]), tuple(Span(*row) for row in rows), example)
 
-    def arrays(self, name: str) -> list[np.ndarray]:
-        """The array of that name (objectives.example.ARRAYS) of every piece, as views."""
-        views: list[np.ndarray] = []
-        for examples, slices in zip(self._examples, self._slices):
-            array = getattr(examples, name)
-            views += [array[positions] for positions in slices]
-        return views
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, to about a tenth."""
+        return self._arrays_nbytes + _BYTES_PER_PIECE * len(self)
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:

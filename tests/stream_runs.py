@@ -232,7 +232,7 @@ class Ledger:
 
 def intervals(block: OpenBlock, row: int) -> list[tuple[int, int, int, int]]:
     """(unit, number in the unit, start, stop) of the source tokens in a row of a block."""
-    table, documents = block.dressing.table, block.documents
+    table, documents = block.dressing.rows.table, block.documents
     return [
         (int(documents.units[document]), int(documents.numbers[document]), start, stop)
         for piece in table.pieces_of(row)

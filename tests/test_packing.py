@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from data.packing import PieceTable, best_fit, lay
+from data.packing import Packed, best_fit, lay, pack
 from data.rows import DTYPES, Rows
 from objectives.mixture import Mixture, dress
 from objectives.pieces import Rest
@@ -41,10 +41,8 @@ def test_best_fit_is_the_textbooks(capacity: int) -> None:
         assert sorted(rooms) == plain_best_fit(lengths, capacity)
 
 
-def packed(
-    corpus: int = 3, documents: int = 40, seed: int = 0
-) -> tuple[Rows, PieceTable, list, list[list[int]]]:
-    """A packed block of all objectives, its pieces and its rows."""
+def packed(corpus: int = 3, documents: int = 40, seed: int = 0) -> tuple[Packed, list, list[list[int]]]:
+    """A packed block of all objectives, its pieces, and which of them each row has."""
     generator = np.random.default_rng(seed)
     lexicon = FakeLexicon()
     sizes = generator.integers(1, 3 * T, documents)
@@ -55,11 +53,17 @@ def packed(
     mixture = Mixture.parse({name: {} for name in NAMES})
     pieces = dress(rests, mixture, 0, T, lexicon, 7, list(range(documents)))
     order = best_fit(pieces.lengths, T)
-    return *lay(pieces, order, T, lexicon.control.pad, corpus), list(pieces), order
+    return pack(pieces, order, T, corpus), list(pieces), order
+
+
+def laid_out(block: Packed) -> Rows:
+    """All rows of a block."""
+    return lay([(block, row) for row in range(len(block))], len(block), T, FakeLexicon().control.pad)
 
 
 def test_rows_hold_their_pieces_side_by_side_and_padding_behind() -> None:
-    rows, _, pieces, order = packed()
+    block, pieces, order = packed()
+    rows = laid_out(block)
     place = np.arange(T)
     for number, row in enumerate(order):
         at = 0
@@ -88,7 +92,8 @@ def test_rows_hold_their_pieces_side_by_side_and_padding_behind() -> None:
 
 
 def test_the_table_says_what_each_row_used() -> None:
-    _, table, pieces, order = packed()
+    block, pieces, order = packed()
+    table = block.table
     for number, row in enumerate(order):
         spans = [(s.document, s.start, s.stop) for piece in row for s in pieces[piece].spans]
         found = [span for piece in table.pieces_of(number) for span in table.spans_of(piece)]
@@ -101,14 +106,14 @@ def test_the_table_says_what_each_row_used() -> None:
     assert used == {span for n in range(2) for piece in table.pieces_of(n) for span in table.spans_of(piece)}
 
 
-def test_rows_of_several_blocks_are_copied_into_one_batch() -> None:
+def test_a_batch_has_the_rows_of_several_blocks_and_padding_behind() -> None:
     first, second = packed(corpus=0)[0], packed(corpus=1, seed=5)[0]
     chosen = [(second, 1), (first, 0), (second, 0), (first, 3)]
-    batch = Rows.blank(6, T, 0)
-    for place, (rows, number) in enumerate(chosen):
-        batch.copy_row(place, rows, number)
-    expected = [rows.fingerprints()[number] for rows, number in chosen]
-    assert batch.fingerprints() == expected + Rows.blank(2, T, 0).fingerprints()
+    pad = FakeLexicon().control.pad
+    batch = lay(chosen, 6, T, pad)
+    expected = [laid_out(block).fingerprints()[row] for block, row in chosen]
+    assert batch.fingerprints() == expected + Rows.blank(2, T, pad).fingerprints()
+    assert lay([], 2, T, pad).fingerprints() == Rows.blank(2, T, pad).fingerprints()
 
 
 @pytest.mark.parametrize("length", [1, 7, 64])
@@ -128,6 +133,6 @@ def test_the_fingerprint_is_the_hash_of_the_arrays_in_order(length: int) -> None
 
 def test_a_block_without_pieces_has_no_rows() -> None:
     pieces = dress([], Mixture.parse({"causal": {}}), 0, T, FakeLexicon(), 7, [])
-    rows, table = lay(pieces, best_fit(pieces.lengths, T), T, 0, 0)
-    assert len(rows) == 0
-    assert len(table.used(0)) == 0
+    block = pack(pieces, best_fit(pieces.lengths, T), T, 0)
+    assert len(block) == len(laid_out(block)) == 0
+    assert len(block.table.used(0)) == 0

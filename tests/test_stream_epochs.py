@@ -69,7 +69,7 @@ def overlaps(small: Corpus, other: Corpus, tokenizer: Tokenizer, epochs: int, se
     for row in itertools.count():
         if regimes.last.shares.corpus_of(row) == plan.id:
             block, index = draws.draw(plan, row)
-            order += [block.epoch] * len(block.dressing.table.pieces_of(index))
+            order += [block.epoch] * len(block.dressing.rows.table.pieces_of(index))
             if block.epoch == epochs + 2:
                 break
     places = np.array(order)
