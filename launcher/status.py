@@ -9,7 +9,7 @@ from launcher import output
 from launcher.console import clock, number
 from launcher.metrics import merged, steps
 from launcher.retention import steps_in
-from launcher.run_folder import RunFolder
+from launcher.run_folder import RunFolder, resume_command
 from launcher.writer import BEAT_SECONDS
 
 
@@ -21,9 +21,10 @@ def state(run: RunFolder) -> dict[str, Any]:
     newest = deque(steps(merged(run)), maxlen=1)
     last: dict[str, Any] = newest[0] if newest else {}
     writer = run.writer(watch_seconds=2 * BEAT_SECONDS)
+    word = _word(writer, ledger, bool(attempts))
     return {
         "run": str(run.path),
-        "state": _word(writer, ledger, bool(attempts)),
+        "state": word,
         "writer": writer,
         "attempts": len(attempts),
         "step": last.get("step", 0),
@@ -37,6 +38,7 @@ def state(run: RunFolder) -> dict[str, Any]:
         else None,
         "checkpoints": steps_in(run.checkpoints),
         "last_event": ledger[-1] if ledger else None,
+        "resume": resume_command(run, *([f"steps={2 * config.steps}"] if word == "finished" else [])),
     }
 
 
@@ -74,5 +76,5 @@ def next_commands(facts: dict[str, Any]) -> list[str]:
     if facts["writer"]:
         return [f"look on with: headrace metrics {run} --last 10"]
     if facts["state"] == "finished":
-        return [f'try it with: headrace generate {run} "The "', f"go on with: headrace resume {run} steps=…"]
-    return [f"go on with: headrace resume {run}"]
+        return [f'try it with: headrace generate {run} "The "', f"go on with: {facts['resume']}"]
+    return [f"go on with: {facts['resume']}"]

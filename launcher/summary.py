@@ -5,7 +5,7 @@ from typing import Any
 
 from launcher import output
 from launcher.metrics import merged
-from launcher.run_folder import RunFolder
+from launcher.run_folder import RunFolder, resume_command
 
 
 def show_summary(run: RunFolder) -> None:
@@ -97,4 +97,5 @@ def _show_next(run: RunFolder) -> None:
     output.say(f"checkpoints  headrace checkpoint ls {path}")
     output.say(f'text         headrace generate {path} "def "')
     output.say(f"rows         headrace data trace {path} --step 1 --row 0")
-    output.say(f"go on        headrace resume {path} steps=…")
+    further = 2 * run.current_config().steps
+    output.say(f"go on        {resume_command(run, f'steps={further}')}")

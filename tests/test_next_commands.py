@@ -51,7 +51,7 @@ def test_status_says_what_to_type_next_in_every_state(
     assert told()[1] == f"look on with: headrace metrics {run} --last 10"
     attempt.close()
     assert told() == ["died", on]  # it wrote no end, and has no checkpoint yet
-    for reason, last in (("stopped", on), ("failed", on), ("trouble", on), ("finished", f"{on} steps=…")):
+    for reason, last in (("stopped", on), ("failed", on), ("trouble", on), ("finished", f"{on} steps=40")):
         attempt.record("stop", reason=reason)
         assert told() == [reason, last]
     in_environment = (Path(sys.prefix) / "bin" / "activate").is_file()
@@ -89,7 +89,7 @@ def test_the_end_of_training_names_the_environment_first_and_the_targets_of_each
 ) -> None:
     folder, _ = start(config)
     attempt = claim(folder, config)
-    attempt.begin(0, None)
+    attempt.begin(0, None, processes=2)
     attempt.close()
 
     def cell(tokens: int, accuracy: float) -> dict[str, object]:
@@ -109,6 +109,7 @@ def test_the_end_of_training_names_the_environment_first_and_the_targets_of_each
     assert rows[0][:5] == ["objective", "loss at 20", "at 20", "accuracy", "on targets"]
     assert rows[1][:5] == ["causal", "1", "1", "0.5", "2,000"]
     assert rows[2][:5] == ["nsp", "1", "1", "0.6", "40"]
+    assert lines[-1] == f"go on        headrace resume {folder.path} steps=40 --processes 2"
     commands = [text.split(maxsplit=1) for text in lines if text.startswith(("first", "run", "metrics"))]
     assert commands[0] == ["first", ". env/bin/activate"]
     assert [words[0] for words in commands] == ["first", "run", "metrics"]
