@@ -101,10 +101,12 @@ class Dressing:
             splits = split_points(
                 self._text(cuts), sizes, self.lexicon, limit, self._draws(cuts, nsp.name, "split")
             )
-            luck = self._draws(cuts, nsp.name, "true").numbers()
-            false = np.flatnonzero((luck >= nsp.true_rate) & (splits < sizes))
-            ring = Draws(self.key, nsp.name, "ring")
-            pairs, alone = exchange(self.documents[cuts[false, 0]].tolist(), ring)
+            drawn = self._draws(cuts, nsp.name, "true").numbers()
+            false = np.flatnonzero((drawn >= nsp.true_rate) & (splits < sizes))
+            firsts, seconds = splits[false], (sizes - splits)[false]
+            documents = self.documents[cuts[false, 0]]
+            luck = Draws(self.key, nsp.name, "exchange")
+            pairs, alone = exchange(documents.tolist(), firsts.tolist(), seconds.tolist(), luck)
             partners = np.arange(len(cuts))
             for i, j in pairs:
                 partners[false[i]] = false[j]

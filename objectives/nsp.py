@@ -1,9 +1,9 @@
 """nsp: [CLS] A [SEP] B [SEP], is B what follows A in the text? With mlm on both halves (BERT).
 
 A piece falls into two halves near its middle, at a word start where there is one. A true pair keeps both; of
-a false pair the second half comes from another document. False pieces exchange their second halves in a ring
-(`exchange`, which objectives/mixture.py calls), so no text is repeated or lost: for any two halves to fit a
-row together, each has at most (T − 3) div 2 tokens.
+a false pair the second half comes from another document. False pieces exchange their second halves among
+themselves (`exchange`, which objectives/dressing.py calls), so no text is repeated or lost: for any two
+halves to fit a row together, each has at most (T − 3) div 2 tokens.
 
 `order` is ALBERT's variant: no partner, the halves of a false pair are swapped.
 
@@ -12,9 +12,9 @@ default the pair target weighs as much as the masked ones of its piece together.
 no second half and no pair target. There is no segment embedding: [SEP] says where B begins.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import ClassVar
 
 import numpy as np
@@ -124,24 +124,43 @@ def split_points(
     return np.where(np.minimum(to_left, to_right) < LONGEST, nearest, split)
 
 
-def exchange(documents: Sequence[int], draws: Draws) -> tuple[list[tuple[int, int]], list[int]]:
-    """Partners for false pieces. documents[i] is the document of piece i.
+def exchange(
+    documents: Sequence[int], firsts: Sequence[int], seconds: Sequence[int], draws: Draws
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Partners for false pieces. documents[i] is the document of piece i; firsts[i] and seconds[i] are the
+    lengths of its halves.
 
     Returns pairs (i, j): piece i takes the second half of piece j, of another document; every i of a pair is
     the j of exactly one. And the pieces left without a partner, where one document has more pieces than all
-    others together. The pieces stand in a ring, those of a document (in random order, as the documents are)
-    side by side, and each looks as far ahead as the largest group is long.
+    others together.
+
+    The longest first half takes the longest second half, and so on down; of equals, whichever the luck says.
+    So a false pair is as long as true ones are: lengths do not give it away, and rows fill as well. Where
+    both halves are of one document, the nearest other pair changes partners with it. There always is one: at
+    most half of the pieces are of that document.
     """
-    luck = draws.permutation(len(documents)).tolist()
-    rank: dict[int, int] = {}
-    for i in sorted(range(len(documents)), key=luck.__getitem__):
-        rank.setdefault(documents[i], len(rank))
-    ring = sorted(range(len(documents)), key=lambda i: (rank[documents[i]], luck[i]))
-    groups = [list(group) for _, group in groupby(ring, key=lambda i: documents[i])]
-    largest = max(groups, key=len, default=[])
-    others = len(ring) - len(largest)
-    alone = largest[others:]
-    del largest[others:]
-    ring = [i for group in groups for i in group]
-    step = max(map(len, groups), default=0)
-    return [(i, ring[(place + step) % len(ring)]) for place, i in enumerate(ring)], alone
+    order = draws.permutation(len(documents)).tolist()
+    frequent, count = Counter(documents[i] for i in order).most_common(1)[0] if documents else (0, 0)
+    mine = [i for i in order if documents[i] == frequent]
+    alone = mine[: max(0, 2 * count - len(documents))]
+    without = set(alone)
+    left = [i for i in order if i not in without]
+    takers = sorted(left, key=lambda i: -firsts[i])
+    givers = sorted((left[i] for i in draws.permutation(len(left)).tolist()), key=lambda i: -seconds[i])
+    own = [documents[i] for i in takers]
+    given = [documents[j] for j in givers]
+    for place, document in enumerate(own):
+        if given[place] == document:
+            fit = (at for at in _outward(place, len(own)) if document not in (own[at], given[at]))
+            other = next(fit)
+            for listed in (givers, given):
+                listed[place], listed[other] = listed[other], listed[place]
+    return list(zip(takers, givers)), alone
+
+
+def _outward(place: int, count: int) -> Iterator[int]:
+    """The other places of `count`, the nearest first."""
+    for distance in range(1, count):
+        for at in (place - distance, place + distance):
+            if 0 <= at < count:
+                yield at

@@ -216,13 +216,27 @@ def test_exchange_never_pairs_a_document_with_itself():
     random = np.random.default_rng(3)
     for case in range(500):
         documents = random.integers(0, random.integers(1, 8), random.integers(0, 20)).tolist()
-        pairs, alone = exchange(documents, Draws(case))
+        firsts, seconds = random.integers(1, 5, (2, len(documents))).tolist()
+        pairs, alone = exchange(documents, firsts, seconds, Draws(case))
         givers, takers = sorted(j for _, j in pairs), sorted(i for i, _ in pairs)
         assert givers == takers
         assert sorted(takers + alone) == list(range(len(documents)))
         assert all(documents[i] != documents[j] for i, j in pairs)
         largest = max(map(documents.count, documents), default=0)
         assert len(alone) == max(0, 2 * largest - len(documents))
+
+
+def test_exchange_matches_halves_by_length_and_equals_by_luck():
+    random = np.random.default_rng(4)
+    documents = list(range(2000))
+    firsts, seconds = random.integers(1, 500, (2, 2000)).tolist()
+    pairs, _ = exchange(documents, firsts, seconds, Draws(1))
+    assert sum(abs(firsts[i] - seconds[j]) for i, j in pairs) / 2000 < 10  # at random: 166
+    taken = [0] * 9
+    for case in range(1000):
+        pairs, _ = exchange(list(range(10)), [7] * 10, [9] * 10, Draws(case))
+        taken[dict(pairs)[0] - 1] += 1
+    assert min(taken) > 70  # of 111
 
 
 def test_bundled_draws_are_the_draws_of_each_piece():
