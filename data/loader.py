@@ -199,12 +199,10 @@ class Loader:
         own, in order: the block and the number of the row in it."""
         drawn: list[tuple[Packed, int]] = []
         for row, corpus_id, own in zip(rows.tolist(), corpora.tolist(), mine.tolist()):
-            corpus = plan.corpora[corpus_id]
-            if not self._streams.follows(corpus, row):
-                continue
             if self._closing.is_set():
                 raise _Closed
-            block, index = self._streams.draw(corpus, row)
-            if own:
+            found = self._streams.draw(plan.corpora[corpus_id], row)
+            if found and own:
+                block, index = found
                 drawn.append((block.dressing.rows, index))
         return drawn

@@ -37,9 +37,15 @@ class CorpusSettings:
     held_out: float
 
 
+def usual_block_bytes(longest: int) -> int:
+    """Bytes of text a block for rows of up to `longest` positions: among its few hundred rows half a row of
+    padding is little, and so is what a block costs whatever its size."""
+    return 1024 * longest
+
+
 @dataclass(frozen=True)
 class StreamSettings:
-    """All that the user can say about the stream; fields as in Plan. block_bytes None: 512 × longest."""
+    """All that the user can say about the stream; fields as in Plan. block_bytes None: the usual."""
 
     seed: int
     tokenizer: str
@@ -61,7 +67,7 @@ def make_plan(
     """The plan that the settings ask for. `before`: the plan that an edit changes (History.before(row));
     `state`: where all streams stand at that row. BadInput for what cannot be edited, or is not there."""
     longest = settings.longest or (before.longest if before else settings.length)
-    block_bytes = settings.block_bytes or (before.block_bytes if before else 512 * longest)
+    block_bytes = settings.block_bytes or (before.block_bytes if before else usual_block_bytes(longest))
     old = before.corpora if before else ()
     corpora = []
     for corpus in old:

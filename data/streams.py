@@ -132,17 +132,19 @@ class Streams:
                 heapq.heappush(self._wanted, (need, corpus, number, stream.j))
         self._order_ahead()
 
-    def follows(self, corpus: CorpusPlan, row: int) -> bool:
-        """Whether this rank follows the stream that a row of a corpus draws from."""
-        return (corpus.id, row % corpus.streams) in self._streams
-
-    def draw(self, corpus: CorpusPlan, row: int) -> tuple[OpenBlock, int]:
-        """Draws a global row from its stream: (block, index of the row in its dressing)."""
+    def draw(self, corpus: CorpusPlan, row: int) -> tuple[OpenBlock, int] | None:
+        """Draws a global row from its stream: (block, index of the row in its dressing); None where this rank
+        does not follow that stream."""
         at = corpus.id, row % corpus.streams
-        stream = self._streams[at]
+        stream = self._streams.get(at)
+        if stream is None:
+            return None
+        regime = self._regimes.at(row)
         passed = 0
         while True:
-            block = self._current(stream, row)
+            block = stream.block
+            if block is None or stream.checked is not regime or regime.moves:
+                block = self._current(stream, regime, row)
             dressed_at, emitted = stream.dressings[-1]
             rows = len(block.dressing.rows)
             if emitted < rows:
@@ -161,9 +163,8 @@ class Streams:
             self._kept.move_to_end(at)
         return block, emitted
 
-    def _current(self, stream: _Stream, row: int) -> OpenBlock:
-        """The open block of a stream, with the dressing that holds at `row`."""
-        regime = self._regimes.at(row)
+    def _current(self, stream: _Stream, regime: Regime, row: int) -> OpenBlock:
+        """The open block of a stream, with the dressing that holds at `row`, which lies in `regime`."""
         if not stream.dressings:
             opened = self._obtain(stream, row)
             if opened.dressing.row != row:
@@ -183,7 +184,7 @@ class Streams:
     def _outdated(self, stream: _Stream, block: OpenBlock, regime: Regime, row: int) -> bool:
         """The remainder rule. Within a segment only a schedule can move."""
         dressed_at = block.dressing.row
-        if dressed_at == row or (stream.checked is regime and not regime.moves):
+        if dressed_at == row:
             return False
         dressed = self._regimes.at(dressed_at)
         if regime.outdates(row, dressed, dressed_at):

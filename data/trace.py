@@ -127,8 +127,9 @@ def walk(
         if progress:
             progress(number - row, first + count - row)
         plan = _corpus_of(regimes, number)
-        block, index = streams.draw(plan, number)
-        if number in wanted:
+        found = streams.draw(plan, number)
+        if found and number in wanted:
+            block, index = found
             rows = _laid_out(block, index, encoder)
             traced.append(TracedRow(number, rows, describe(block, index, corpora[plan.name])))
     return traced

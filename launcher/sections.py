@@ -119,7 +119,7 @@ class DataConfig(Section):
 
     corpora: Annotated[dict[Name, CorpusConfig], Field(min_length=1, max_length=127)]
     block_bytes: Annotated[int, Field(ge=1)] | None = None
-    """Bytes of text that are packed together; by default 512 times longest_sequence."""
+    """Bytes of text that are packed together; by default 1024 times longest_sequence."""
     cache: CacheOptions = CacheOptions()
     on_bad: OnBad = OnBad()
     threads: Annotated[int, Field(ge=0, le=256)] = 1

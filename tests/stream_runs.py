@@ -190,7 +190,9 @@ class Ledger:
         for row in range(first, end):
             regime = regimes.at(row)
             corpus = regime.plan.corpora[regime.shares.corpus_of(row)]
-            block, index = streams.draw(corpus, row)
+            drawn = streams.draw(corpus, row)
+            assert drawn
+            block, index = drawn
             for unit, number, start, stop in intervals(block, index):
                 self.used[corpus.name, block.epoch, unit, number].append((start, stop))
         return streams.state()

@@ -68,7 +68,9 @@ def overlaps(small: Corpus, other: Corpus, tokenizer: Tokenizer, epochs: int, se
     order: list[int] = []
     for row in itertools.count():
         if regimes.last.shares.corpus_of(row) == plan.id:
-            block, index = draws.draw(plan, row)
+            drawn = draws.draw(plan, row)
+            assert drawn
+            block, index = drawn
             order += [block.epoch] * len(block.dressing.rows.table.pieces_of(index))
             if block.epoch == epochs + 2:
                 break

@@ -45,7 +45,7 @@ from launcher.allocator import keep_memory
 from launcher.collector import collected_by_step
 from objectives.registry import NAMES
 
-T, B, LANES, BLOCK_BYTES = 1024, 64, 12, 512 * 1024
+T, B, LANES = 1024, 64, 12
 PASSES = 3
 """Of a corpus against webdataset: starting and what was opened ahead are then a small part."""
 
@@ -91,7 +91,7 @@ def history(
     corpora: Mapping[str, Corpus],
     tokenizer: Tokenizer,
     objectives: dict,
-    block_bytes: int = BLOCK_BYTES,
+    block_bytes: int | None = None,
     held_out: float = 0.0,
 ) -> History:
     """A plan of these corpora, equal weights."""

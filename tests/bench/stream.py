@@ -27,13 +27,13 @@ from data.regimes import Regimes
 from data.state import Position, StreamsState
 from data.tokenizer import Tokenizer
 from objectives.registry import NAMES
-from tests.bench.data import BLOCK_BYTES, B, cpu_seconds, history, loader, prepare, spread
+from tests.bench.data import B, cpu_seconds, history, loader, prepare, spread
 
 EARLY, LATE = 10, 100_000
 SMALL_BLOCK_BYTES, MEMORY_BYTES = 64 << 10, 2 << 20
 
 
-def plan_of(corpora: Mapping[str, Corpus], tokenizer: Tokenizer, block_bytes: int = BLOCK_BYTES) -> History:
+def plan_of(corpora: Mapping[str, Corpus], tokenizer: Tokenizer, block_bytes: int | None = None) -> History:
     """All corpora and all objectives, some of the text held out."""
     return history(corpora, tokenizer, {name: {} for name in NAMES}, block_bytes, held_out=0.01)
 
