@@ -175,8 +175,8 @@ class Loader:
         source_tokens = np.zeros((len(OBJECTIVES), len(plan.corpora)), dtype=np.int64)
         drawn = self._draw(plan, rows, corpora, mine)
         if drawn:
-            tokens = np.stack([packed.table.tokens[index] for packed, index in drawn])
-            np.add.at(source_tokens.T, corpora[mine], tokens)
+            tokens = np.concatenate([packed.table.tokens[index] for packed, index in drawn])
+            np.add.at(source_tokens.T, corpora[mine], tokens.reshape(len(drawn), -1))
         batch = lay(drawn, height, plan.length, self._pad)
         self._row = first + count
         return Batch(

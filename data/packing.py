@@ -11,6 +11,7 @@ much as a hundred positions, is paid once a batch.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 
 import numpy as np
@@ -144,8 +145,9 @@ def lay(chosen: Sequence[tuple[Packed, int]], height: int, length: int, pad: int
     return Rows(*(array.reshape(height, length) for array in arrays))
 
 
+@lru_cache(maxsize=8)
 def _padding(length: int, pad: int) -> Examples:
-    """A row of padding, as what a piece is."""
+    """A row of padding, in the form of a piece."""
     return Examples(
         tokens=np.full(length, pad, np.int32),
         targets=np.full(length, IGNORE, np.int32),
