@@ -1,9 +1,11 @@
 """The fixed rows of held-out text on which a run is evaluated.
 
 Held-out units are taken in an order drawn by key until the byte limit is reached, then dressed by each
-objective alone. The rows depend on the seed, the corpus, T and the objective's settings, not on ranks, steps
-or weights, so two evaluations are comparable; ranks share them out (row i to rank i mod D). Where shards were
-appended, their held-out units join those of the start, so the limit decides whether the set stays.
+objective alone. No document gives more than an eighth of the text: of a single long one the losses would say
+little, and next-sentence would have no false pair. The rows depend on the seed, the corpus, T and the
+objective's settings, not on ranks, steps or weights, so two evaluations are comparable; ranks share them out
+(row i to rank i mod D). Where shards were appended, their held-out units join those of the start, so the
+limit decides whether the set stays.
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,10 @@ from data.reading import Encoder, read_documents
 from data.rows import Rows
 from objectives.draws import Draws, key
 from objectives.mixture import Mixture, dress
+from objectives.pieces import Rest
 
+_DOCUMENTS = 8
+"""At least so many documents, where the held-out text has them."""
 _BY_TEXT = ("causal", "reverse")
 """Objectives that predict every token of the text once: their loss is also stated in bits per byte."""
 
@@ -38,33 +43,47 @@ class HeldOut:
 def heldout_rows(
     corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan, encoder: Encoder, *, limit_bytes: int
 ) -> list[HeldOut]:
-    """Rows for each objective of the plan's mixture, from about `limit_bytes` of held-out text (whole
-    documents, at least one). Empty where the corpus holds nothing out. Bad and quarantined samples are left
-    out."""
-    counts = [era.units for era in corpus_plan.eras]
-    units = corpus.index.units
-    held = Blocks(plan.seed, corpus_plan.name, units, counts, corpus_plan.held_out, plan.block_bytes).held_out
-    if not len(held):
-        return []
-    order = Draws(key(plan.seed, "evaluate", corpus_plan.name)).bits(int(held[-1]) + 1)[held].argsort()
-    taken: list[int] = []
-    for unit in held[order].tolist():
-        if taken and units["text_bytes"][taken].sum() >= limit_bytes:
-            break
-        taken.append(unit)
-    quarantined = {sample for name, sample in plan.quarantine if name == corpus_plan.name}
-    documents = read_documents(corpus, encoder, plan.seed, corpus_plan.name, -1, taken)
-    rests = remainder(documents, np.empty((0, 3), dtype=np.int64), quarantined)
-    sizes = np.cumsum([encoder.byte_length(rest.tokens) for rest in rests])
-    rests = rests[: int(np.searchsorted(sizes, limit_bytes)) + 1]
-    text_bytes = int(sizes[len(rests) - 1]) if rests else 0
+    """Rows for each objective of the plan's mixture, from about `limit_bytes` of held-out text, at least one
+    document. Empty where the corpus holds nothing out. Bad and quarantined samples are left out."""
+    rests, draws, text_bytes = _text(corpus, corpus_plan, plan, encoder, limit_bytes)
     found = []
     for name, settings in plan.objectives.items():
         mixture = Mixture.parse({name: {**settings, "weight": 1.0}})
         dressing = key(plan.seed, "evaluate", corpus_plan.name, -1, name)
-        pieces = dress(rests, mixture, 0, plan.length, encoder, dressing, documents.draws.tolist())
+        pieces = dress(rests, mixture, 0, plan.length, encoder, dressing, draws)
         packed = pack(pieces, best_fit(pieces.lengths, plan.length), plan.length, corpus_plan.id)
         chosen = [(packed, row) for row in range(len(packed))]
         rows = lay(chosen, len(chosen), plan.length, encoder.control.pad)
         found.append(HeldOut(name, rows, text_bytes if name in _BY_TEXT else None, len(rests)))
-    return found
+    return found if rests else []
+
+
+def _text(
+    corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan, encoder: Encoder, limit_bytes: int
+) -> tuple[list[Rest], list[int], int]:
+    """What is evaluated on: documents or their beginnings, keys of draws by Rest.document, bytes of text."""
+    counts = [era.units for era in corpus_plan.eras]
+    units = corpus.index.units
+    held = Blocks(plan.seed, corpus_plan.name, units, counts, corpus_plan.held_out, plan.block_bytes).held_out
+    most = -(-limit_bytes // _DOCUMENTS)
+    quarantined = {sample for name, sample in plan.quarantine if name == corpus_plan.name}
+    order = Draws(key(plan.seed, "evaluate", corpus_plan.name)).bits(len(units))[held].argsort()
+    rests: list[Rest] = []
+    draws: list[int] = []
+    total = 0
+    for unit in held[order].tolist():
+        documents = read_documents(corpus, encoder, plan.seed, corpus_plan.name, -1, [unit])
+        for whole in remainder(documents, np.empty((0, 3), dtype=np.int64), quarantined):
+            if total < limit_bytes:
+                rest = _beginning(whole, encoder.byte_length(whole.tokens), most)
+                rests.append(rest._replace(document=len(draws) + rest.document))
+                total += encoder.byte_length(rest.tokens[: rest.stop])
+        draws += documents.draws.tolist()
+        if total >= limit_bytes:
+            break
+    return rests, draws, total
+
+
+def _beginning(rest: Rest, size: int, most: int) -> Rest:
+    """Of a document of `size` bytes about the first `most`."""
+    return rest if size <= most else rest._replace(stop=max(1, len(rest.tokens) * most // size))

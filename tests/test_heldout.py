@@ -52,6 +52,15 @@ def test_bits_per_byte_are_of_the_text_that_is_predicted(corpora: Corpora, plan:
             assert held.text_bytes is None
 
 
+def test_no_document_gives_more_than_an_eighth_so_false_pairs_are_there(corpora: Corpora, plan: Plan) -> None:
+    code, tokenizer = corpora.open("code"), corpora.tokenizer()
+    sets = heldout_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
+    assert min(held.documents for held in sets) >= 8
+    (nsp,) = (held.rows for held in sets if held.objective == "nsp")
+    pairs = nsp.targets[nsp.objective == objective_id("nsp")]
+    assert {0, 1} <= set(pairs.tolist())
+
+
 def test_held_out_text_never_enters_the_stream(corpora: Corpora, plan: Plan) -> None:
     code = corpora.open("code")
     blocks = Blocks(plan.seed, "code", code.index.units, [len(code)], 0.02, plan.block_bytes)
