@@ -9,7 +9,7 @@ corpus reads the new ones alone; they come behind the old ones, which is what th
 import mmap
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -20,13 +20,12 @@ import xxhash
 from data.corpus import identity
 from data.errors import BadInput
 from data.index import UNITS, Index, Shard, runs, write
-from data.parallel import ordered_map
+from data.parallel import Progress, ordered_map
 from data.store import CacheOptions, Store, expand, shown, unpacked_key
 from data.tar import Extent, TarTrouble, extents, has_end_mark, members_end
 from data.unpacking import packing_of, unpack
 
 _NAMED_PROBLEMS = 20
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass

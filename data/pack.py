@@ -31,15 +31,13 @@ from data import builtin
 from data.documents import Document, find_files, read_files
 from data.errors import BadInput
 from data.index import UNITS, Shard, fingerprint, runs, write
-from data.parallel import ordered_map
+from data.parallel import Progress, ordered_map
 from data.shard_writer import Packed, ShardWriter
 from data.tar import BLOCK
 
 SHARD_BYTES = 1 << 28
 _BATCH_BYTES = 1 << 20
 _NAMED_PROBLEMS = 20
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass

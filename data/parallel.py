@@ -16,6 +16,8 @@ from typing import TypeVar
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+Progress = Callable[[int, int | None], None]
+"""Is told (done, in all), in all None where nobody knows."""
 _AHEAD = 2
 
 

@@ -11,7 +11,7 @@ gives back every text. Control ids are control symbols of the model: no text can
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,9 @@ import sentencepiece
 
 from data.corpus import Corpus
 from data.errors import BadInput
+from data.parallel import Progress
 from data.tokenizer import ROLES, SENTINELS, Tokenizer, sentinel_names
 from objectives.draws import Draws, key
-
-Progress = Callable[[int, int | None], None]
 
 SPARES = 32
 _THREADS = 4
@@ -145,7 +144,7 @@ def train(
             )
         except (RuntimeError, OSError) as error:
             cut_short = budget < sum(corpus.index.text_bytes for corpus in corpora)
-            raise BadInput(_refusal(out, vocabulary, cut_short, str(error))) from error
+            raise BadInput(_refusal(out, vocabulary, least, cut_short, str(error))) from error
     return Tokenizer.load(out)
 
 
@@ -170,15 +169,14 @@ def _written(out: Path) -> Iterator[io.BytesIO]:
             part.unlink(missing_ok=True)
 
 
-def _refusal(out: Path, vocabulary: int, cut_short: bool, error: str) -> str:
-    """What SentencePiece found wrong, in its own words where they are not known. cut_short: there is more
-    text than was read."""
+def _refusal(out: Path, vocabulary: int, fewest: int, cut_short: bool, error: str) -> str:
+    """What SentencePiece found wrong, in its own words where they are not known. fewest: the smallest
+    vocabulary; cut_short: there is more text than was read."""
     if most := re.search(r"Vocabulary size too high .*<= (\d+)", error):
         more = "read more of it (--sample-mib)" if cut_short else "add text: all that there is was read"
-        return (
-            f"--vocabulary {vocabulary}: this text has pieces for {most[1]} ids at most; ask for so many, "
-            f"or {more}"
-        )
+        enough = int(most[1]) >= fewest
+        fewer = "ask for so many, or " if enough else f"even {fewest}, the fewest, are too many; "
+        return f"--vocabulary {vocabulary}: this text has pieces for {most[1]} ids at most; {fewer}{more}"
     if least := re.search(r"Vocabulary size is smaller than required_chars. \d+ vs (\d+)", error):
         return f"--vocabulary {vocabulary}: the characters of this text alone need {least[1]} ids or more"
     return f"{out}: SentencePiece cannot train this: {' '.join(error.split())[-300:]}"

@@ -30,6 +30,7 @@ from data.durable import sync_folder
 FORMAT = 1
 BLOCK = 1 << 20
 KINDS = ("w", "exp_avg", "exp_avg_sq")
+"""What is kept of each element: fp32 master weight and Adam's two moments."""
 MANIFEST, INDEX, PROGRESS = "MANIFEST.json", "index.json", "progress.json"
 
 

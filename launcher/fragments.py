@@ -17,9 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-KINDS = ("w", "exp_avg", "exp_avg_sq")
-"""What is kept of each element: fp32 master weight and Adam's two moments."""
-
 
 class LayoutMismatch(Exception):
     """The map does not describe what DeepSpeed holds: a bug, or a release whose private names changed."""

@@ -281,6 +281,7 @@ def test_training_refuses_in_one_line(corpora: Corpora, tmp_path: Path) -> None:
             r"--vocabulary 100000: this text has pieces for \d+ ids at most; .* \(--sample-mib\)$",
         ),
         ("a.model", {"vocabulary": 100_000}, r"for \d+ ids at most; .* all that there is was read$"),
+        ("a.model", {"budget": 500}, r"for \d+ ids at most; even 657, the fewest, are too many; read more"),
     ):
         with pytest.raises(BadInput, match=what) as caught:
             train(opened, tmp_path / out, **options)

@@ -2,11 +2,12 @@
 
     python -m tests.bench.data [--rounds 9] [--folder F]
 
-Packs the built-in corpora, and the paragraphs of `prose` as documents of their own (`short`), and trains a
-unigram model of 32 000 ids, into a folder (once). All times are CPU
-seconds of the process and its finished children. Both sides of a ratio are measured in alternation within a
-round, bare and loader even block by block, so that a busy machine is unfair to both alike; printed are the
-median and the range of the rounds' ratios of tokens per CPU second.
+Packs the built-in corpora, and the paragraphs of `prose` as documents of their own: one by one (`short`, 31
+tokens in the mean) and to about a kilobyte together (`web`, as long as a page of the web). Trains a unigram
+model of 32 000 ids. All of it into a folder, once. All times are CPU seconds of the process and its finished
+children. Both sides of a ratio are measured in alternation within a round, bare and loader even block by
+block, so that a busy machine is unfair to both alike; printed are the median and the range of the rounds'
+ratios of tokens per CPU second.
 
 The process is set as a trainer's is: freed memory is kept (launcher/allocator.py), and garbage is collected
 when asked for (launcher/collector.py). That holds for both sides.
@@ -46,6 +47,7 @@ from launcher.collector import collected_by_step
 from objectives.registry import NAMES
 
 T, B, LANES = 1024, 64, 12
+CORPORA = "code", "prose", "web", "short"
 PASSES = 3
 """Of a corpus against webdataset: starting and what was opened ahead are then a small part."""
 
@@ -56,23 +58,25 @@ def prepare(folder: Path) -> tuple[dict[str, Corpus], Tokenizer]:
     for name in ("code", "prose"):
         if not (folder / f"{name}.index").exists():
             pack([f"builtin:{name}"], folder / name)
-    if not (folder / "short.index").exists():
-        pack_documents(paragraphs(), folder / "short")
-    corpora = {
-        name: open_corpus(name, [str(folder / f"{name}-*.tar")]) for name in ("code", "prose", "short")
-    }
+    for name, size in (("short", 1), ("web", 1000)):
+        if not (folder / f"{name}.index").exists():
+            pack_documents(paragraphs(size), folder / name)
+    corpora = {name: open_corpus(name, [str(folder / f"{name}-*.tar")]) for name in CORPORA}
     if not (folder / "tokenizer.model").exists():
         sources = [corpora["code"], corpora["prose"]]
         train(sources, folder / "tokenizer.model", vocabulary=32_000, budget=16 << 20)
     return corpora, Tokenizer.load(folder / "tokenizer.model")
 
 
-def paragraphs() -> Iterator[Document]:
-    """The paragraphs of `prose`."""
+def paragraphs(size: int) -> Iterator[Document]:
+    """The paragraphs of `prose`, as many together as make `size` characters."""
     for document in builtin.documents("prose"):
+        kept: list[str] = []
         for number, text in enumerate((document.text or "").split("\n\n")):
-            if text.strip():
-                yield Document(document.source, text, None, number)
+            kept += [text] if text.strip() else []
+            if sum(map(len, kept)) >= size:
+                yield Document(document.source, "\n\n".join(kept), None, number)
+                kept = []
 
 
 def cpu_seconds(work: Callable[[], int]) -> tuple[float, int]:
@@ -254,14 +258,14 @@ def main() -> None:
     keep_memory()
     everything: dict[str, Any] = {name: {} for name in NAMES}
     causal: dict[str, Any] = {"causal": {}}
-    cases = (("code", causal), ("prose", causal), ("short", causal), ("code", everything))
+    cases = [*((name, causal) for name in CORPORA), ("code", everything)]
     for name, objectives in cases:
         title = "causal" if len(objectives) == 1 else "all objectives"
         with collected_by_step():
             ratios, padding = over_bare(corpora[name], tokenizer, objectives, arguments.rounds)
         empty = padding.empty / padding.positions
         print(f"{name}, {title}: over bare encoding {spread(ratios)}, padding {empty:.2%}", flush=True)
-    for name in ("code", "prose", "short"):
+    for name in CORPORA:
         cut, documents = needless_cuts(corpora[name], tokenizer)
         print(f"{name}: needless cuts {cut} of {documents} documents", flush=True)
         with collected_by_step():
