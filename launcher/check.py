@@ -175,8 +175,8 @@ def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
     step, saves = facts["step"], facts["checkpoints"]
     if step["blank_rows"]:
         lines.append(
-            f"{_counted(step['blank_rows'], 'blank row', 's')} a step: {step['rows']} rows and "
-            f"{config.lanes} lanes do not divide into {_counted(step['processes'], 'process', 'es')} × "
+            f"{output.counted(step['blank_rows'], 'blank row')} a step: {step['rows']} rows and "
+            f"{config.lanes} lanes do not divide into {output.counted(step['processes'], 'process', 'es')} × "
             f"micro-batches of {config.layout.micro_batch}"
         )
     if config.optimizer.warmup >= config.steps:
@@ -188,12 +188,8 @@ def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
             lines.append(f"corpus {corpus['name']}: is read about {corpus['epochs']:.1f} times")
     cores = len(os.sched_getaffinity(0))
     if step["processes"] > cores:
-        lines.append(f"{step['processes']} processes, this machine has {_counted(cores, 'core', 's')}")
+        lines.append(f"{step['processes']} processes, this machine has {output.counted(cores, 'core')}")
     return lines
-
-
-def _counted(count: int, thing: str, plural: str) -> str:
-    return f"{count:,} {thing}{plural if count != 1 else ''}"
 
 
 def show(facts: dict[str, Any]) -> None:
@@ -205,8 +201,8 @@ def show(facts: dict[str, Any]) -> None:
     output.say(f"model        {model['parameters']:,} parameters, vocabulary {model['vocabulary']:,}")
     output.say(
         f"step         {step['rows']:,} rows × {step['length']:,} = {step['positions']:,} positions, on "
-        f"{_counted(step['processes'], 'process', 'es')} in "
-        f"{_counted(step['micro_batches'], 'micro-batch', 'es')} each"
+        f"{output.counted(step['processes'], 'process', 'es')} in "
+        f"{output.counted(step['micro_batches'], 'micro-batch', 'es')} each"
     )
     output.say(
         f"whole run    {whole['steps']:,} steps, {whole['rows']:,} rows, {whole['positions']:,} positions, "

@@ -72,8 +72,8 @@ def pack(
             progress=report,
         )
     output.say(
-        f"{done.samples:,} documents, {output.size(done.text_bytes)} of text, "
-        f"in {len(done.shards)} shards with {done.units:,} units: {done.index}"
+        f"{output.counted(done.samples, 'document')}, {output.size(done.text_bytes)} of text, in "
+        f"{output.counted(len(done.shards), 'shard')} with {output.counted(done.units, 'unit')}: {done.index}"
     )
     _say_problems(done.problems, done.examples)
 
@@ -107,8 +107,9 @@ def index(
         built = build_index(shards, out, progress=report, text_field=text_field, workers=workers)
     made = built.index
     output.say(
-        f"{made.samples:,} documents, {output.size(made.text_bytes)} of text, "
-        f"in {len(made.shards)} shards ({built.read} read now) with {len(made):,} units: {made.path}"
+        f"{output.counted(made.samples, 'document')}, {output.size(made.text_bytes)} of text, in "
+        f"{output.counted(len(made.shards), 'shard')} ({built.read} read now) with "
+        f"{output.counted(len(made), 'unit')}: {made.path}"
     )
     for note in built.notes:
         output.say(note)

@@ -33,6 +33,11 @@ def say_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
+def counted(count: int, thing: str, plural: str = "s") -> str:
+    """'1 shard', '2,000 shards'."""
+    return f"{count:,} {thing}{plural if count != 1 else ''}"
+
+
 def activation() -> str | None:
     """The command after which the shell knows `headrace`; None where it does already, or where this is no
     virtual environment."""

@@ -60,7 +60,7 @@ def test_the_five_commands_work_as_they_stand(headrace: Commands, home: Path) ->
     assert [words[0] for words in lines] == ["headrace", "headrace", "cp", "headrace", "headrace"]
     files = [str(path) for word in pack[1:] for path in sorted(home.glob(word))]
     named = [word for word in pack[1:] if not [*home.glob(word)]]
-    assert "in 1 shards" in headrace.ok(*named[:2], *files, *named[2:], cwd=home)
+    assert "in 1 shard " in headrace.ok(*named[:2], *files, *named[2:], cwd=home)
     assert "8,192 ids" in headrace.ok(*tokenizer[1:], cwd=home)
     shutil.copy(home / copy[1], home / copy[2])
     assert "no such shard" in headrace.refused(*check[1:], "tokenizer.model=tokenizer.model", cwd=home)
