@@ -9,9 +9,9 @@ import torch
 
 from data.rows import Rows
 from launcher import checkpoint
+from launcher.checkpoint_format import KINDS
 from launcher.checkpoint_save import Checkpoints
 from launcher.engine import Engine
-from launcher.fragments import KINDS
 from launcher.layout import LayoutConfig
 from launcher.optimizer import OptimizerConfig, lr_at, parameter_groups
 from launcher.retention import Retention
