@@ -158,9 +158,9 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(
     if looks or free:  # else the ledger has no room either
         assert (stop["event"], stop["reason"], stop["error"]) == ("stop", "failed", line)
     saves = small_disk / "run" / "checkpoints"
-    found = verify(saves)
-    assert found
-    assert not any(found.values())
+    each = verify(saves)
+    assert each
+    assert not any(each.values())
     assert not list(saves.glob("*.partial*"))
     found, _ = newest(saves)
     assert found is not None
