@@ -1,13 +1,14 @@
 """The fixed rows of held-out text on which a run is evaluated.
 
 Held-out units are taken in an order drawn by key until the byte limit is reached, then dressed by each
-objective alone. No document gives more than an eighth of the text: of a single long one the losses would say
+objective alone. No document gives more than an eighth of the limit: of a single long one the losses would say
 little, and next-sentence would have no false pair. The rows depend on the seed, the corpus, T and the
 objective's settings, not on ranks, steps or weights, so two evaluations are comparable; ranks share them out
 (row i to rank i mod D). Where shards were appended, their held-out units join those of the start, so the
 limit decides whether the set stays.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,7 @@ def heldout_rows(
 ) -> list[HeldOut]:
     """Rows for each objective of the plan's mixture, from about `limit_bytes` of held-out text, at least one
     document. Empty where the corpus holds nothing out. Bad and quarantined samples are left out."""
-    rests, draws, text_bytes = _text(corpus, corpus_plan, plan, encoder, limit_bytes)
+    rests, draws, text_bytes = heldout_text(corpus, corpus_plan, plan, encoder, limit_bytes)
     found = []
     for name, settings in plan.objectives.items():
         mixture = Mixture.parse({name: {**settings, "weight": 1.0}})
@@ -58,7 +59,7 @@ def heldout_rows(
     return found if rests else []
 
 
-def _text(
+def heldout_text(
     corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan, encoder: Encoder, limit_bytes: int
 ) -> tuple[list[Rest], list[int], int]:
     """What is evaluated on: documents or their beginnings, keys of draws by Rest.document, bytes of text."""
@@ -75,15 +76,15 @@ def _text(
         documents = read_documents(corpus, encoder, plan.seed, corpus_plan.name, -1, [unit])
         for whole in remainder(documents, np.empty((0, 3), dtype=np.int64), quarantined):
             if total < limit_bytes:
-                rest = _beginning(whole, encoder.byte_length(whole.tokens), most)
-                rests.append(rest._replace(document=len(draws) + rest.document))
-                total += encoder.byte_length(rest.tokens[: rest.stop])
+                stop = _beginning(whole.tokens, encoder, most)
+                rests.append(whole._replace(document=len(draws) + whole.document, stop=stop))
+                total += encoder.byte_length(whole.tokens[:stop])
         draws += documents.draws.tolist()
         if total >= limit_bytes:
             break
     return rests, draws, total
 
 
-def _beginning(rest: Rest, size: int, most: int) -> Rest:
-    """Of a document of `size` bytes about the first `most`."""
-    return rest if size <= most else rest._replace(stop=max(1, len(rest.tokens) * most // size))
+def _beginning(tokens: np.ndarray, encoder: Encoder, most: int) -> int:
+    """How many tokens stand for the first `most` bytes of a document, or a little more: the last is whole."""
+    return bisect_left(range(1, len(tokens)), most, key=lambda n: encoder.byte_length(tokens[:n])) + 1

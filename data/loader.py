@@ -1,7 +1,7 @@
 """The loader of a rank: the steps' batches, in order, for ever.
 
 For each global row n of a step it asks x(n) for the corpus, n mod S for the stream, and draws; rows of its
-own lanes (lane mod ranks = rank) are copied into the batch, draws of other lanes only move the stream on. A
+own lanes (lane mod ranks = rank) are written into the batch, draws of other lanes only move the stream on. A
 batch carries the state *after itself*: what was prepared ahead but not consumed leaves no trace in a
 checkpoint.
 
@@ -86,7 +86,7 @@ class Loader:
                 raise BadInput(f"corpus {name}: is in the plan, but its shards were not opened")
         self._history, self._rank, self._world = history, rank, world
         self._row, self._micro_batch = first_row, micro_batch
-        self._pad = encoder.control.pad
+        self._pad, self._memory_bytes = encoder.control.pad, memory_bytes
         self._closing = threading.Event()
         self._notify = on_left_out
         self._opener = Opener(self._regimes, corpora, encoder)
@@ -173,11 +173,8 @@ class Loader:
         numbers = np.full(height, -1, dtype=np.int64)
         numbers[: mine.sum()] = rows[mine]
         source_tokens = np.zeros((len(OBJECTIVES), len(plan.corpora)), dtype=np.int64)
-        drawn = self._draw(plan, rows, corpora, mine)
-        if drawn:
-            tokens = np.concatenate([packed.table.tokens[index] for packed, index in drawn])
-            np.add.at(source_tokens.T, corpora[mine], tokens.reshape(len(drawn), -1))
-        batch = lay(drawn, height, plan.length, self._pad)
+        batch, tokens = self._draw(plan, rows, corpora, mine, height)
+        np.add.at(source_tokens.T, corpora[mine], tokens)
         self._row = first + count
         return Batch(
             first_row=first,
@@ -193,16 +190,35 @@ class Loader:
         )
 
     def _draw(
-        self, plan: Plan, rows: np.ndarray, corpora: np.ndarray, mine: np.ndarray
-    ) -> list[tuple[Packed, int]]:
+        self, plan: Plan, rows: np.ndarray, corpora: np.ndarray, mine: np.ndarray, height: int
+    ) -> tuple[Rows, np.ndarray]:
         """Draws rows, those of other ranks too where they move a stream that this one follows. Returns its
-        own, in order: the block and the number of the row in it."""
+        own, in order and padded to `height`, and int64 [own, objectives]: their source tokens.
+
+        Until rows are written out their blocks stay in memory, those too that are used up or were dropped:
+        so it is done as soon as these hold half of what open blocks may.
+        """
+        parts: list[Rows] = []
+        tokens: list[np.ndarray] = []
         drawn: list[tuple[Packed, int]] = []
+        held: dict[int, int] = {}
+
+        def write_out(count: int) -> None:
+            parts.append(lay(drawn, count, plan.length, self._pad))
+            tokens.extend(packed.table.tokens[index].copy() for packed, index in drawn)
+            drawn.clear()
+            held.clear()
+
         for row, corpus_id, own in zip(rows.tolist(), corpora.tolist(), mine.tolist()):
             if self._closing.is_set():
                 raise _Closed
             found = self._streams.draw(plan.corpora[corpus_id], row)
             if found and own:
-                block, index = found
-                drawn.append((block.dressing.rows, index))
-        return drawn
+                packed, index = found[0].dressing.rows, found[1]
+                drawn.append((packed, index))
+                if id(packed) not in held:
+                    held[id(packed)] = packed.nbytes
+                    if sum(held.values()) > self._memory_bytes // 2:
+                        write_out(len(drawn))
+        write_out(height - sum(map(len, parts)))
+        return Rows.join(parts), np.stack(tokens) if tokens else np.zeros((0, len(OBJECTIVES)), np.int64)

@@ -51,10 +51,14 @@ class Skip:
     unit: int
 
 
+STREAM = 2
+"""Version of the stream: raised where the same plan would give other rows than before."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """tokenizer: its hash; lanes: L; length: T; longest: the longest T planned; objectives:
-    Mixture.describe(); quarantine: ((corpus, sample key), …)."""
+    Mixture.describe(); quarantine: ((corpus, sample key), …); stream: the version that gives its rows."""
 
     seed: int
     tokenizer: str
@@ -68,8 +72,14 @@ class Plan:
     normalise: str = "global"
     quarantine: tuple[tuple[str, str], ...] = ()
     on_bad: OnBad = field(default_factory=OnBad)
+    stream: int = STREAM
 
     def __post_init__(self) -> None:
+        if self.stream != STREAM:
+            raise BadInput(
+                f"the run's stream is of version {self.stream}, this headrace gives other rows (version "
+                f"{STREAM}): go on with the headrace that began it, or begin a new run"
+            )
         if self.length > self.longest:
             raise BadInput(
                 f"sequence_length: {self.length} is above the longest planned, {self.longest}; "
@@ -107,7 +117,7 @@ class Plan:
             "quarantine": tuple((corpus, sample) for corpus, sample in value["quarantine"]),
             "on_bad": OnBad(**value["on_bad"]),
         }
-        return Plan(**{**value, **rest})
+        return Plan(**{"stream": 1, **value, **rest})
 
 
 def refuse_change(old: Plan, new: Plan) -> None:

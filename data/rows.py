@@ -90,6 +90,8 @@ class Rows:
     @staticmethod
     def join(parts: "Sequence[Rows]") -> "Rows":
         """The rows of several containers of one T, in order."""
+        if len(parts) == 1:
+            return parts[0]
         return Rows(*(np.concatenate(arrays) for arrays in zip(*(part.arrays().values() for part in parts))))
 
 

@@ -24,9 +24,6 @@ from data.reading import Bad, UnitTrouble
 from data.regimes import Regime, Regimes
 from data.state import START, Position, StreamsState
 
-_HELD_PER_TEXT_BYTE = 6
-"""Bytes of an open block per byte of its text: measured 3 (causal) to 5.5 at 4 bytes of text a token."""
-
 
 class Opening(NamedTuple):
     """A block was opened or dressed anew, and gave rows. dressing: 0 for the first; rows: how many."""
@@ -236,7 +233,7 @@ class Streams:
             place = number + j * stream.plan.streams
             stale = j < stream.j or (corpus, number, j) in self._pending or (j == stream.j and stream.block)
             if not stale:
-                size = _HELD_PER_TEXT_BYTE * self._opener.text_bytes(stream.plan.name, place)
+                size = self._opener.expected_nbytes(stream.plan.name, place)
                 if self.held_bytes + size > self._memory:
                     return
                 self._pending[corpus, number, j] = size

@@ -50,7 +50,7 @@ def train(
 
     loaded = configs.load(config, overrides or [])
     configs.require_files(loaded)
-    if discover().size == 1:  # ranks that were started together ask when they have met
+    if dry_run or discover().size == 1:  # ranks that were started together ask when they have met
         loaded = going_on(loaded) or loaded
     arguments = ["train", config, *(overrides or [])]
     if _elsewhere(loaded, processes, arguments, dry_run):
@@ -104,7 +104,8 @@ def check(
 ) -> None:
     """Print all that can be known before starting.
 
-    Needs no GPU and starts nothing: for the login node. What `headrace train` would refuse is refused here.
+    Needs no GPU and starts nothing: for the login node. A run that exists with another config is refused
+    here as `headrace train` would.
 
     \b
     Examples:

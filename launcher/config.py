@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from data.errors import BadInput
-from data.planning import usual_block_bytes
 from launcher.config_errors import Places, sentence
 from launcher.layout import LayoutConfig
 from launcher.optimizer import OptimizerConfig
@@ -117,11 +116,6 @@ class Config(Section):
     def path(self) -> Path:
         """The run's folder."""
         return Path(self.run.folder) / self.run.name
-
-    @property
-    def block_bytes(self) -> int:
-        """Bytes of text a block."""
-        return self.data.block_bytes or usual_block_bytes(self.longest_sequence)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

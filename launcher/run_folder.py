@@ -158,7 +158,7 @@ def _same_run(folder: RunFolder, config: Config) -> Config:
         more = f"; and {len(changed) - SHOWN_KEYS} more" if len(changed) > SHOWN_KEYS else ""
         raise BadInput(
             f"{folder.path}: this run exists with another config ({'; '.join(shown[:SHOWN_KEYS])}{more}). "
-            "Begin a new run with run.name=mine, or edit this one: "
+            f"Begin a new run with run.name={config.run.name}-2, or edit this one: "
             f"headrace resume {shlex.quote(str(folder.path))} key=value"
         )
     return current

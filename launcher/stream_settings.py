@@ -46,7 +46,7 @@ def stream_settings(config: Config, corpora: dict[str, Corpus], tokenizer: str) 
             for name, corpus in config.data.corpora.items()
         },
         objectives=config.objectives,
-        block_bytes=config.block_bytes,
+        block_bytes=config.data.block_bytes,
         normalise=config.normalise,
         quarantine=[(name, key) for name, c in config.data.corpora.items() for key in c.quarantine],
         on_bad=OnBad(config.data.on_bad.action, config.data.on_bad.budget),

@@ -12,8 +12,9 @@ default the pair target weighs as much as the masked ones of its piece together.
 no second half and no pair target. There is no segment embedding: [SEP] says where B begins.
 """
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -136,8 +137,8 @@ def exchange(
 
     The longest first half takes the longest second half, and so on down; of equals, whichever the luck says.
     So a false pair is as long as true ones are: lengths do not give it away, and rows fill as well. Where
-    both halves are of one document, the nearest other pair changes partners with it. There always is one: at
-    most half of the pieces are of that document.
+    both halves are of one document, a near pair changes partners with it. There always is one: at most half
+    of the pieces are of that document.
     """
     order = draws.permutation(len(documents)).tolist()
     frequent, count = Counter(documents[i] for i in order).most_common(1)[0] if documents else (0, 0)
@@ -147,20 +148,29 @@ def exchange(
     left = [i for i in order if i not in without]
     takers = sorted(left, key=lambda i: -firsts[i])
     givers = sorted((left[i] for i in draws.permutation(len(left)).tolist()), key=lambda i: -seconds[i])
-    own = [documents[i] for i in takers]
-    given = [documents[j] for j in givers]
-    for place, document in enumerate(own):
-        if given[place] == document:
-            fit = (at for at in _outward(place, len(own)) if document not in (own[at], given[at]))
-            other = next(fit)
-            for listed in (givers, given):
-                listed[place], listed[other] = listed[other], listed[place]
+    _part(givers, [documents[i] for i in takers], [documents[j] for j in givers])
     return list(zip(takers, givers)), alone
 
 
-def _outward(place: int, count: int) -> Iterator[int]:
-    """The other places of `count`, the nearest first."""
-    for distance in range(1, count):
-        for at in (place - distance, place + distance):
-            if 0 <= at < count:
-                yield at
+def _part(givers: list[int], own: list[int], given: list[int]) -> None:
+    """Swaps givers until no place has the same document on both sides (own, given), each with a near one."""
+
+    def swap(place: int, other: int) -> None:
+        for listed in (givers, given):
+            listed[place], listed[other] = listed[other], listed[place]
+
+    waiting: list[int] = []  # all of one document
+    for place, document in enumerate(own):
+        if given[place] == document:
+            if waiting and own[waiting[-1]] != document:
+                swap(waiting.pop(), place)
+            else:
+                waiting.append(place)
+    if not waiting:
+        return
+    document = own[waiting[0]]
+    free = [place for place, pair in enumerate(zip(own, given)) if document not in pair]
+    for place in waiting:
+        at = bisect_left(free, place)
+        nearer = at == len(free) or (at > 0 and place - free[at - 1] <= free[at] - place)
+        swap(place, free.pop(at - nearer))

@@ -12,7 +12,7 @@ import numpy as np
 
 from objectives.example import ARRAYS, Example, Examples
 
-_BYTES_PER_PIECE = 300
+_BYTES_PER_PIECE = 450
 """Of Python's objects and of what is noted of each piece."""
 
 

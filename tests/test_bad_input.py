@@ -393,7 +393,7 @@ def test_another_config_for_a_run_that_exists(headrace: Commands, one: Path, hom
         line = headrace.refused(*command, "c.yaml", *edits, cwd=home)
         assert line == (
             f"headrace: {one}: this run exists with another config (seed: 1, now 2; steps: 3, now 9; "
-            f"{line.split('; ')[2]}; and 2 more). Begin a new run with run.name=mine, or edit this one: "
+            f"{line.split('; ')[2]}; and 2 more). Begin a new run with run.name=one-2, or edit this one: "
             f"headrace resume {one} key=value"
         )
         assert line.split("; ")[2].startswith("data.corpora.a.shards: [")

@@ -141,7 +141,7 @@ def test_the_stream_is_asked_for_as_the_config_says(file: Path) -> None:
     config = configs.load(file, ["data.corpora.code.quarantine=[a, b]", "longest_sequence=256"])
     settings = stream_settings(config, open_corpora(config), "hash")
     assert list(settings.quarantine) == [("code", "a"), ("code", "b")]
-    assert (settings.length, settings.longest, settings.block_bytes) == (128, 256, 1024 * 256)
+    assert (settings.length, settings.longest, settings.block_bytes) == (128, 256, None)
     assert settings.corpora["code"].weight == 3
 
 

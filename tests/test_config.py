@@ -53,7 +53,7 @@ def test_dump_is_complete_and_reads_back_equal(file: Path, tmp_path: Path, monke
     assert configs.load(copy) == config
     assert config.data.corpora["code"].shards == (f"{tmp_path}/code-*.tar",)
     assert config.longest_sequence == config.model.longest == 128
-    assert config.block_bytes == 1024 * 128
+    assert config.data.block_bytes is None
     assert config.objectives["mlm"]["select"] == 0.15
     for key in options(Config):
         if "*" not in key and key[0] != "objectives" and key != ("model", "longest"):

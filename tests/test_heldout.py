@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.heldout import heldout_rows
+from data.heldout import heldout_rows, heldout_text
 from data.places import Blocks
 from data.plan import Plan
 from objectives.registry import NAMES, objective_id
@@ -56,6 +56,11 @@ def test_no_document_gives_more_than_an_eighth_so_false_pairs_are_there(corpora:
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
     sets = heldout_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
     assert min(held.documents for held in sets) >= 8
+    rests, _, text_bytes = heldout_text(code, plan.corpora[0], plan, tokenizer, 20_000)
+    sizes = [tokenizer.byte_length(rest.tokens[: rest.stop]) for rest in rests]
+    longest = max(tokenizer.byte_length(np.array([token])) for token in range(tokenizer.size))
+    assert max(sizes) < 20_000 / 8 + longest
+    assert sum(sizes) == text_bytes
     (nsp,) = (held.rows for held in sets if held.objective == "nsp")
     pairs = nsp.targets[nsp.objective == objective_id("nsp")]
     assert {0, 1} <= set(pairs.tolist())

@@ -197,3 +197,26 @@ def test_the_plan_is_small_and_plain(small: dict[str, Corpus], tokenizer: Tokeni
     text = json.dumps(plan.to_json())
     assert Plan.from_json(json.loads(text)) == plan
     assert len(text) < 2_000
+
+
+def test_a_plan_of_another_versions_stream_is_refused(
+    small: dict[str, Corpus], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Also one that was written before plans said their version."""
+    path = tmp_path / "plan.jsonl"
+    value = start(settings(tokenizer, small, {"a": 1.0})).at(0).to_json()
+    for older in (value | {"stream": 99}, {name: value[name] for name in value if name != "stream"}):
+        path.write_text(json.dumps({"row": 0, "plan": older}) + "\n")
+        with pytest.raises(BadInput, match="go on with the headrace that began it"):
+            read_history(path)
+
+
+def test_a_run_keeps_its_blocks_where_none_are_asked_for(
+    small: dict[str, Corpus], tokenizer: Tokenizer
+) -> None:
+    """The usual size may be another one day."""
+    asked = settings(tokenizer, small, {"a": 1.0})
+    history = start(replace(asked, block_bytes=512 * 128))
+    edited = edit(history, replace(asked, block_bytes=None, batch_rows=9), 17, StreamsState())
+    assert edited.newest.block_bytes == 512 * 128
+    assert start(replace(asked, block_bytes=None)).newest.block_bytes == 1024 * 128

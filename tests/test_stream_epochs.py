@@ -3,6 +3,7 @@
 import gc
 import itertools
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,34 @@ def test_memory_stays_within_its_bytes_and_rows_do_not_depend_on_it(
             assert batch.state == plenty.state
             assert held < 80_000
             assert loader.openings > 200
+
+
+def test_a_step_of_many_rows_keeps_no_block_that_was_dropped_within_it(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """Four streams take turns and there is room for two blocks: every row opens its block again. A step of
+    400 rows is 1.1 MB; its blocks together would be several more."""
+    corpora = {"a": make(tmp_path, "a", 4_000, 1, longest=30)}
+    history = start(settings(tokenizer, corpora, {"a": 1.0}, block_bytes=500, batch_rows=400, length=128))
+    with Loader(
+        history,
+        corpora,
+        tokenizer,
+        rank=0,
+        world=1,
+        first_row=0,
+        state=StreamsState(),
+        micro_batch=1,
+        threads=0,
+        memory_bytes=20_000,
+    ) as loader:
+        next(loader)
+        tracemalloc.start()
+        next(loader)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert loader.openings > 700
+    assert peak < 4_000_000, peak
 
 
 def test_a_long_run_keeps_no_documents(tmp_path: Path, tokenizer: Tokenizer) -> None:

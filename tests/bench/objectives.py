@@ -2,8 +2,8 @@
 
     python -m tests.bench.objectives TOKENIZER.model [T]
 
-For each embedded corpus one block of 512 T bytes; encoding and dressing alternate, each line is the median of
-seven rounds of CPU time in one process.
+For each embedded corpus one block of the usual size; encoding and dressing alternate, each line is the median
+of seven rounds of CPU time in one process.
 """
 
 import itertools
@@ -12,6 +12,7 @@ import sys
 import time
 
 from data.builtin import documents
+from data.planning import usual_block_bytes
 from data.tokenizer import Tokenizer
 from objectives.mixture import Mixture, Rest, dress
 from objectives.registry import NAMES
@@ -43,7 +44,7 @@ def block(corpus: str, size: int) -> list[bytes]:
 def main(model: str, length: int = 1024) -> None:
     tokenizer = Tokenizer.load(model)
     for corpus in ("code", "prose"):
-        texts = block(corpus, 512 * length)
+        texts = block(corpus, usual_block_bytes(length))
         encoding: list[float] = []
         dressing: dict[str, list[float]] = {name: [] for name in CONFIGS}
         for number in range(ROUNDS):
