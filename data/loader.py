@@ -221,4 +221,4 @@ class Loader:
                     if sum(held.values()) > self._memory_bytes // 2:
                         write_out(len(drawn))
         write_out(height - sum(map(len, parts)))
-        return Rows.join(parts), np.stack(tokens) if tokens else np.zeros((0, len(OBJECTIVES)), np.int64)
+        return Rows.join(parts), np.array(tokens, np.int64).reshape(-1, len(OBJECTIVES))

@@ -172,5 +172,5 @@ def _part(givers: list[int], own: list[int], given: list[int]) -> None:
     free = [place for place, pair in enumerate(zip(own, given)) if document not in pair]
     for place in waiting:
         at = bisect_left(free, place)
-        nearer = at == len(free) or (at > 0 and place - free[at - 1] <= free[at] - place)
-        swap(place, free.pop(at - nearer))
+        before = at == len(free) or (at > 0 and place - free[at - 1] <= free[at] - place)
+        swap(place, free.pop(at - before))
