@@ -55,7 +55,7 @@ def test_status_says_what_to_type_next_in_every_state(
         attempt.record("stop", reason=reason)
         assert told() == [reason, last]
     in_environment = (Path(sys.prefix) / "bin" / "activate").is_file()
-    shown = headrace.ok("status", run, PATH="/nowhere")
+    shown = headrace.ok("status", run, cwd=tmp_path, PATH="/nowhere")
     assert (f"first: . {sys.prefix}/bin/activate\n" in shown) == in_environment
 
 
