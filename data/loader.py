@@ -201,7 +201,8 @@ class Loader:
         parts: list[Rows] = []
         tokens: list[np.ndarray] = []
         drawn: list[tuple[Packed, int]] = []
-        held: dict[int, int] = {}
+        held: set[int] = set()
+        room = self._memory_bytes // 2
 
         def write_out(count: int) -> None:
             parts.append(lay(drawn, count, plan.length, self._pad))
@@ -217,8 +218,10 @@ class Loader:
                 packed, index = found[0].dressing.rows, found[1]
                 drawn.append((packed, index))
                 if id(packed) not in held:
-                    held[id(packed)] = packed.nbytes
-                    if sum(held.values()) > self._memory_bytes // 2:
+                    held.add(id(packed))
+                    room -= packed.nbytes
+                    if room < 0:
                         write_out(len(drawn))
+                        room = self._memory_bytes // 2
         write_out(height - sum(map(len, parts)))
         return Rows.join(parts), np.array(tokens, np.int64).reshape(-1, len(OBJECTIVES))

@@ -17,7 +17,7 @@ from itertools import chain
 import numpy as np
 
 from data.rows import Rows
-from objectives.example import IGNORE, Examples, starts_of
+from objectives.example import ARRAYS, Examples, starts_of
 from objectives.pieces import Pieces, Place
 from objectives.registry import OBJECTIVES
 
@@ -148,15 +148,9 @@ def lay(chosen: Sequence[tuple[Packed, int]], height: int, length: int, pad: int
 @lru_cache(maxsize=8)
 def _padding(length: int, pad: int) -> Examples:
     """A row of padding, in the form of a piece."""
-    return Examples(
-        tokens=np.full(length, pad, np.int32),
-        targets=np.full(length, IGNORE, np.int32),
-        weights=np.zeros(length, np.float32),
-        bound=np.arange(length, dtype=np.int32),
-        objective=np.full(length, -1, np.int8),
-        starts=np.zeros(1, np.int64),
-        sizes=np.full(1, length),
-    )
+    blank = Rows.blank(1, length, pad)
+    arrays = {name: getattr(blank, name)[0] for name in ARRAYS}
+    return Examples(**arrays, starts=np.zeros(1, np.int64), sizes=np.full(1, length))
 
 
 def _table(pieces: Pieces, rows: Sequence[Sequence[int]]) -> PieceTable:

@@ -169,8 +169,11 @@ class Examples(Sequence[Example]):
     def __getitem__(self, piece: Any) -> Any:
         if isinstance(piece, slice):
             return [self[i] for i in range(*piece.indices(len(self)))]
-        span = slice(int(self.starts[piece]), int(self.starts[piece] + self.sizes[piece]))
-        return Example(*(getattr(self, name)[span] for name in ARRAYS))
+        return self.at(slice(int(self.starts[piece]), int(self.starts[piece] + self.sizes[piece])))
+
+    def at(self, positions: slice) -> Example:
+        """The Example at these positions, as views."""
+        return Example(*(getattr(self, name)[positions] for name in ARRAYS))
 
     @property
     def nbytes(self) -> int:

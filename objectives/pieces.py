@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from objectives.example import ARRAYS, Example, Examples
+from objectives.example import Example, Examples
 
 _BYTES_PER_PIECE = 450
 """Of Python's objects and of what is noted of each piece."""
@@ -90,8 +90,7 @@ class Pieces(Sequence[Piece]):
         examples, positions = self.places[piece]
         at = piece % len(self)
         rows = self.spans[self.span_ends[at] : self.span_ends[at + 1]].tolist()
-        example = Example(*(getattr(examples, name)[positions] for name in ARRAYS))
-        return Piece(int(self.objectives[at]), tuple(Span(*row) for row in rows), example)
+        return Piece(int(self.objectives[at]), tuple(Span(*row) for row in rows), examples.at(positions))
 
     @property
     def nbytes(self) -> int:

@@ -19,6 +19,7 @@ from data.corpus import open_corpus
 from data.documents import Document
 from data.pack import pack_documents
 from data.train_tokenizer import train
+from tests.commands import Commands
 from tests.helpers import Corpora, TrainingText
 
 _SOURCES = ("pack", "shard_writer", "builtin", "index", "tar", "tokenizer", "train_tokenizer")
@@ -86,3 +87,11 @@ def straight(text: TrainingText, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("straight")
     train(2, config(text, folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def headrace() -> Iterator[Commands]:
+    """The command line, as a user types it."""
+    commands = Commands()
+    yield commands
+    commands.close()

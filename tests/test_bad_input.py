@@ -50,13 +50,6 @@ TEXTS = [f"document {number}: " + "it was a dark and stormy night. " * 20 for nu
 
 
 @pytest.fixture(scope="module")
-def headrace() -> Iterator[Commands]:
-    commands = Commands()
-    yield commands
-    commands.close()
-
-
-@pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, corpora: Corpora) -> Path:
     """A folder with a corpus `a`, a tokenizer and c.yaml."""
     folder = tmp_path_factory.mktemp("home")

@@ -4,7 +4,6 @@ shell of the user knows."""
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ from launcher.run_folder import claim, open_run, start
 from launcher.summary import show_summary
 from tests.commands import Commands
 from tests.test_run_folder import CONFIG
-
-
-@pytest.fixture(scope="module")
-def headrace() -> Iterator[Commands]:
-    commands = Commands()
-    yield commands
-    commands.close()
 
 
 @pytest.fixture

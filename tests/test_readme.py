@@ -32,13 +32,6 @@ def documents(corpora: Corpora, name: str) -> Iterator[str]:
         yield from (sample.text for sample in corpus.read_unit(unit) if sample.text)
 
 
-@pytest.fixture(scope="module")
-def headrace() -> Iterator[Commands]:
-    commands = Commands()
-    yield commands
-    commands.close()
-
-
 @pytest.fixture
 def home(corpora: Corpora, tmp_path: Path) -> Path:
     """books/, notes/*.md and news.jsonl.zst with 2 MB of text, and the configs as in a clone."""

@@ -5,6 +5,7 @@ import itertools
 import threading
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from data.block import Opener
 from data.corpus import Corpus
 from data.loader import Loader
 from data.order import streams_for
+from data.plan import History
 from data.planning import CorpusSettings, StreamSettings
 from data.regimes import Regimes
 from data.state import StreamsState
@@ -37,6 +39,12 @@ def without_held_out(plain: StreamSettings, corpora: dict[str, Corpus]) -> Strea
     """Every unit in the stream, a block each."""
     asked = {name: CorpusSettings(corpora[name].index, c.weight, 0.0) for name, c in plain.corpora.items()}
     return StreamSettings(**{**vars(plain), "corpora": asked, "block_bytes": 1})
+
+
+def alone(history: History, corpora: dict[str, Corpus], tokenizer: Tokenizer, **options: Any) -> Loader:
+    """The loader of a single rank, from the first row on where nothing else is said."""
+    first: dict[str, Any] = {"first_row": 0, "state": StreamsState()}
+    return Loader(history, corpora, tokenizer, rank=0, world=1, micro_batch=1, **first | options)
 
 
 def test_one_shard_three_ranks_four_threads_two_epochs(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -124,18 +132,7 @@ def test_memory_stays_within_its_bytes_and_rows_do_not_depend_on_it(
     assert history.at(0).corpora[0].streams == 4
     plenty = run(history, corpora, tokenizer, 60)
     for threads in (0, 2):
-        with Loader(
-            history,
-            corpora,
-            tokenizer,
-            rank=0,
-            world=1,
-            first_row=0,
-            state=StreamsState(),
-            micro_batch=1,
-            threads=threads,
-            memory_bytes=40_000,
-        ) as loader:
+        with alone(history, corpora, tokenizer, threads=threads, memory_bytes=40_000) as loader:
             rows: dict[int, int] = {}
             held = 0
             for _ in range(60):
@@ -155,18 +152,7 @@ def test_a_step_of_many_rows_keeps_no_block_that_was_dropped_within_it(
     400 rows is 1.1 MB; its blocks together would be several more."""
     corpora = {"a": make(tmp_path, "a", 4_000, 1, longest=30)}
     history = start(settings(tokenizer, corpora, {"a": 1.0}, block_bytes=500, batch_rows=400, length=128))
-    with Loader(
-        history,
-        corpora,
-        tokenizer,
-        rank=0,
-        world=1,
-        first_row=0,
-        state=StreamsState(),
-        micro_batch=1,
-        threads=0,
-        memory_bytes=20_000,
-    ) as loader:
+    with alone(history, corpora, tokenizer, threads=0, memory_bytes=20_000) as loader:
         next(loader)
         tracemalloc.start()
         next(loader)
@@ -180,17 +166,7 @@ def test_a_long_run_keeps_no_documents(tmp_path: Path, tokenizer: Tokenizer) -> 
     """Ten epochs later as many objects are alive as after one."""
     corpora = {"a": make(tmp_path, "a", 500, 1, longest=20)}
     history = start(settings(tokenizer, corpora, {"a": 1.0}, length=128))
-    with Loader(
-        history,
-        corpora,
-        tokenizer,
-        rank=0,
-        world=1,
-        first_row=0,
-        state=StreamsState(),
-        micro_batch=1,
-        threads=1,
-    ) as loader:
+    with alone(history, corpora, tokenizer, threads=1) as loader:
         counts = []
         for _ in range(3):
             for _ in range(30):
@@ -205,17 +181,7 @@ def test_closing_ends_all_threads_at_any_moment(tmp_path: Path, tokenizer: Token
     history = start(settings(tokenizer, corpora, {"a": 1.0}))
     before = threading.active_count()
     for steps in (0, 1, 7):
-        loader = Loader(
-            history,
-            corpora,
-            tokenizer,
-            rank=0,
-            world=1,
-            first_row=0,
-            state=StreamsState(),
-            micro_batch=1,
-            threads=3,
-        )
+        loader = alone(history, corpora, tokenizer, threads=3)
         for _ in range(steps):
             next(loader)
         loader.close()
@@ -234,9 +200,7 @@ def test_the_cost_of_a_resume_does_not_grow_with_the_step(tmp_path: Path, tokeni
     for row in (0, 17 * 10**7):
         far = {("a", stream): (row // (3 * streams), ((row - 1, 1),)) for stream in range(streams)}
         state = StreamsState(far) if row else StreamsState()
-        with Loader(
-            history, corpora, tokenizer, rank=0, world=1, first_row=row, state=state, micro_batch=1, threads=0
-        ) as loader:
+        with alone(history, corpora, tokenizer, first_row=row, state=state, threads=0) as loader:
             assert next(loader).first_row == row
             opened.append(loader.openings)
     assert abs(opened[1] - opened[0]) <= streams

@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,6 @@ from tests.training import (
     train,
     trainer,
 )
-
-
-@pytest.fixture(scope="module")
-def headrace() -> Iterator[Commands]:
-    commands = Commands()
-    yield commands
-    commands.close()
 
 
 def kill_when(running: Running, due: Callable[[], bool], later: float = 0.0) -> bool:
