@@ -9,7 +9,7 @@ no emitted row used. Replaying the dressing history from the text therefore give
 time, which is why an open block can be dropped from memory at any moment and why a resume needs no buffers.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +24,12 @@ from data.reading import Documents, Encoder, read_documents
 from data.regimes import Regimes
 from objectives.draws import Draws, extend, extend_all, key
 from objectives.mixture import dress
-from objectives.pieces import Rest
 
-_PER_TEXT_BYTE, _PER_DOCUMENT = 6, 850
-"""Bytes that an open block holds, measured: 3 (causal) to 8 (reversed by characters) a byte of text, of which
-a token has four; and what the objects of a document and of its piece take."""
+_DOCUMENT = 150
+"""Bytes of what is noted of a document, measured."""
+_PER_TEXT_BYTE, _PER_DOCUMENT = 3, 500
+"""Bytes that an open block holds, measured: 1 (causal) to 5 (next-sentence) a byte of text, of which a token
+has four; and what is noted of a document and of its piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ class OpenBlock:
     @property
     def nbytes(self) -> int:
         """Bytes held, to about a tenth."""
-        tokens = sum(map(len, self.documents.tokens))
-        return self.dressing.rows.nbytes + 4 * tokens + 300 * len(self.documents.tokens)
+        tokens = self.documents.tokens
+        return self.dressing.rows.nbytes + tokens.around.nbytes + _DOCUMENT * len(tokens)
 
 
 class Opener:
@@ -133,34 +134,29 @@ class Opener:
         if len(used):
             dressing_key = extend(dressing_key, row)
             draws = extend_all(draws, "row", np.full(len(draws), row))
-        pieces = dress(rests, regime.mixture, row, length, self.encoder, dressing_key, draws.tolist())
+        pieces = dress(
+            documents.tokens, rests, regime.mixture, row, length, self.encoder, dressing_key, draws
+        )
         rows = best_fit(pieces.lengths, length)
         order = Draws(dressing_key, "rows").permutation(len(rows))
         return Dressing(row, pack(pieces, [rows[i] for i in order.tolist()], length, corpus.id))
 
 
-def remainder(documents: Documents, used: np.ndarray, quarantined: Container[str]) -> list[Rest]:
-    """The token intervals of a block that no emitted row used, without quarantined documents."""
-    if not len(used):
-        return [
-            Rest(number, tokens, 0, len(tokens))
-            for number, (tokens, name) in enumerate(zip(documents.tokens, documents.keys))
-            if len(tokens) and name not in quarantined
-        ]
-    # An empty interval at each end of every document turns "what is unused" into the gaps between neighbours.
-    numbers = np.arange(len(documents.tokens))
-    lengths = np.fromiter((len(tokens) for tokens in documents.tokens), np.int64, len(numbers))
-    openings = np.stack([numbers, 0 * lengths, 0 * lengths], axis=1)
-    closings = np.stack([numbers, lengths, lengths], axis=1)
-    bounds = np.concatenate([openings, used, closings])
-    bounds = bounds[np.lexsort(bounds.T[::-1])]
-    gap = (bounds[1:, 0] == bounds[:-1, 0]) & (bounds[1:, 1] > bounds[:-1, 2])
-    gaps = np.stack([bounds[:-1, 0], bounds[:-1, 2], bounds[1:, 1]], axis=1)[gap]
-    return [
-        Rest(number, documents.tokens[number], start, stop)
-        for number, start, stop in gaps.tolist()
-        if documents.keys[number] not in quarantined
-    ]
+def remainder(documents: Documents, used: np.ndarray, quarantined: Set[str]) -> np.ndarray:
+    """int64 [n, 3]: the token intervals (document, start, stop) of a block that no emitted row used, without
+    quarantined documents."""
+    rests = documents.tokens.whole()
+    if len(used):
+        # An empty interval at each end of every document turns "what is unused" into the gaps between.
+        openings, closings = rests.copy(), rests.copy()
+        openings[:, 2], closings[:, 1] = 0, rests[:, 2]
+        bounds = np.concatenate([openings, used, closings])
+        bounds = bounds[np.lexsort(bounds.T[::-1])]
+        gap = (bounds[1:, 0] == bounds[:-1, 0]) & (bounds[1:, 1] > bounds[:-1, 2])
+        rests = np.stack([bounds[:-1, 0], bounds[:-1, 2], bounds[1:, 1]], axis=1)[gap]
+    if quarantined:
+        rests = rests[[documents.keys[number] not in quarantined for number in rests[:, 0].tolist()]]
+    return rests
 
 
 def _check(corpus: CorpusPlan, units: np.ndarray) -> None:

@@ -22,7 +22,7 @@ from data.reading import Encoder, read_documents
 from data.rows import Rows
 from objectives.draws import Draws, key
 from objectives.mixture import Mixture, dress
-from objectives.pieces import Rest
+from objectives.pieces import Texts
 
 _DOCUMENTS = 8
 """At least so many documents, where the held-out text has them."""
@@ -46,43 +46,48 @@ def heldout_rows(
 ) -> list[HeldOut]:
     """Rows for each objective of the plan's mixture, from about `limit_bytes` of held-out text, at least one
     document. Empty where the corpus holds nothing out. Bad and quarantined samples are left out."""
-    rests, draws, text_bytes = heldout_text(corpus, corpus_plan, plan, encoder, limit_bytes)
+    texts, rests, draws, text_bytes = heldout_text(corpus, corpus_plan, plan, encoder, limit_bytes)
     found = []
     for name, settings in plan.objectives.items():
         mixture = Mixture.parse({name: {**settings, "weight": 1.0}})
         dressing = key(plan.seed, "evaluate", corpus_plan.name, -1, name)
-        pieces = dress(rests, mixture, 0, plan.length, encoder, dressing, draws)
+        pieces = dress(texts, rests, mixture, 0, plan.length, encoder, dressing, draws)
         packed = pack(pieces, best_fit(pieces.lengths, plan.length), plan.length, corpus_plan.id)
         chosen = [(packed, row) for row in range(len(packed))]
         rows = lay(chosen, len(chosen), plan.length, encoder.control.pad)
         found.append(HeldOut(name, rows, text_bytes if name in _BY_TEXT else None, len(rests)))
-    return found if rests else []
+    return found if len(rests) else []
 
 
 def heldout_text(
     corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan, encoder: Encoder, limit_bytes: int
-) -> tuple[list[Rest], list[int], int]:
-    """What is evaluated on: documents or their beginnings, keys of draws by Rest.document, bytes of text."""
+) -> tuple[Texts, np.ndarray, list[int], int]:
+    """What is evaluated on: documents, int64 [n, 3] what is used of each (document, 0, stop), their keys of
+    draws, and the bytes of text used."""
     counts = [era.units for era in corpus_plan.eras]
     units = corpus.index.units
     held = Blocks(plan.seed, corpus_plan.name, units, counts, corpus_plan.held_out, plan.block_bytes).held_out
     most = -(-limit_bytes // _DOCUMENTS)
     quarantined = {sample for name, sample in plan.quarantine if name == corpus_plan.name}
     order = Draws(key(plan.seed, "evaluate", corpus_plan.name)).bits(len(units))[held].argsort()
-    rests: list[Rest] = []
+    kept: list[np.ndarray] = []
+    stops: list[int] = []
     draws: list[int] = []
     total = 0
     for unit in held[order].tolist():
         documents = read_documents(corpus, encoder, plan.seed, corpus_plan.name, -1, [unit])
-        for whole in remainder(documents, np.empty((0, 3), dtype=np.int64), quarantined):
+        for number in remainder(documents, np.empty((0, 3), dtype=np.int64), quarantined)[:, 0].tolist():
             if total < limit_bytes:
-                stop = _beginning(whole.tokens, encoder, most)
-                rests.append(whole._replace(document=len(draws) + whole.document, stop=stop))
-                total += encoder.byte_length(whole.tokens[:stop])
-        draws += documents.draws.tolist()
+                kept.append(documents.tokens[number])
+                stops.append(_beginning(kept[-1], encoder, most))
+                draws.append(int(documents.draws[number]))
+                total += encoder.byte_length(kept[-1][: stops[-1]])
         if total >= limit_bytes:
             break
-    return rests, draws, total
+    texts = Texts.of(kept, encoder.control)
+    rests = texts.whole()
+    rests[:, 2] = stops
+    return texts, rests, draws, total
 
 
 def _beginning(tokens: np.ndarray, encoder: Encoder, most: int) -> int:

@@ -206,7 +206,7 @@ class Loader:
 
         def write_out(count: int) -> None:
             parts.append(lay(drawn, count, plan.length, self._pad))
-            tokens.extend(packed.table.tokens[index].copy() for packed, index in drawn)
+            tokens.append(np.array([packed.table.tokens[index] for packed, index in drawn], np.int64))
             drawn.clear()
             held.clear()
 
@@ -219,9 +219,9 @@ class Loader:
                 drawn.append((packed, index))
                 if id(packed) not in held:
                     held.add(id(packed))
-                    room -= packed.nbytes
+                    room -= found[0].nbytes
                     if room < 0:
                         write_out(len(drawn))
                         room = self._memory_bytes // 2
         write_out(height - sum(map(len, parts)))
-        return Rows.join(parts), np.array(tokens, np.int64).reshape(-1, len(OBJECTIVES))
+        return Rows.join(parts), np.concatenate([part.reshape(-1, len(OBJECTIVES)) for part in tokens])

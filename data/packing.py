@@ -17,7 +17,7 @@ from itertools import chain
 import numpy as np
 
 from data.rows import Rows
-from objectives.example import ARRAYS, Examples, starts_of
+from objectives.example import Examples, starts_of, usual_weights
 from objectives.pieces import Pieces, Place
 from objectives.registry import OBJECTIVES
 
@@ -122,35 +122,46 @@ def lay(chosen: Sequence[tuple[Packed, int]], height: int, length: int, pad: int
     """Writes out rows. chosen: (block, number of the row) of each, and padding behind them up to `height`
     rows; length: T; pad: the token of padding."""
     padding = _padding(length, pad)
-    places: list[Place] = [(padding, slice(0))]  # so that there is something to join, whatever is chosen
+    places: list[Place] = [(padding, slice(0, 0), 0)]  # so that there is something to join, in any case
     for packed, row in chosen:
         places += packed.rows[row]
-        if packed.rooms[row]:
-            places.append((padding, slice(packed.rooms[row])))
-    places += [(padding, slice(length))] * (height - len(chosen))
+        if room := packed.rooms[row]:
+            places.append((padding, slice(0, room), room))
+    blank = height - len(chosen)
+    places += [(padding, slice(0, length), length)] * blank
+    makers = [examples.maker for examples, _, _ in places]
+    corpora = [packed.corpus for packed, _ in chosen] + [-1] * blank
+    sizes = np.array([size for _, _, size in places])
+    begins = starts_of(sizes)
 
-    def join(name: str) -> np.ndarray:
-        return np.concatenate([getattr(examples, name)[positions] for examples, positions in places])
-
-    objective, bound = join("objective"), join("bound")
-    empty = np.flatnonzero(objective < 0)
-    sizes = np.array([positions.stop - (positions.start or 0) for _, positions in places])
-    start = np.repeat((starts_of(sizes) % length).astype(np.int32), sizes)
-    bound += start
-    start[empty] = bound[empty]
-    ids = np.array([packed.corpus for packed, _ in chosen], np.int8)
-    corpus = np.repeat(np.append(ids, np.zeros(height - len(chosen), np.int8)), length)
-    corpus[empty] = -1
-    arrays = (join("tokens"), join("targets"), join("weights"), start, bound, objective, corpus)
+    tokens = np.concatenate([examples.tokens[positions] for examples, positions, _ in places])
+    targets = np.concatenate([examples.targets[positions] for examples, positions, _ in places])
+    weights = usual_weights(targets)
+    start = np.repeat((begins % length).astype(np.int32), sizes)
+    bound = np.tile(np.arange(length, dtype=np.int32), height)
+    objective = np.repeat(np.array(makers, np.int8), sizes)
+    corpus = np.repeat(np.array(corpora, np.int8), length)
+    # Over what is usual, what differs.
+    for (examples, positions, size), begin in zip(places, begins.tolist()):
+        own = slice(begin, begin + size)
+        if examples.weights is not None:
+            weights[own] = examples.weights[positions]
+        if examples.bound is not None:
+            np.add(examples.bound[positions], begin % length, out=bound[own])
+        if examples.objective is not None:
+            objective[own] = examples.objective[positions]
+        if examples is padding:
+            start[own], corpus[own] = bound[own], -1
+    arrays = (tokens, targets, weights, start, bound, objective, corpus)
     return Rows(*(array.reshape(height, length) for array in arrays))
 
 
 @lru_cache(maxsize=8)
 def _padding(length: int, pad: int) -> Examples:
-    """A row of padding, in the form of a piece."""
+    """A row of padding, in the form of a piece that nobody made."""
     blank = Rows.blank(1, length, pad)
-    arrays = {name: getattr(blank, name)[0] for name in ARRAYS}
-    return Examples(**arrays, starts=np.zeros(1, np.int64), sizes=np.full(1, length))
+    whole = np.zeros(1, np.int64), np.full(1, length)
+    return Examples(-1, *whole, blank.tokens[0], blank.targets[0])
 
 
 def _table(pieces: Pieces, rows: Sequence[Sequence[int]]) -> PieceTable:

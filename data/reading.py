@@ -14,6 +14,7 @@ from data.corpus import Corpus, ReadTrouble
 from data.tar import Sample
 from objectives.draws import extend_all, key
 from objectives.example import Lexicon
+from objectives.pieces import Texts
 
 
 class Encoder(Lexicon, Protocol):
@@ -47,7 +48,7 @@ class Documents:
     keys: list[str]
     units: np.ndarray
     numbers: np.ndarray
-    tokens: list[np.ndarray]
+    tokens: Texts
     draws: np.ndarray
     bad: tuple[Bad, ...]
 
@@ -70,10 +71,11 @@ def read_documents(
                 numbers.append(number)
             else:
                 bad.append(Bad(unit, sample, problem or "no text"))
-    tokens = encoder.encode_documents(texts) if texts else []
+    encoded = encoder.encode_documents(texts) if texts else []
     units_, numbers_ = np.array(of_unit, np.int64), np.array(numbers, np.int64)
     epoch_key = np.full(len(texts), key(seed, "document", name, epoch), np.uint64)
     draws = extend_all(epoch_key, units_, numbers_)
+    tokens = Texts.of(encoded, encoder.control)
     return Documents(keys, units_, numbers_, tokens, draws, tuple(bad))
 
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from objectives.draws import DrawsOfMany
-from objectives.example import Examples, Lexicon, Objective, Sources, next_token, starts_of
+from objectives.example import Examples, Lexicon, Objective, Sources
 
 
 def causal_fit(remaining: int, length: int, last: bool) -> int:
@@ -19,26 +19,6 @@ def causal_fit(remaining: int, length: int, last: bool) -> int:
     if remaining + last <= length:
         return remaining
     return min(remaining - 1, length)
-
-
-def causal_runs(sources: Sources) -> tuple[np.ndarray, np.ndarray]:
-    """Ragged int32, and its lengths: `before`, the tokens, and `end` where the piece closes its document."""
-    return enclosed(sources.text, sources.sizes, sources.before, sources.after, sources.last)
-
-
-def enclosed(
-    text: np.ndarray, sizes: np.ndarray, head: np.ndarray, tail: np.ndarray, with_tail: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ragged text with a token before each piece, and one behind it where `with_tail`; and its lengths."""
-    lengths = sizes + 1 + with_tail
-    starts = starts_of(lengths)
-    ends = (starts + lengths - 1)[with_tail]
-    runs = np.empty(int(lengths.sum()), dtype=np.int32)
-    is_text = np.ones(len(runs), dtype=bool)
-    is_text[starts] = is_text[ends] = False
-    runs[is_text] = text
-    runs[starts], runs[ends] = head, tail[with_tail]
-    return runs, lengths
 
 
 @dataclass(frozen=True)
@@ -57,4 +37,6 @@ class Causal(Objective):
         return causal_fit(len(remaining), length, last)
 
     def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
-        return next_token(*causal_runs(sources), self.id)
+        """Nothing is copied: the piece and the tokens around it lie side by side as they are read."""
+        around = sources.around
+        return Examples(self.id, sources.starts - 1, sources.sizes + sources.last, around[:-1], around[1:])

@@ -14,10 +14,10 @@ from typing import cast
 import numpy as np
 
 from objectives.draws import Draws, DrawsOfMany, extend_all
-from objectives.example import Lexicon, Objective, Sources
+from objectives.example import Lexicon, Objective, Sources, runs_of, starts_of
 from objectives.noise import MOST
 from objectives.nsp import Nsp, exchange, half_limit, split_points
-from objectives.pieces import Batch, Pieces, Rest
+from objectives.pieces import Batch, Pieces, Texts
 from objectives.shares import Shares
 
 BATCH = 1 << 18
@@ -26,8 +26,8 @@ BATCH = 1 << 18
 
 @dataclass(slots=True)
 class _Cuts:
-    """The pieces of an objective as int64 [pieces, 3] (rest, start, stop) and, of next-sentence pieces, the
-    lengths of the first halves and whose second half each takes (its own place: its own half)."""
+    """The pieces of an objective as int64 [pieces, 3] (document, start, stop) and, of next-sentence pieces,
+    the lengths of the first halves and whose second half each takes (its own place: its own half)."""
 
     cuts: np.ndarray
     splits: np.ndarray
@@ -43,37 +43,37 @@ class Dressing:
 
     def __init__(
         self,
-        rests: Sequence[Rest],
+        texts: Texts,
+        rests: np.ndarray,
         objectives: Sequence[Objective],
         weights: np.ndarray,
         length: int,
         lexicon: Lexicon,
         key: int,
-        document_keys: Sequence[int],
+        document_keys: np.ndarray | Sequence[int],
     ) -> None:
         """weights: of the objectives, sum 1; the rest as in objectives.mixture.dress."""
-        self.rests, self.objectives = rests, objectives
+        self.texts, self.rests, self.objectives = texts, rests, objectives
         self.length, self.lexicon, self.key = length, lexicon, key
-        typical = sum(rest.stop - rest.start for rest in rests) / max(len(rests), 1)
+        typical = int((rests[:, 2] - rests[:, 1]).sum()) / max(len(rests), 1)
         self.shares = Shares(weights.tolist(), min(length, typical), Draws(key, "shares"))
         self.unpaired = [i for i in self.shares.active if not objectives[i].pairs]
         self.cuts: dict[int, list[tuple[int, int, int]]] = {i: [] for i in self.shares.active}
         self.halved: dict[int, _Cuts] = {}
-        self.documents = np.array([rest.document for rest in rests], dtype=np.int64)
-        self.keys = np.array([document_keys[rest.document] for rest in rests], dtype=np.uint64)
+        self.keys = np.asarray(document_keys, dtype=np.uint64)
 
     def pieces(self) -> Pieces:
         """Cuts, pairs and dresses everything."""
-        for number, rest in enumerate(self.rests):
-            self._cut(number, rest.start, rest.stop, self.shares.active)
-        for number, start, stop in self._pair():
-            self._cut(number, start, stop, self.unpaired)
+        for document, start, stop in self.rests.tolist():
+            self._cut(document, start, stop, self.shares.active)
+        for document, start, stop in self._pair():
+            self._cut(document, start, stop, self.unpaired)
         batches = [batch for chosen in self.cuts if self.cuts[chosen] for batch in self._dressed(chosen)]
         return Pieces(batches)
 
-    def _cut(self, number: int, start: int, stop: int, allowed: list[int]) -> None:
-        """Cuts [start, stop) of a rest into pieces of the allowed objectives."""
-        tokens = self.rests[number].tokens
+    def _cut(self, document: int, start: int, stop: int, allowed: list[int]) -> None:
+        """Cuts [start, stop) of a document into pieces of the allowed objectives."""
+        tokens = self.texts[document]
         closes = stop == len(tokens)
         while start < stop:
             chosen = allowed[0]
@@ -84,7 +84,7 @@ class Dressing:
             remaining = tokens[start:stop]
             n = self.objectives[chosen].fit(remaining, self.length, self.lexicon, start == 0, closes)
             self.shares.book(chosen, n)
-            self.cuts[chosen].append((number, start, start + n))
+            self.cuts[chosen].append((document, start, start + n))
             start += n
 
     def _pair(self) -> list[tuple[int, int, int]]:
@@ -98,24 +98,24 @@ class Dressing:
             nsp = cast(Nsp, self.objectives[chosen])
             cuts = np.array(self.cuts[chosen])
             sizes, limit = cuts[:, 2] - cuts[:, 1], half_limit(self.length)
-            splits = split_points(
-                self._text(cuts), sizes, self.lexicon, limit, self._draws(cuts, nsp.name, "split")
-            )
+            text = np.concatenate(runs_of(self.texts.around, self._starts(cuts), sizes))
+            luck = self._draws(cuts, nsp.name, "split").numbers()
+            splits = split_points(text, sizes, self.lexicon, limit, luck)
             drawn = self._draws(cuts, nsp.name, "true").numbers()
             false = np.flatnonzero((drawn >= nsp.true_rate) & (splits < sizes))
             firsts, seconds = splits[false], (sizes - splits)[false]
-            documents = self.documents[cuts[false, 0]]
-            luck = Draws(self.key, nsp.name, "exchange")
-            pairs, alone = exchange(documents.tolist(), firsts.tolist(), seconds.tolist(), luck)
+            documents = cuts[false, 0].tolist()
+            among = Draws(self.key, nsp.name, "exchange")
+            pairs, alone = exchange(documents, firsts.tolist(), seconds.tolist(), among)
             partners = np.arange(len(cuts))
             for i, j in pairs:
                 partners[false[i]] = false[j]
             stay = np.ones(len(cuts), dtype=bool)
             if self.unpaired:
                 stay[false[alone]] = False
-                for number, start, stop in cuts[~stay].tolist():
+                for document, start, stop in cuts[~stay].tolist():
                     self.shares.book(chosen, start - stop)
-                    again.append((number, start, stop))
+                    again.append((document, start, stop))
             place = np.cumsum(stay) - 1
             self.halved[chosen] = _Cuts(cuts[stay], splits[stay], place[partners[stay]])
         return again
@@ -133,48 +133,44 @@ class Dressing:
                     f"{objective.name}: a piece became {examples.sizes.max()} positions, more than "
                     f"{self.length}: its fit or the lexicon is wrong"
                 )
-            yield Batch(objective.id, examples, spans, counts)
+            yield Batch(examples, spans, counts)
 
     def _draws(self, cuts: np.ndarray, *purpose: str) -> DrawsOfMany:
         return DrawsOfMany(extend_all(self.keys[cuts[:, 0]], cuts[:, 1], *purpose))
 
-    def _text(self, spans: np.ndarray) -> np.ndarray:
-        """The ragged text of int64 [n, 3] (rest, start, stop)."""
-        rests = self.rests
-        return np.concatenate([rests[number].tokens[start:stop] for number, start, stop in spans.tolist()])
+    def _starts(self, spans: np.ndarray) -> np.ndarray:
+        """int64 [n]: where in `around` each of int64 [n, 3] (document, start, stop) starts."""
+        return self.texts.starts[spans[:, 0]] + spans[:, 1]
 
     def _sources(self, own: _Cuts, part: slice) -> tuple[Sources, np.ndarray, np.ndarray]:
         """The pieces of a part; their spans, int64 [n, 3] (document, start, stop); how many each has."""
-        cuts, splits = own.cuts[part], own.splits[part]
-        places = np.arange(len(own.cuts))[part]
-        foreign = own.partners[part] != places
+        cuts, splits, partners = own.cuts[part], own.splits[part], own.partners[part]
+        foreign = partners != np.arange(len(own.cuts))[part]
+        around, starts, sizes = self.texts.around, self._starts(cuts), cuts[:, 2] - cuts[:, 1]
         spans, counts = cuts, np.ones(len(cuts), dtype=np.int64)
-        sizes = cuts[:, 2] - cuts[:, 1]
         if foreign.any():
-            partner = own.partners[part]
-            other = own.cuts[partner].copy()
-            other[:, 1] += own.splits[partner]
-            mine = cuts.copy()
+            # These pieces lie nowhere as a whole: their halves are brought together.
+            mine, other = cuts.copy(), own.cuts[partners]
             mine[foreign, 2] = (cuts[:, 1] + splits)[foreign]
-            counts = counts + foreign
+            other[:, 1] += own.splits[partners]
+            counts += foreign
             both = np.stack([mine, other], axis=1).reshape(-1, 3)
             spans = both[np.column_stack([np.ones_like(foreign), foreign]).ravel()]
-            sizes = (mine[:, 2] - mine[:, 1]) + np.where(foreign, other[:, 2] - other[:, 1], 0)
-        documents = np.column_stack([self.documents[spans[:, 0]], spans[:, 1:]])
-        return self._surrounded(cuts, self._text(spans), sizes, splits, foreign), documents, counts
+            around, starts, sizes = self._joined(spans, counts)
+        first, last = cuts[:, 1] == 0, cuts[:, 2] == self.texts.sizes[cuts[:, 0]]
+        sources = Sources(around, starts, sizes, first, last, splits, foreign, self.lexicon)
+        return sources, spans, counts
 
-    def _surrounded(
-        self, cuts: np.ndarray, text: np.ndarray, sizes: np.ndarray, splits: np.ndarray, foreign: np.ndarray
-    ) -> Sources:
-        """Sources with the tokens before and after each piece."""
-        control, rests = self.lexicon.control, self.rests
-        ends = np.array([len(rests[number].tokens) for number in cuts[:, 0].tolist()])
-        first, last = cuts[:, 1] == 0, cuts[:, 2] == ends
-        before = np.full(len(cuts), control.begin, dtype=np.int32)
-        before[~first] = [rests[number].tokens[start - 1] for number, start, _ in cuts[~first].tolist()]
-        after = np.full(len(cuts), control.end, dtype=np.int32)
-        after[~last] = [rests[number].tokens[stop] for number, _, stop in cuts[~last].tolist()]
-        return Sources(text, sizes, before, after, first, last, splits, foreign, self.lexicon)
+    def _joined(self, spans: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(around, starts, sizes) of pieces of counts[p] spans each: from the token before the first of them
+        to the one behind the last."""
+        starts, lengths = self._starts(spans), spans[:, 2] - spans[:, 1]
+        opening, closing = starts_of(counts), np.cumsum(counts) - 1
+        sizes = np.add.reduceat(lengths, opening)
+        starts[opening] -= 1
+        lengths[opening] += 1
+        lengths[closing] += 1
+        return np.concatenate(runs_of(self.texts.around, starts, lengths)), starts_of(sizes + 2) + 1, sizes
 
 
 def _batches(sizes: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -14,8 +14,7 @@ or for many at once; what a piece becomes is a function of that piece and its dr
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -92,12 +91,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Many pieces: `text` is ragged int32 [Σ sizes], the rest one value a piece, named as in Source."""
+    """Many pieces. Piece p is around[starts[p] : starts[p] + sizes[p]]; its `before` and `after` stand beside
+    it there, so an objective that reads straight on takes views of `around`. The others take `text()`.
 
-    text: np.ndarray
+    around: int32, may be read-only and hold much else; starts, sizes: int64 [pieces]; the rest is one value a
+    piece, named as in Source."""
+
+    around: np.ndarray
+    starts: np.ndarray
     sizes: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
     first: np.ndarray
     last: np.ndarray
     split: np.ndarray
@@ -107,10 +109,23 @@ class Sources:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    @property
+    def before(self) -> np.ndarray:
+        """int32 [pieces]."""
+        return self.around[self.starts - 1]
+
+    @property
+    def after(self) -> np.ndarray:
+        """int32 [pieces]."""
+        return self.around[self.starts + self.sizes]
+
     def pieces(self) -> list[np.ndarray]:
         """The tokens of each piece, as views."""
-        ends = np.cumsum(self.sizes).tolist()
-        return [self.text[end - size : end] for end, size in zip(ends, self.sizes.tolist())]
+        return runs_of(self.around, self.starts, self.sizes)
+
+    def text(self) -> np.ndarray:
+        """Ragged int32 [Σ sizes]: the tokens of the pieces and nothing else."""
+        return np.concatenate(self.pieces())
 
     def singly(self) -> Iterator[Source]:
         """The pieces one by one."""
@@ -119,14 +134,23 @@ class Sources:
         for tokens, (before, after, first, last), (split, foreign) in zip(self.pieces(), around, halves):
             yield Source(tokens, before, after, first, last, self.lexicon, split, foreign)
 
+    def respelt(self, pieces: Sequence[np.ndarray]) -> "Sources":
+        """The same with other tokens in the place of each piece's own."""
+        around, starts, sizes = surrounded(pieces, self.before, self.after)
+        return replace(self, around=around, starts=starts, sizes=sizes)
+
     @staticmethod
     def of(sources: Sequence[Source]) -> "Sources":
         """Several pieces as one."""
+        around, starts, sizes = surrounded(
+            [source.tokens for source in sources],
+            np.array([source.before for source in sources]),
+            np.array([source.after for source in sources]),
+        )
         return Sources(
-            text=np.concatenate([source.tokens for source in sources]).astype(np.int32),
-            sizes=np.array([len(source.tokens) for source in sources]),
-            before=np.array([source.before for source in sources], dtype=np.int32),
-            after=np.array([source.after for source in sources], dtype=np.int32),
+            around=around,
+            starts=starts,
+            sizes=sizes,
             first=np.array([source.first for source in sources]),
             last=np.array([source.last for source in sources]),
             split=np.array([source.split for source in sources]),
@@ -153,15 +177,20 @@ ARRAYS = tuple(field.name for field in fields(Example))
 @dataclass(frozen=True, slots=True)
 class Examples(Sequence[Example]):
     """Many Examples: piece p has the positions [starts[p], starts[p] + sizes[p]) of each array. There may be
-    gaps between pieces. starts, sizes: int64 [pieces]."""
+    gaps between pieces, and the arrays may be views of what others hold too.
 
-    tokens: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
-    bound: np.ndarray
-    objective: np.ndarray
+    maker: registry id of the objective; starts, sizes: int64 [pieces]. An array that says only what is usual
+    is left out: of weights, that each target weighs 1; of bound, that i attends to 0 … i; of objective, that
+    the maker made every target."""
+
+    maker: int
     starts: np.ndarray
     sizes: np.ndarray
+    tokens: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray | None = None
+    bound: np.ndarray | None = None
+    objective: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -172,22 +201,30 @@ class Examples(Sequence[Example]):
         return self.at(slice(int(self.starts[piece]), int(self.starts[piece] + self.sizes[piece])))
 
     def at(self, positions: slice) -> Example:
-        """The Example at these positions, as views."""
-        return Example(*(getattr(self, name)[positions] for name in ARRAYS))
+        """The Example at these positions, complete."""
+        tokens, targets = self.tokens[positions], self.targets[positions]
+        n = len(tokens)
+        return Example(
+            tokens,
+            targets,
+            usual_weights(targets) if self.weights is None else self.weights[positions],
+            np.arange(n, dtype=np.int32) if self.bound is None else self.bound[positions],
+            np.full(n, self.maker, dtype=np.int8) if self.objective is None else self.objective[positions],
+        )
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: each array of which several are views once, read-only ones, which many share, never."""
-        arrays = [getattr(self, name) for name in ARRAYS]
+        """Bytes held: an array of which several are views once, read-only ones, which others hold, never."""
+        arrays = [array for name in ARRAYS if (array := getattr(self, name)) is not None]
         owners = [array if array.base is None else array.base for array in arrays if array.flags.writeable]
         return sum(owner.nbytes for owner in {id(owner): owner for owner in owners}.values())
 
     @staticmethod
-    def of(examples: Sequence[Example]) -> "Examples":
-        """Several Examples as one."""
+    def of(maker: int, examples: Sequence[Example]) -> "Examples":
+        """Several Examples of one objective as one."""
         sizes = np.array([len(example.tokens) for example in examples])
         arrays = {name: np.concatenate([getattr(example, name) for example in examples]) for name in ARRAYS}
-        return Examples(**arrays, starts=starts_of(sizes), sizes=sizes)
+        return Examples(maker, starts_of(sizes), sizes, **arrays)
 
 
 class Objective(Protocol):
@@ -221,7 +258,9 @@ class Objective(Protocol):
 
     def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
         """The Examples of many pieces, each what `make` gives for it alone."""
-        return Examples.of([self.make(source, draws.of(i)) for i, source in enumerate(sources.singly())])
+        return Examples.of(
+            self.id, [self.make(source, draws.of(i)) for i, source in enumerate(sources.singly())]
+        )
 
 
 def starts_of(sizes: np.ndarray) -> np.ndarray:
@@ -234,50 +273,37 @@ def places_in(sizes: np.ndarray) -> np.ndarray:
     return np.arange(int(sizes.sum()), dtype=np.int32) - np.repeat(starts_of(sizes).astype(np.int32), sizes)
 
 
-@lru_cache(maxsize=64)
-def _constant(value: int, dtype: str, capacity: int) -> np.ndarray:
-    array = np.full(capacity, value, dtype=dtype)
-    array.flags.writeable = False
-    return array
+def runs_of(array: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """The runs [starts[p], starts[p] + sizes[p]) of an array, as views."""
+    return [array[start:stop] for start, stop in zip(starts.tolist(), (starts + sizes).tolist())]
 
 
-def ones(n: int) -> np.ndarray:
-    """float32 [n]: weight one throughout. Read-only, shared by all who ask."""
-    return _constant(1, "float32", 1 << n.bit_length())[:n]
+def surrounded(
+    pieces: Sequence[np.ndarray], before: np.ndarray, after: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(around, starts, sizes) of pieces, each with a token before and after it, as Sources holds them."""
+    sizes = np.array([len(tokens) for tokens in pieces])
+    edges = np.column_stack([before, after]).astype(np.int32)
+    parts = [part for edge, tokens in zip(edges, pieces) for part in (edge[:1], tokens, edge[1:])]
+    return np.concatenate(parts, dtype=np.int32), starts_of(sizes + 2) + 1, sizes
 
 
-def marked(objective: int, n: int) -> np.ndarray:
-    """int8 [n]: the registry id at every position. Read-only, shared by all who ask."""
-    return _constant(objective, "int8", 1 << n.bit_length())[:n]
+def usual_weights(targets: np.ndarray) -> np.ndarray:
+    """float32: 1 where something is predicted, else 0."""
+    return (targets >= 0).astype(np.float32)
 
 
-def next_token(runs: np.ndarray, lengths: np.ndarray, objective: int) -> Examples:
+def next_token(maker: int, runs: np.ndarray, lengths: np.ndarray) -> Examples:
     """The causal Examples in which each token of a run but the last predicts its successor. runs: ragged
     int32 [Σ lengths], lengths ≥ 2; inputs and targets are views of it, so that nothing is copied."""
-    n = len(runs) - 1
-    return Examples(
-        runs[:-1],
-        runs[1:],
-        ones(n),
-        places_in(lengths)[:-1],
-        marked(objective, n),
-        starts_of(lengths),
-        lengths - 1,
-    )
+    return Examples(maker, starts_of(lengths), lengths - 1, runs[:-1], runs[1:])
 
 
-def continuations(runs: np.ndarray, lengths: np.ndarray, prompts: np.ndarray, objective: int) -> Examples:
+def continuations(maker: int, runs: np.ndarray, lengths: np.ndarray, prompts: np.ndarray) -> Examples:
     """As `next_token`, but of each piece the first prompts[p] ≥ 1 positions see one another, and only the
     last of them and those behind it predict."""
-    causal = next_token(runs, lengths, objective)
+    causal = next_token(maker, runs, lengths)
+    place = places_in(lengths)[:-1]
     last_of_prompt = np.repeat((prompts - 1).astype(np.int32), lengths)[:-1]
-    predicts = causal.bound >= last_of_prompt
-    return Examples(
-        causal.tokens,
-        np.where(predicts, causal.targets, np.int32(IGNORE)),
-        predicts.astype(np.float32),
-        np.maximum(causal.bound, last_of_prompt),
-        causal.objective,
-        causal.starts,
-        causal.sizes,
-    )
+    targets = np.where(place >= last_of_prompt, causal.targets, np.int32(IGNORE))
+    return replace(causal, targets=targets, bound=np.maximum(place, last_of_prompt))

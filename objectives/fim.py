@@ -43,7 +43,7 @@ class Fim(Objective):
         return min(len(remaining), length - _MARKS)
 
     def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
-        sizes, control = sources.sizes, sources.lexicon.control
+        text, sizes, control = sources.text(), sources.sizes, sources.lexicon.control
         applied, suffix_first = draws.numbers() < self.rate, draws.numbers() < self.spm
         one, other = ((draws.numbers() * (sizes + 1)).astype(np.int64) for _ in range(2))
         p, m, s = np.minimum(one, other), np.abs(one - other), sizes - np.maximum(one, other)
@@ -58,10 +58,10 @@ class Fim(Objective):
         parts = np.column_stack([p, m, s]).ravel()
         goes_to = np.column_stack([prefix_at, middle_at, suffix_at]).ravel()
         runs = np.empty(int(lengths.sum()), dtype=np.int32)
-        runs[np.repeat(goes_to - starts_of(parts), parts) + np.arange(len(sources.text))] = sources.text
+        runs[np.repeat(goes_to - starts_of(parts), parts) + np.arange(len(text))] = text
         runs[starts] = np.where(applied, control.fim_prefix, sources.before)
         runs[(suffix_at - 1)[applied]] = control.fim_suffix
         runs[(suffix_at + s)[applied]] = control.fim_middle
         ended = applied | sources.last
         runs[(starts + lengths - 1)[ended]] = control.end
-        return next_token(runs, lengths, self.id)
+        return next_token(self.id, runs, lengths)

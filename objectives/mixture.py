@@ -10,12 +10,12 @@ from objectives.dressing import Dressing
 from objectives.example import Lexicon, Objective
 from objectives.noise import LONGEST
 from objectives.nsp import Nsp
-from objectives.pieces import Piece, Pieces, Rest, Span
+from objectives.pieces import Piece, Pieces, Span, Texts
 from objectives.registry import NAMES, OBJECTIVES, objective_class, objective_id
 from objectives.schedule import Schedule
 from objectives.settings import describe_settings, parse_settings
 
-__all__ = ["SHORTEST", "Entry", "Mixture", "Piece", "Pieces", "Rest", "Schedule", "Span", "dress"]
+__all__ = ["SHORTEST", "Entry", "Mixture", "Piece", "Pieces", "Schedule", "Span", "Texts", "dress"]
 
 SHORTEST = 8
 """The least T: below it not every objective has room for a token and its marks."""
@@ -109,23 +109,25 @@ def _parse_entry(name: str, settings: Any) -> Entry:
 
 
 def dress(
-    rests: Sequence[Rest],
+    texts: Texts,
+    rests: np.ndarray,
     mixture: Mixture,
     row: int,
     length: int,
     lexicon: Lexicon,
     key: int,
-    document_keys: Sequence[int],
+    document_keys: np.ndarray | Sequence[int],
 ) -> Pieces:
     """All pieces of a block, a pure function of its arguments.
 
-    row: the global row whose weights hold; length: T; key: of this dressing of the block; document_keys: by
-    Rest.document. Every token of every rest is in exactly one span of exactly one piece; no example is longer
-    than T. A document is cut only where it is longer than its objective's fit. The draws of a piece are keyed
-    (its document's key, its first token, the objective's name).
+    rests: int64 [n, 3] (document, start, stop), what is left of the documents to use; row: the global row
+    whose weights hold; length: T; key: of this dressing of the block; document_keys: one for each document.
+    Every token of every rest is in exactly one span of exactly one piece; no example is longer than T. A
+    document is cut only where it is longer than its objective's fit. The draws of a piece are keyed (its
+    document's key, its first token, the objective's name).
     """
     if not SHORTEST <= length <= LONGEST:
         raise ValueError(f"length: expected {SHORTEST} to {LONGEST} positions a row, got {length}")
     objectives = [entry.objective for entry in mixture.entries]
-    dressing = Dressing(rests, objectives, mixture.weights(row), length, lexicon, key, document_keys)
-    return dressing.pieces()
+    weights = mixture.weights(row)
+    return Dressing(texts, rests, objectives, weights, length, lexicon, key, document_keys).pieces()

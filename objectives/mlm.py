@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from objectives.draws import DrawsOfMany
-from objectives.example import IGNORE, Examples, Lexicon, Objective, Sources, marked, starts_of
+from objectives.example import IGNORE, Examples, Lexicon, Objective, Sources, starts_of
 from objectives.noise import choose, shuffle
 
 _HALF = np.uint64(32)
@@ -56,14 +56,12 @@ class Mlm(Objective):
         return min(len(remaining), length)
 
     def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
-        text, sizes = sources.text, sources.sizes
+        text, sizes = sources.text(), sources.sizes
         tokens, chosen = self.corrupt(text, sizes, sources.lexicon, draws)
         targets = np.full(len(text), IGNORE, dtype=np.int32)
         targets[chosen] = text[chosen]
-        weights = np.zeros(len(text), dtype=np.float32)
-        weights[chosen] = 1
         bound = np.repeat((sizes - 1).astype(np.int32), sizes)
-        return Examples(tokens, targets, weights, bound, marked(self.id, len(text)), starts_of(sizes), sizes)
+        return Examples(self.id, starts_of(sizes), sizes, tokens, targets, bound=bound)
 
     def corrupt(
         self,

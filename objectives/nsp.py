@@ -66,9 +66,10 @@ class Nsp(Objective):
         return rest if rest <= most else most - (rest == most + 1 and most > 2)
 
     def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
-        text, sizes, lexicon = sources.text, sources.sizes, sources.lexicon
-        own = split_points(text, sizes, lexicon, sizes, draws)
-        first = np.where(sources.split > 0, sources.split, own)
+        text, sizes, lexicon = sources.text(), sources.sizes, sources.lexicon
+        first, luck = sources.split, draws.numbers()
+        if not first.all():
+            first = np.where(first > 0, first, split_points(text, sizes, lexicon, sizes, luck))
         paired = first < sizes
         swapped = np.zeros(len(sizes), dtype=bool)
         if self.order:
@@ -97,7 +98,7 @@ class Nsp(Objective):
         targets[starts[paired]] = true[paired]
         weights[starts[paired]] = masked[paired] if self.pair_weight is None else self.pair_weight
         bound = np.repeat((taken - 1).astype(np.int32), taken)
-        return Examples(tokens, targets, weights, bound, objective, starts, taken)
+        return Examples(self.id, starts, taken, tokens, targets, weights, bound, objective)
 
 
 def half_limit(length: int) -> int:
@@ -106,14 +107,14 @@ def half_limit(length: int) -> int:
 
 
 def split_points(
-    text: np.ndarray, sizes: np.ndarray, lexicon: Lexicon, limits: np.ndarray | int, draws: DrawsOfMany
+    text: np.ndarray, sizes: np.ndarray, lexicon: Lexicon, limits: np.ndarray | int, luck: np.ndarray
 ) -> np.ndarray:
     """int64 [pieces]: the lengths of the first halves. text: ragged. Even in the middle half of the piece,
     moved to the nearest word start there (the left of two); both halves have at least one token and at most
-    limits[p]. A single token is a first half without a second."""
+    limits[p]. A single token is a first half without a second. luck: a number in [0, 1) for each piece."""
     low = np.maximum(np.maximum(1, sizes - limits), sizes // 4)
     high = np.maximum(low, np.minimum(np.minimum(sizes - 1, limits), sizes - sizes // 4))
-    split = low + (draws.numbers() * (high - low + 1)).astype(np.int64)
+    split = low + (luck * (high - low + 1)).astype(np.int64)
     begins = np.flatnonzero(lexicon.word_start[text])
     begins = np.concatenate([[-LONGEST], begins, [len(text) + LONGEST]])  # one on each side, out of reach
     base = starts_of(sizes)

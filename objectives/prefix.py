@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from objectives.causal import causal_fit, causal_runs
+from objectives.causal import causal_fit
 from objectives.draws import DrawsOfMany
-from objectives.example import Examples, Lexicon, Objective, Sources, continuations
+from objectives.example import Examples, Lexicon, Objective, Sources, continuations, runs_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Prefix(Objective):
         return causal_fit(len(remaining), length, last)
 
     def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
-        runs, lengths = causal_runs(sources)
+        lengths = sources.sizes + 1 + sources.last
+        runs = np.concatenate(runs_of(sources.around, sources.starts - 1, lengths))
         share = self.low + (self.high - self.low) * draws.numbers()
         prompts = np.maximum(1, (share * (lengths - 1)).astype(np.int64))
-        return continuations(runs, lengths, prompts, self.id)
+        return continuations(self.id, runs, lengths, prompts)

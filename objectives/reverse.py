@@ -9,14 +9,13 @@ no whole characters (it was cut inside one, or the text holds U+FFFD), or an id 
 more text than it stands for: no byte of text is lost, and the Example fits whatever a tokenizer does.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from objectives.causal import enclosed
 from objectives.draws import DrawsOfMany
-from objectives.example import Examples, Lexicon, Objective, Sources, next_token
+from objectives.example import Examples, Lexicon, Objective, Sources
 
 BROKEN = "\ufffd"
 _CHARACTER_BYTES = 4  # the longest UTF-8 form
@@ -54,17 +53,12 @@ class Reverse(Objective):
         return n if n == len(remaining) else _whole(remaining, n, lexicon)
 
     def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
-        text, sizes = sources.text, sources.sizes
         if self.unit == "character":
-            spelt = _spelt(sources.pieces(), sources.lexicon)
-            text, sizes = np.concatenate(spelt), np.array([len(tokens) for tokens in spelt])
-        # Turning the ragged array round turns every piece round, and their order: starts are given in theirs.
-        upside = slice(None, None, -1)
-        runs, lengths = enclosed(
-            text[upside], sizes[upside], sources.after[upside], sources.before[upside], sources.first[upside]
-        )
-        examples = next_token(runs, lengths, self.id)
-        return replace(examples, starts=examples.starts[upside], sizes=examples.sizes[upside])
+            sources = sources.respelt(_spelt(sources.pieces(), sources.lexicon))
+        # Turned round, `after` stands in front of each piece, and before it what the piece begins with.
+        around = sources.around[::-1]
+        starts = len(around) - 1 - (sources.starts + sources.sizes)
+        return Examples(self.id, starts, sources.sizes + sources.first, around[:-1], around[1:])
 
 
 def _spelt(pieces: list[np.ndarray], lexicon: Lexicon) -> list[np.ndarray]:

@@ -136,8 +136,8 @@ class Span(Objective):
         lengths = np.column_stack([kept_runs, noisy_runs]).ravel()
         goes_to = np.column_stack([behind_kept - kept_runs, before_noisy + 1]).ravel()
         place = np.repeat(goes_to - starts_of(lengths), lengths) + np.arange(int(sizes.sum()))
-        tokens[place] = sources.text
-        return continuations(tokens, taken, prompts, self.id)
+        tokens[place] = sources.text()
+        return continuations(self.id, tokens, taken, prompts)
 
     def _drawn(
         self, sizes: np.ndarray, control: ControlIds, draws: DrawsOfMany

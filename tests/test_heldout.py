@@ -56,8 +56,8 @@ def test_no_document_gives_more_than_an_eighth_so_false_pairs_are_there(corpora:
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
     sets = heldout_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
     assert min(held.documents for held in sets) >= 8
-    rests, _, text_bytes = heldout_text(code, plan.corpora[0], plan, tokenizer, 20_000)
-    sizes = [tokenizer.byte_length(rest.tokens[: rest.stop]) for rest in rests]
+    texts, rests, _, text_bytes = heldout_text(code, plan.corpora[0], plan, tokenizer, 20_000)
+    sizes = [tokenizer.byte_length(texts[document][:stop]) for document, _, stop in rests.tolist()]
     longest = max(tokenizer.byte_length(np.array([token])) for token in range(tokenizer.size))
     assert max(sizes) < 20_000 / 8 + longest
     assert sum(sizes) == text_bytes

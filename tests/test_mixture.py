@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from objectives.draws import key
-from objectives.mixture import Mixture, Piece, Rest, dress
+from objectives.mixture import Mixture, Piece, Texts, dress
 from objectives.noise import MOST
 from objectives.registry import NAMES
 from objectives.schedule import Schedule
@@ -18,20 +18,27 @@ ALL: dict = {name: {} for name in NAMES}
 KEYS = [key(1, "document", i) for i in range(3000)]
 
 
-def documents(count: int, mean: float, seed: int = 0) -> list[Rest]:
+def texts(documents: Sequence[Sequence[int] | np.ndarray]) -> Texts:
+    return Texts.of([np.asarray(tokens, dtype=np.int32) for tokens in documents], LEXICON.control)
+
+
+def documents(count: int, mean: float, seed: int = 0) -> Texts:
     """Whole documents of ordinary tokens; lengths as uneven as those of real text."""
     random = np.random.default_rng(seed)
     sizes = np.maximum(1, random.lognormal(np.log(mean), 1.2, count).astype(int))
-    return [
-        Rest(i, random.integers(400, 431, size).astype(np.int32), 0, int(size))
-        for i, size in enumerate(sizes)
-    ]
+    return texts([random.integers(400, 431, size) for size in sizes])
 
 
 def dressed(
-    rests: list[Rest], config: dict, length: int = 128, row: int = 0, block: int = 1
+    given: Texts,
+    config: dict,
+    length: int = 128,
+    row: int = 0,
+    block: int = 1,
+    rests: list[tuple[int, int, int]] | None = None,
 ) -> Sequence[Piece]:
-    return dress(rests, Mixture.parse(config), row, length, LEXICON, key(1, "block", block), KEYS)
+    left = given.whole() if rests is None else np.array(rests)
+    return dress(given, left, Mixture.parse(config), row, length, LEXICON, key(1, "block", block), KEYS)
 
 
 def shares(pieces: Sequence[Piece]) -> np.ndarray:
@@ -42,16 +49,13 @@ def shares(pieces: Sequence[Piece]) -> np.ndarray:
     return tokens / tokens.sum()
 
 
-def assert_all_used_once(rests: list[Rest], pieces: Sequence[Piece]) -> None:
-    used = {rest.document: np.zeros(len(rest.tokens), dtype=int) for rest in rests}
-    wanted = {rest.document: np.zeros(len(rest.tokens), dtype=int) for rest in rests}
-    for rest in rests:
-        wanted[rest.document][rest.start : rest.stop] += 1
+def assert_all_used_once(given: Texts, pieces: Sequence[Piece]) -> None:
+    used = [np.zeros(len(tokens), dtype=int) for tokens in given]
     for piece in pieces:
         for span in piece.spans:
             used[span.document][span.start : span.stop] += 1
-    for document, counts in wanted.items():
-        np.testing.assert_array_equal(used[document], counts)
+    for counts in used:
+        assert (counts == 1).all()
 
 
 def text_of(piece: Piece) -> list[int]:
@@ -93,9 +97,9 @@ def text_of(piece: Piece) -> list[int]:
 @pytest.mark.parametrize("length", [8, 9, 13, 32, 100, 256])
 def test_nothing_is_lost_repeated_or_too_long(length):
     for seed in range(4):
-        rests = documents(60, mean=length / 2, seed=seed)
-        pieces = dressed(rests, ALL, length, block=seed)
-        assert_all_used_once(rests, pieces)
+        given = documents(60, mean=length / 2, seed=seed)
+        pieces = dressed(given, ALL, length, block=seed)
+        assert_all_used_once(given, pieces)
         for piece in pieces:
             arrays = piece.example
             assert 1 <= len(arrays.tokens) <= length
@@ -105,11 +109,9 @@ def test_nothing_is_lost_repeated_or_too_long(length):
             assert ((arrays.targets >= 0) == (arrays.weights > 0)).all()
             assert (arrays.bound >= 0).all()
             assert (arrays.bound < len(arrays.tokens)).all()
-            given = [
-                token for span in piece.spans for token in rests[span.document].tokens[span.start : span.stop]
-            ]
-            if len(given) > 1 or NAMES[piece.objective] != "nsp":
-                assert text_of(piece) == given, NAMES[piece.objective]
+            used = [token for span in piece.spans for token in given[span.document][span.start : span.stop]]
+            if len(used) > 1 or NAMES[piece.objective] != "nsp":
+                assert text_of(piece) == used, NAMES[piece.objective]
 
 
 @pytest.mark.parametrize(
@@ -127,34 +129,33 @@ def test_nothing_is_lost_repeated_or_too_long(length):
 )
 @pytest.mark.parametrize("length", [8, 21, 64])
 def test_each_alone_uses_all_text_once(config, length):
-    rests = documents(40, mean=length)
-    pieces = dressed(rests, config, length)
-    assert_all_used_once(rests, pieces)
+    given = documents(40, mean=length)
+    pieces = dressed(given, config, length)
+    assert_all_used_once(given, pieces)
     assert all(len(piece.example.tokens) <= length for piece in pieces)
 
 
 def test_remainders_keep_the_tokens_around_them():
-    tokens = np.arange(400, 420, dtype=np.int32)
-    rests = [Rest(0, tokens, 5, 10), Rest(0, tokens, 15, 20)]
-    first, second = dressed(rests, {"causal": {}})
+    given, rests = texts([range(400, 420)]), [(0, 5, 10), (0, 15, 20)]
+    first, second = dressed(given, {"causal": {}}, rests=rests)
     assert first.example.tokens.tolist() == [404, 405, 406, 407, 408]
     assert first.example.targets.tolist() == [405, 406, 407, 408, 409]
     assert second.example.targets.tolist() == [415, 416, 417, 418, 419, 2]
-    first, second = dressed(rests, {"reverse": {}})
+    first, second = dressed(given, {"reverse": {}}, rests=rests)
     assert first.example.tokens.tolist() == [410, 409, 408, 407, 406]
     assert second.example.tokens.tolist() == [2, 419, 418, 417, 416]
 
 
 def test_a_document_is_cut_only_where_it_is_longer_than_a_piece():
-    rests = documents(300, mean=60)
+    given = documents(300, mean=60)
     for config, fit in (({"causal": {}}, 127), ({"mlm": {}}, 128), ({"nsp": {}}, 124), ({"fim": {}}, 125)):
-        pieces = dressed(rests, config)
+        pieces = dressed(given, config)
         cuts = Counter(span.document for piece in pieces for span in piece.spans if span.start > 0)
         if "nsp" in config:  # a false pair has two spans, so that only the number of pieces tells
-            expected = sum(-(-rest.stop // fit) for rest in rests)
+            expected = sum(-(-len(tokens) // fit) for tokens in given)
             assert len(pieces) == pytest.approx(expected, abs=2)
         else:
-            assert all(rest.stop > fit for rest in rests if cuts[rest.document])
+            assert all(len(given[document]) > fit for document in cuts)
 
 
 def test_the_same_arguments_give_the_same_pieces():
@@ -186,8 +187,8 @@ def test_shares_of_long_documents_only():
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_small_blocks_favour_nobody(count):
     config = {"causal": {"weight": 6}, "mlm": {"weight": 3}, "span": {"weight": 1}}
-    rests = [Rest(i, np.full(40, 401, dtype=np.int32), 0, 40) for i in range(count)]
-    got = np.mean([shares(dressed(rests, config, block=block)) for block in range(1500)], axis=0)
+    given = texts([[401] * 40] * count)
+    got = np.mean([shares(dressed(given, config, block=block)) for block in range(1500)], axis=0)
     np.testing.assert_allclose(got[[0, 2, 5]], [0.6, 0.3, 0.1], atol=0.03)
 
 
@@ -202,9 +203,9 @@ def test_a_weight_of_zero_gets_nothing():
 def test_nsp_labels_and_partners():
     labels, false = [], 0
     for block in range(20):
-        rests = documents(120, 60, seed=block)
-        pieces = dressed(rests, {"nsp": {}}, block=block)
-        assert_all_used_once(rests, pieces)
+        given = documents(120, 60, seed=block)
+        pieces = dressed(given, {"nsp": {}}, block=block)
+        assert_all_used_once(given, pieces)
         for piece in pieces:
             label = piece.example.targets[0]
             if label >= 0:
@@ -227,7 +228,7 @@ def test_nsp_true_rate(true_rate):
 
 
 def test_a_false_piece_without_partner_goes_to_another_objective():
-    lone = [Rest(0, np.full(2000, 401, dtype=np.int32), 0, 2000)]
+    lone = texts([[401] * 2000])
     pieces = dressed(lone, {"nsp": {"weight": 3}, "fim": {"weight": 1}})
     assert_all_used_once(lone, pieces)
     assert all(len(piece.spans) == 1 for piece in pieces)
@@ -241,15 +242,14 @@ def test_a_false_piece_without_partner_goes_to_another_objective():
 
 
 def test_pieces_of_one_token_are_no_pairs():
-    rests = [Rest(i, np.array([401 + i % 20], dtype=np.int32), 0, 1) for i in range(50)]
-    assert shares(dressed(rests, {"nsp": {"weight": 9}, "causal": {"weight": 1}}))[0] == 1
-    assert_all_used_once(rests, dressed(rests, {"nsp": {}}))
+    given = texts([[401 + i % 20] for i in range(50)])
+    assert shares(dressed(given, {"nsp": {"weight": 9}, "causal": {"weight": 1}}))[0] == 1
+    assert_all_used_once(given, dressed(given, {"nsp": {}}))
 
 
 def test_text_that_spells_control_tokens_yields_none():
     text = [BYTE + byte for byte in b"<s0><mask>[CLS][SEP]<pad></s><fim_prefix>" * 3]
-    rests = [Rest(i, np.array(text, dtype=np.int32), 0, len(text)) for i in range(30)]
-    for piece in dressed(rests, {**ALL, "reverse": {"unit": "character"}}, 150):
+    for piece in dressed(texts([text] * 30), {**ALL, "reverse": {"unit": "character"}}, 150):
         tokens = piece.example.tokens
         n = sum(span.stop - span.start for span in piece.spans)
         name = NAMES[piece.objective]
@@ -262,7 +262,7 @@ def test_text_that_spells_control_tokens_yields_none():
 def test_documents_with_whole_characters_are_reversed_as_text():
     text = "abc€ thé " * 30
     tokens = LEXICON.encode(text)
-    pieces = dressed([Rest(0, tokens, 0, len(tokens))], {"reverse": {"unit": "character"}}, 32)
+    pieces = dressed(texts([tokens]), {"reverse": {"unit": "character"}}, 32)
     assert len(pieces) > 5
     backwards = ""
     for piece in reversed(pieces):
@@ -276,7 +276,7 @@ def test_row_lengths_out_of_range_are_refused():
     for length in (7, 2**20 + 1):
         with pytest.raises(ValueError, match=r"^length: expected 8 to 1048576"):
             dressed(documents(1, 5), ALL, length)
-    assert len(dressed([], ALL)) == 0
+    assert len(dressed(texts([]), ALL)) == 0
 
 
 def test_schedule():
@@ -345,10 +345,10 @@ def test_weights_coefficients_and_plan():
     np.testing.assert_allclose(planned, [0.375, 0, (0.5 + 0.125) * 0.15, 0.125 * 0.15, 0, 0, 0])
     # The plan is what comes out.
     sums = np.zeros(len(NAMES))
-    rests = documents(1500, 100)
-    for piece in dressed(rests, mixture.describe(), 256):
+    given = documents(1500, 100)
+    for piece in dressed(given, mixture.describe(), 256):
         np.add.at(sums, piece.example.objective, piece.example.weights)
-    np.testing.assert_allclose(sums / sum(rest.stop for rest in rests), planned, rtol=0.03, atol=0.001)
+    np.testing.assert_allclose(sums / given.sizes.sum(), planned, rtol=0.03, atol=0.001)
     # Without an mlm of its own, what nsp masks counts with nsp's coefficient.
     np.testing.assert_allclose(
         Mixture.parse({"nsp": {"coefficient": 2}}).coefficients(), [0, 0, 2, 2, 0, 0, 0]
@@ -394,8 +394,8 @@ def test_wrong_configs_are_one_clear_line(config, message):
 
 def test_more_pieces_than_noise_can_number_at_once():
     """A word list: every piece still gets its own share of the noise."""
-    rests = [Rest(i, np.array([401, 402, 403], dtype=np.int32), 0, 3) for i in range(MOST + 500)]
-    keys = [key(1, "document", i) for i in range(len(rests))]
-    pieces = dress(rests, Mixture.parse({"mlm": {}}), 0, 8, LEXICON, 1, keys)
+    given = texts([[401, 402, 403]] * (MOST + 500))
+    keys = [key(1, "document", i) for i in range(len(given))]
+    pieces = dress(given, given.whole(), Mixture.parse({"mlm": {}}), 0, 8, LEXICON, 1, keys)
     chosen = [*range(0, len(pieces), 1_000), MOST - 1, MOST, len(pieces) - 1]
     assert {int((pieces[i].example.targets >= 0).sum()) for i in chosen} == {1}

@@ -196,7 +196,7 @@ def test_shuffle_is_an_even_permutation():
 def test_split_points_stand_at_word_starts_in_the_middle_half():
     given = [source.tokens for source in sources(5000, 1, 60)]
     sizes = np.array([len(tokens) for tokens in given])
-    splits = split_points(np.concatenate(given), sizes, LEXICON, 40, bundle(5000, "split"))
+    splits = split_points(np.concatenate(given), sizes, LEXICON, 40, bundle(5000, "split").numbers())
     assert (splits[sizes > 1] >= 1).all()
     assert (splits[sizes > 1] < sizes[sizes > 1]).all()
     assert (sizes - splits)[sizes <= 80].max() <= 40

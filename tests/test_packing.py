@@ -8,8 +8,7 @@ import xxhash
 
 from data.packing import Packed, best_fit, lay, pack
 from data.rows import DTYPES, Rows
-from objectives.mixture import Mixture, dress
-from objectives.pieces import Rest
+from objectives.mixture import Mixture, Texts, dress
 from objectives.registry import NAMES, OBJECTIVES
 from tests.fake_lexicon import FakeLexicon
 
@@ -46,12 +45,9 @@ def packed(corpus: int = 3, documents: int = 40, seed: int = 0) -> tuple[Packed,
     generator = np.random.default_rng(seed)
     lexicon = FakeLexicon()
     sizes = generator.integers(1, 3 * T, documents)
-    rests = [
-        Rest(number, generator.integers(400, 431, size).astype(np.int32), 0, int(size))
-        for number, size in enumerate(sizes)
-    ]
+    texts = Texts.of([generator.integers(400, 431, size, np.int32) for size in sizes], lexicon.control)
     mixture = Mixture.parse({name: {} for name in NAMES})
-    pieces = dress(rests, mixture, 0, T, lexicon, 7, list(range(documents)))
+    pieces = dress(texts, texts.whole(), mixture, 0, T, lexicon, 7, list(range(documents)))
     order = best_fit(pieces.lengths, T)
     return pack(pieces, order, T, corpus), list(pieces), order
 
@@ -132,7 +128,8 @@ def test_the_fingerprint_is_the_hash_of_the_arrays_in_order(length: int) -> None
 
 
 def test_a_block_without_pieces_has_no_rows() -> None:
-    pieces = dress([], Mixture.parse({"causal": {}}), 0, T, FakeLexicon(), 7, [])
+    texts = Texts.of([], FakeLexicon().control)
+    pieces = dress(texts, texts.whole(), Mixture.parse({"causal": {}}), 0, T, FakeLexicon(), 7, [])
     block = pack(pieces, best_fit(pieces.lengths, T), T, 0)
     assert len(block) == len(laid_out(block)) == 0
     assert len(block.table.used(0)) == 0

@@ -152,7 +152,7 @@ def test_a_step_of_many_rows_keeps_no_block_that_was_dropped_within_it(
     400 rows is 1.1 MB; its blocks together would be several more."""
     corpora = {"a": make(tmp_path, "a", 4_000, 1, longest=30)}
     history = start(settings(tokenizer, corpora, {"a": 1.0}, block_bytes=500, batch_rows=400, length=128))
-    with alone(history, corpora, tokenizer, threads=0, memory_bytes=20_000) as loader:
+    with alone(history, corpora, tokenizer, threads=0, memory_bytes=15_000) as loader:
         next(loader)
         tracemalloc.start()
         next(loader)

@@ -14,7 +14,7 @@ import time
 from data.builtin import documents
 from data.planning import usual_block_bytes
 from data.tokenizer import Tokenizer
-from objectives.mixture import Mixture, Rest, dress
+from objectives.mixture import Mixture, Texts, dress
 from objectives.registry import NAMES
 
 ROUNDS = 7
@@ -52,11 +52,11 @@ def main(model: str, length: int = 1024) -> None:
             started = time.process_time()
             encoded = tokenizer.encode_documents(fresh)
             encoding.append(time.process_time() - started)
-            rests = [Rest(i, tokens, 0, len(tokens)) for i, tokens in enumerate(encoded) if len(tokens)]
+            given = Texts.of(encoded, tokenizer.control)
             for name, config in CONFIGS.items():
                 mixture = Mixture.parse(config)
                 started = time.process_time()
-                dress(rests, mixture, 0, length, tokenizer, number, range(len(encoded)))
+                dress(given, given.whole(), mixture, 0, length, tokenizer, number, range(len(given)))
                 dressing[name].append(time.process_time() - started)
         tokens = sum(map(len, encoded))
         bare = statistics.median(encoding)
