@@ -1,7 +1,7 @@
 """What an attempt trains with, put together in the order in which the parts need each other.
 
     tokenizer, corpora; the plan's history goes on at row n       stream_settings.py, plan_history.py
-    model and engine; weights from a checkpoint, or from the seed  engine.py, checkpoint.py
+    model and engine; weights from a checkpoint, or from the seed  engine.py, checkpoint_load.py
     held-out rows, samples                                         evaluate.py, samples.py
     on rank 0 the ledger's first line, the plan, the tracker       run_folder.py, teller.py
     the loader from row n                                          data/loader.py
@@ -21,7 +21,8 @@ from data.plan import History, Plan
 from data.tokenizer import Tokenizer
 from launcher.agreement import together
 from launcher.allocator import keep_memory
-from launcher.checkpoint import Found, load, read_progress
+from launcher.checkpoint import Found, read_progress
+from launcher.checkpoint_load import load
 from launcher.checkpoint_save import Checkpoints
 from launcher.config import Config
 from launcher.engine import Engine

@@ -21,9 +21,13 @@ from data.planning import make_plan
 from data.steps import rows_of_step
 from data.tokenizer import Tokenizer
 from launcher import output
+from launcher.checkpoint import saved_progress
 from launcher.config import Config, require_files, require_processes
+from launcher.plan_history import go_on, refuse_other_tokenizer, run_tokenizer
+from launcher.progress import Progress
 from launcher.quarantine import refuse_unknown
 from launcher.retention import Retention
+from launcher.run_folder import RunFolder
 from launcher.stream_settings import open_corpora, stream_settings
 from model.accounting import flops_per_token, memory, parameters
 
@@ -33,18 +37,20 @@ WHOLE_BYTES, WEIGHTS_BYTES = 12, 4
 """A parameter in a checkpoint: fp32 weight and two moments; the weight alone."""
 
 
-def report(config: Config, processes: int) -> dict[str, Any]:
-    """JSON-able facts. BadInput for whatever would stop the run at its start."""
+def report(
+    config: Config, processes: int, run: RunFolder | None = None, step: int | None = None
+) -> dict[str, Any]:
+    """JSON-able facts. run: the one that would be gone on with, None for a new one; step: from that of its
+    checkpoints, by default the newest. BadInput for whatever would stop the start."""
     require_files(config)
     require_processes(config, processes)
-    tokenizer = Tokenizer.load(config.tokenizer.model)
-    corpora = open_corpora(config)
-    plan = make_plan(stream_settings(config, corpora, tokenizer.hash))
+    tokenizer, corpora, history = _stream(config, run, step)
+    plan = history.newest
     unknown = refuse_unknown(config, corpora, most=math.inf)
-    rows, _ = rows_of_step(History(((0, plan),)), config.steps)  # the first row after the last step
+    rows, _ = rows_of_step(history, config.steps)  # the first row after the last step
     count = parameters(config.model, tokenizer.size)
     facts: dict[str, Any] = {
-        "run": {"folder": str(config.path), "exists": (config.path / "config.yaml").exists()},
+        "run": {"folder": str(config.path), "exists": run is not None},
         "model": {"parameters": count, "vocabulary": tokenizer.size},
         "step": _step(config, plan, processes),
         "whole": {
@@ -53,12 +59,37 @@ def report(config: Config, processes: int) -> dict[str, Any]:
             "positions": rows * plan.length,
             "flops": flops_per_token(config.model, tokenizer.size, plan.length) * rows * plan.length,
         },
-        "corpora": [_corpus(plan, part, corpora[part.name], tokenizer, rows) for part in plan.corpora],
+        "corpora": [
+            _corpus(plan, part, corpora[part.name], tokenizer, rows)
+            for part in plan.corpora
+            if part.name in corpora  # a run's plan keeps those that an edit took away
+        ],
         "objectives": _objectives(config, rows),
         "memory": _memory(config, tokenizer.size, processes),
         "checkpoints": _checkpoints(config, count),
     }
     return facts | {"warnings": [*unknown, *_warnings(config, facts)]}
+
+
+def _stream(
+    config: Config, run: RunFolder | None, step: int | None
+) -> tuple[Tokenizer, dict[str, Corpus], History]:
+    """What the start would train on. BadInput for what a run that exists refuses."""
+    if run is None:
+        tokenizer = Tokenizer.load(config.tokenizer.model)
+        corpora = open_corpora(config)
+        return (
+            tokenizer,
+            corpora,
+            History(((0, make_plan(stream_settings(config, corpora, tokenizer.hash))),)),
+        )
+    run.refuse_writer()
+    refuse_other_tokenizer(run, config)
+    saved = saved_progress(run.checkpoints, step)
+    at = Progress.from_json(saved) if saved else None
+    tokenizer = run_tokenizer(run, at.history.newest.tokenizer if at else None)
+    corpora = open_corpora(config)
+    return tokenizer, corpora, go_on(run, config, corpora, tokenizer.hash, at)
 
 
 def _step(config: Config, plan: Plan, processes: int) -> dict[str, Any]:

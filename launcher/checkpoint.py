@@ -1,23 +1,19 @@
-"""The checkpoints of a run, from outside: which are there, which one to go on from, what is in it.
+"""The checkpoints of a run, from outside: which are there, which one to go on from, what the run kept there.
 
 A resume takes the newest whose every byte is right and says what it passed over, and why. Where there are
-checkpoints but none is whole it is refused: starting again from nothing is never the silent answer.
+checkpoints but none is whole it is refused: starting again from nothing is never the silent answer. No torch
+here, for `check` looks too; tensors are read in checkpoint_load.py.
 """
 
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from data.durable import sync_folder
 from data.errors import BadInput
-from launcher.checkpoint_format import KINDS, Damaged, step_name
-from launcher.checkpoint_read import Request, Stored, problems, read_manifest
-from launcher.fragments import StateMap
+from launcher.checkpoint_format import Damaged, step_name
+from launcher.checkpoint_read import Stored, problems, read_manifest
 from launcher.retention import steps_in
 
 
@@ -66,33 +62,30 @@ def newest(
     return None, []
 
 
-def load(path: str | Path, state: StateMap) -> dict[str, Any]:
-    """Fill this rank's masters and moments, refresh the model, check the map; the run's progress.
-
-    A collective (the refresh). BadInput for damage, or a model of other shapes.
-    """
-    stored = _open(Path(path), state.shapes)
-    for kind in KINDS:
-        if kind not in stored.kinds:
-            raise BadInput(f"{path}: holds weights only, it cannot be resumed")
-    _fill(stored, state, KINDS)
-    state.adam_step = stored.adam_step
-    state.refresh()
-    state.check_guard()
-    return stored.progress
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Name → whole float32 weight on the CPU, without an engine. BadInput for damage."""
-    stored = _open(Path(path), None)
-    weights = {name: np.empty(shape, dtype=np.float32) for name, shape in stored.shapes.items()}
-    _read(stored, [Request("w", name, 0, out.reshape(-1)) for name, out in weights.items()])
-    return {name: torch.from_numpy(array) for name, array in weights.items()}
-
-
 def read_progress(path: str | Path) -> dict[str, Any]:
     """What the run kept of itself. BadInput for damage."""
-    return _open(Path(path), None).progress
+    return open_stored(Path(path)).progress
+
+
+def saved_progress(folder: Path, step: int | None = None) -> dict[str, Any] | None:
+    """What the run kept of itself in the newest checkpoint, or in that of `step`, as far as it can be told
+    without reading what is large. None where no checkpoint can be opened; BadInput where `step` has none."""
+    steps = steps_in(folder)
+    if step is not None:
+        _require(folder, step, steps)
+        steps = [step]
+    for number in reversed(steps):
+        with suppress(Damaged, OSError):
+            return Stored(folder / step_name(number)).progress
+    return None
+
+
+def open_stored(path: Path) -> Stored:
+    """A checkpoint to be read. BadInput for damage."""
+    try:
+        return Stored(path)
+    except Damaged as damage:
+        raise BadInput(f"{path}/{damage}") from damage
 
 
 def abandon(folder: Path, after: int, attempt: int) -> list[str]:
@@ -157,50 +150,3 @@ def _require(folder: Path, step: int, steps: list[int]) -> None:
     if step not in steps:
         known = ", ".join(str(s) for s in sorted({*steps})) or "none"
         raise BadInput(f"{folder}: no checkpoint of step {step}; there are: {known}")
-
-
-def _open(path: Path, shapes: Mapping[str, tuple[int, ...]] | None) -> Stored:
-    try:
-        stored = Stored(path)
-    except Damaged as damage:
-        raise BadInput(f"{path}/{damage}") from damage
-    if shapes is None:
-        return stored
-    for name, shape in shapes.items():
-        if stored.shapes.get(name) != shape:
-            found = stored.shapes.get(name, "nothing")
-            raise BadInput(
-                f"{path}: {name} is {found} in the checkpoint and {shape} in the model of the config; "
-                "resume with the model and tokenizer that the run was started with"
-            )
-    for name in stored.shapes:
-        if name not in shapes:
-            raise BadInput(f"{path}: {name} is in the checkpoint and not in the model of the config")
-    return stored
-
-
-def _read(stored: Stored, requests: list[Request]) -> None:
-    try:
-        stored.read(requests)
-    except Damaged as damage:
-        raise BadInput(f"{stored.path}/{damage}") from damage
-
-
-@torch.no_grad()
-def _fill(stored: Stored, state: StateMap, kinds: tuple[str, ...] | list[str]) -> None:
-    """Straight into the flats on a CPU; through one flat's worth of host memory otherwise."""
-    for kind in kinds:
-        for flat in range(len(state.flats)):
-            target = state.tensor(flat, kind)
-            host = target if target.device.type == "cpu" else torch.empty(target.shape, dtype=target.dtype)
-            array = host.numpy()
-            _read(
-                stored,
-                [
-                    Request(kind, f.name, f.offset, array[f.position : f.position + f.length])
-                    for f in state.held
-                    if f.flat == flat
-                ],
-            )
-            if host is not target:
-                target.copy_(host)

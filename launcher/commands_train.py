@@ -1,6 +1,5 @@
 """`headrace train`, `resume` and `check`: what starts a run, or says what starting it would mean."""
 
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ from launcher import output
 
 if TYPE_CHECKING:
     from launcher.config import Config
+    from launcher.run_folder import RunFolder
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, such as configs/first.yaml.")]
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/first.")]
@@ -50,11 +50,14 @@ def train(
 
     loaded = configs.load(config, overrides or [])
     configs.require_files(loaded)
+    run = None
     if dry_run or discover().size == 1:  # ranks that were started together ask when they have met
-        loaded = going_on(loaded) or loaded
+        run, loaded = going_on(loaded) or (None, loaded)
     arguments = ["train", config, *(overrides or [])]
-    if _elsewhere(loaded, processes, arguments, dry_run):
+    if dry_run:
+        _show_start(loaded, processes, arguments, run)
         return
+    _start_ranks(loaded, processes, arguments)
     from launcher.train import train as run_training
 
     raise typer.Exit(run_training(config=loaded))
@@ -89,8 +92,10 @@ def resume(
     edited = configs.edit(current, overrides or [])
     configs.require_same_run(current, edited)
     arguments = ["resume", run, *(overrides or [])] + ([] if step is None else ["--step", str(step)])
-    if _elsewhere(edited, processes, arguments, dry_run):
+    if dry_run:
+        _show_start(edited, processes, arguments, folder, step)
         return
+    _start_ranks(edited, processes, arguments)
     from launcher.train import resume as resume_training
 
     raise typer.Exit(resume_training(run=folder, config=edited, step=step))
@@ -104,8 +109,8 @@ def check(
 ) -> None:
     """Print all that can be known before starting.
 
-    Needs no GPU and starts nothing: for the login node. A run that exists with another config is refused
-    here as `headrace train` would.
+    Needs no GPU and starts nothing: for the login node. A run that `headrace train` would not go on with
+    (another config, other shards, a process that writes it) is refused here too.
 
     \b
     Examples:
@@ -117,18 +122,17 @@ def check(
     from launcher.run_folder import going_on
 
     loaded = configs.load(config, overrides or [])
-    facts = report(going_on(loaded) or loaded, processes)
+    run, loaded = going_on(loaded) or (None, loaded)
+    facts = report(loaded, processes, run)
     if json:
         output.say_json(facts)
     else:
         show(facts)
 
 
-def _elsewhere(config: "Config", processes: int | None, arguments: list[str], dry_run: bool) -> bool:
-    """Whether nothing is left for this process: the ranks ran and ended, or nothing was to be started."""
+def _count(config: "Config", processes: int | None) -> int:
+    """How many processes train together: those that `--processes` asks for, or that are there already."""
     from launcher import config as configs
-    from launcher.launch import launch
-    from launcher.respawn import command
     from launcher.world import discover
 
     world = discover()
@@ -136,12 +140,29 @@ def _elsewhere(config: "Config", processes: int | None, arguments: list[str], dr
         raise configs.BadInput(f"--processes: {world.started_by} has already started {world.size} processes")
     count = world.size if processes is None else processes
     configs.require_processes(config, count)
-    if dry_run:
-        from launcher.check import report, show
+    return count
 
-        show(report(config, count))
-        output.say(f"would start: {count} × headrace {' '.join(arguments)}")
-        return True
-    if processes is None or processes == 1 or "HEADRACE_RENDEZVOUS" in os.environ:
-        return False
-    sys.exit(launch(processes, command("launcher.cli", *arguments)))
+
+def _show_start(
+    config: "Config",
+    processes: int | None,
+    arguments: list[str],
+    run: "RunFolder | None",
+    step: int | None = None,
+) -> None:
+    """What `--dry-run` prints. run, step: what would be gone on with."""
+    from launcher.check import report, show
+
+    count = _count(config, processes)
+    show(report(config, count, run, step))
+    output.say(f"would start: {count} × headrace {' '.join(arguments)}")
+
+
+def _start_ranks(config: "Config", processes: int | None, arguments: list[str]) -> None:
+    """Start the ranks that `--processes` asks for and exit with their code; return where this process is the
+    only one, or a rank itself."""
+    from launcher.launch import launch
+    from launcher.respawn import command
+
+    if _count(config, processes) > 1 and processes is not None:
+        sys.exit(launch(processes, command("launcher.cli", *arguments)))

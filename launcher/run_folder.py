@@ -100,6 +100,11 @@ class RunFolder:
                 return f"attempt {number}, {holder}"
         return None
 
+    def refuse_writer(self, watch_seconds: float = WATCH_SECONDS) -> None:
+        """BadInput while a process writes the run; one on another host is watched for so long (writer.py)."""
+        if writer := self.writer(watch_seconds):
+            raise _written_by(self, writer)
+
 
 def open_run(path: str | Path) -> RunFolder:
     """The run in a folder. BadInput where there is none."""
@@ -111,13 +116,13 @@ def open_run(path: str | Path) -> RunFolder:
     return folder
 
 
-def going_on(config: Config) -> Config | None:
+def going_on(config: Config) -> tuple[RunFolder, Config] | None:
     """What `start` would go on with, were it called now: None where it would begin a run. Writes nothing, and
     refuses with the same line."""
     folder = RunFolder(config.path)
     if not folder.config_file.exists() or _unused(folder, config):
         return None
-    return _same_run(folder, config)
+    return folder, _same_run(folder, config)
 
 
 def resume_command(folder: RunFolder, *edits: str) -> str:
@@ -215,7 +220,7 @@ def claim(
     beat_seconds: float = BEAT_SECONDS,
 ) -> Attempt:
     """The next attempt of a run, for this process to write. BadInput while another process writes the run."""
-    _refuse(folder, folder.writer(watch_seconds))
+    folder.refuse_writer(watch_seconds)
     prepared = folder.path / "attempts" / f".new-{uuid.uuid4().hex}"
     try:
         with writing(prepared.parent):
@@ -232,7 +237,7 @@ def claim(
             holder = live(folder.attempt_path(lower) / "writer.json", 0) if lower < number else None
             if holder:
                 prepared = folder.attempt_path(number)
-                _refuse(folder, f"attempt {lower}, {holder}")
+                raise _written_by(folder, f"attempt {lower}, {holder}")
     except BaseException:
         writer.close()
         shutil.rmtree(prepared)
@@ -246,9 +251,8 @@ def record(attempt_path: Path, event: str, **fields: Any) -> None:
     append_record(attempt_path / "ledger.jsonl", line)
 
 
-def _refuse(folder: RunFolder, writer: str | None) -> None:
-    if writer:
-        raise BadInput(f"{folder.path}: is being written by {writer}; stop that first, or wait for its end")
+def _written_by(folder: RunFolder, writer: str) -> BadInput:
+    return BadInput(f"{folder.path}: is being written by {writer}; stop that first, or wait for its end")
 
 
 def _take_number(folder: RunFolder, prepared: Path) -> int:

@@ -8,7 +8,8 @@ import torch
 
 from data.errors import BadInput
 from data.tokenizer import Tokenizer
-from launcher.checkpoint import newest, read_progress, read_weights
+from launcher.checkpoint import newest, read_progress
+from launcher.checkpoint_load import read_weights
 from launcher.config import Config
 from launcher.plan_history import run_tokenizer
 from launcher.progress import Progress

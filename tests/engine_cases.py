@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from data.rows import Rows
-from launcher import checkpoint
+from launcher import checkpoint_load
 from launcher.checkpoint_format import KINDS
 from launcher.checkpoint_save import Checkpoints
 from launcher.engine import Engine
@@ -175,7 +175,7 @@ def train_and_save(
     """Optionally go on from a checkpoint, train steps first … last, save; everything that can be compared."""
     engine = make_engine(world, setting)
     if load_from:
-        progress = checkpoint.load(load_from, engine.state)
+        progress = checkpoint_load.load(load_from, engine.state)
         assert progress == {"step": first - 1}
     before = tensors(engine)
     losses, _ = train(engine, setting, first, last)

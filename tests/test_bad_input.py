@@ -9,7 +9,9 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -557,18 +559,66 @@ def test_another_tokenizer(headrace: Commands, run: Path, home: Path, corpora: C
         assert asked[:16] in line
 
 
-def test_a_second_writer(headrace: Commands, run: Path, home: Path) -> None:
-    folder = open_run(run)
+def starts(run: Path) -> list[list[object]]:
+    """The commands that go on with a run of c.yaml, and those that only say what that would mean."""
+    train = ["train", "c.yaml"]
+    return [train, [*train, "--dry-run"], ["check", "c.yaml"], ["resume", run], ["resume", run, "--dry-run"]]
+
+
+@pytest.fixture
+def unfinished(headrace: Commands, work: Path) -> Path:
+    """A run of c.yaml with a step still to do."""
+    headrace.ok("train", "c.yaml", cwd=work)
+    shutil.rmtree(work / "one" / "checkpoints" / "step-00000003")
+    return work / "one"
+
+
+def test_a_second_writer(headrace: Commands, unfinished: Path, work: Path) -> None:
+    folder = open_run(unfinished)
     with_lock = claim(folder, folder.current_config())
     try:
-        before = names(run)
-        line = headrace.refused("resume", run, "steps=9")
-        assert f"{run}: is being written by attempt {with_lock.number}, process {os.getpid()} on " in line
-        assert "stop that first, or wait for its end" in line
-        assert names(run) == before
+        before = names(work)
+        for command in starts(unfinished):
+            assert headrace.refused(*command, cwd=work) == (
+                f"headrace: {unfinished}: is being written by attempt {with_lock.number}, process "
+                f"{os.getpid()} on {socket.gethostname()}; stop that first, or wait for its end"
+            )
+        assert names(work) == before
     finally:
         with_lock.close()
-    assert open_run(run).writer() is None
+    assert open_run(unfinished).writer() is None
+
+
+def test_shards_of_a_run_that_were_replaced(headrace: Commands, unfinished: Path, work: Path) -> None:
+    shard(work).unlink()
+    (work / "a.index").unlink()
+    make_corpus(work, "a", TEXTS[::-1])
+    for command in starts(unfinished):
+        line = headrace.refused(*command, cwd=work)
+        assert re.fullmatch(
+            r"headrace: corpus a: its shards changed, or some are missing or in another order \(fingerprint "
+            r"(\w+), now (?!\1)\w+\); shards can only be appended",
+            line,
+        )
+
+
+def test_what_a_run_has_is_what_a_check_reckons_with(
+    headrace: Commands, unfinished: Path, work: Path, corpora: Corpora
+) -> None:
+    """Its own copy of the tokenizer, shards appended, a corpus that an edit takes away."""
+    (work / "tokenizer.model").unlink()
+    train_tokenizer([corpora.open("prose")], work / "tokenizer.model", vocabulary=800, budget=100_000)
+    make_corpus(work, "b", TEXTS[:100])
+    edits = [f"data.corpora.b.shards={work}/b-*.tar", "data.corpora.a=null"]
+    shown = headrace.ok("resume", unfinished, *edits, "--dry-run").splitlines()
+    assert [line.split()[0] for line in shown if line.startswith(("a ", "b "))] == ["b"]
+    shutil.copy(work / "b-000000.tar", work / "a-000001.tar")
+    headrace.ok("data", "index", "a-000000.tar", "a-000001.tar", "--out", "more.index", cwd=work)
+    (work / "more.index").rename(work / "a.index")
+    facts = json.loads(headrace.ok("check", "c.yaml", "--json", cwd=work))
+    assert (facts["model"]["vocabulary"], facts["corpora"][0]["documents"]) == (2000, 400)
+    assert "no checkpoint of step 9" in headrace.refused("resume", unfinished, "--step", "9", "--dry-run")
+    headrace.ok("train", "c.yaml", cwd=work)
 
 
 FILES = ("MANIFEST.json", "index.json", "progress.json", "frag-00000.safetensors", "frag-00000.blocks")
