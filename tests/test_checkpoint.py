@@ -97,14 +97,16 @@ def test_weights_that_cannot_be_kept_are_said_and_stay(
         shutil.copytree(folder / step_name(2), folder / step_name(step))
     index = folder / step_name(1) / "index.json"
     index.write_bytes(b"{}")
-    gone = Retention(keep=1, keep_every=1, weights_only_after=1).apply(folder, published=4, attempt=1)
-    assert gone == [step_name(2)]
+    retention = Retention(keep=1, keep_every=1, weights_only_after=1)
+    assert retention.apply(folder, published=4, attempt=1) == [step_name(2)]
     assert sorted(path.name for path in folder.iterdir()) == [
         *(step_name(step) for step in (1, 3, 4)),
         weights_name(2),
     ]
     assert f"{index}: 2 bytes, " in caplog.text
     assert "it is damaged, and stays as it is" in caplog.text
+    assert retention.apply(folder, published=4, attempt=1) == []
+    assert len(caplog.records) == 1, "once, and not at each save"
 
 
 def test_nothing_whole_is_refused_and_not_begun_again(two_checkpoints: Path) -> None:
