@@ -1,10 +1,11 @@
-"""Putting lines on the disk so that they are there after a crash, whole or not at all."""
+"""Files and lines that are on the disk after a crash, whole or not at all; and reading such lines back."""
 
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,45 @@ def append(path: Path, line: str, sync: bool = True) -> None:
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
     """`append` of a record as a line of JSON, on the disk when this returns."""
     append(path, json.dumps(record, ensure_ascii=False))
+
+
+def read_lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
+    """The objects in a file of JSON lines; a last line that its writer never finished is left out. BadInput
+    for any other line that is no object with these keys."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                value = json.loads(line)
+            except ValueError:
+                value = None
+            if not isinstance(value, dict) or not value.keys() >= {*keys}:
+                raise BadInput(f"{path}:{number}: is damaged: expected a JSON object{_with(keys)}; remove it")
+            yield value
+
+
+def _with(keys: Sequence[str]) -> str:
+    return f" with {', '.join(keys)}" if keys else ""
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """Make a file that is complete and on the disk from the moment it is there; one that exists stays."""
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with writing(path):
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                os.link(temporary, path)
+            sync_folder(path.parent)
+    finally:
+        with suppress(OSError):  # where it could not be made either
+            temporary.unlink(missing_ok=True)
 
 
 def sync_folder(path: Path) -> None:

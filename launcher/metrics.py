@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+from data.durable import read_lines
 from data.errors import BadInput
-from launcher.run_folder import RunFolder, read_lines
+from launcher.run_folder import RunFolder
 
 
 def lineage(run: RunFolder) -> list[tuple[int, int, int | None]]:

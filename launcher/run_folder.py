@@ -14,20 +14,19 @@ appears as attempts/NNNN complete or not at all. It counts as started once its l
 start that loses a race leaves no trace and fences nobody.
 """
 
-import json
 import os
 import shlex
 import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.durable import append_record, sync_folder, writing
+from data.durable import append_record, read_lines, write_once, writing
 from data.errors import BadInput
 from launcher import config as configs
 from launcher.config import Config
@@ -123,15 +122,6 @@ def going_on(config: Config) -> tuple[RunFolder, Config] | None:
     if not folder.config_file.exists() or _unused(folder, config):
         return None
     return folder, _same_run(folder, config)
-
-
-def resume_command(folder: RunFolder, *edits: str) -> str:
-    """What to type to go on with a run, on as many processes as `--processes` gave its newest attempt."""
-    words = ["headrace", "resume", str(folder.path), *edits]
-    begun = [line for line in folder.ledger() if line["event"] in ("start", "resume")]
-    if begun and (processes := begun[-1].get("processes")):
-        words += ["--processes", str(processes)]
-    return shlex.join(words)
 
 
 def start(config: Config) -> tuple[RunFolder, Config]:
@@ -271,42 +261,3 @@ def _take_number(folder: RunFolder, prepared: Path) -> int:
 def _started(path: Path) -> bool:
     ledger = path / "ledger.jsonl"
     return ledger.exists() and ledger.stat().st_size > 0
-
-
-def write_once(path: Path, content: bytes) -> None:
-    """Make a file that is complete and on the disk from the moment it is there; one that exists stays."""
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with writing(path):
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            with suppress(FileExistsError):
-                os.link(temporary, path)
-            sync_folder(path.parent)
-    finally:
-        with suppress(OSError):  # where it could not be made either
-            temporary.unlink(missing_ok=True)
-
-
-def read_lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
-    """The objects in a file of JSON lines; a last line that its writer never finished is left out. BadInput
-    for any other line that is no object with these keys."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                value = json.loads(line)
-            except ValueError:
-                value = None
-            if not isinstance(value, dict) or not value.keys() >= {*keys}:
-                raise BadInput(f"{path}:{number}: is damaged: expected a JSON object{_with(keys)}; remove it")
-            yield value
-
-
-def _with(keys: Sequence[str]) -> str:
-    return f" with {', '.join(keys)}" if keys else ""

@@ -8,8 +8,9 @@ from typing import Any
 from launcher import output
 from launcher.console import clock, number
 from launcher.metrics import merged, steps
+from launcher.next_command import further_command, resume_command
 from launcher.retention import steps_in
-from launcher.run_folder import RunFolder, resume_command
+from launcher.run_folder import RunFolder
 from launcher.writer import BEAT_SECONDS
 
 
@@ -38,7 +39,7 @@ def state(run: RunFolder) -> dict[str, Any]:
         else None,
         "checkpoints": steps_in(run.checkpoints),
         "last_event": ledger[-1] if ledger else None,
-        "resume": resume_command(run, *([f"steps={2 * config.steps}"] if word == "finished" else [])),
+        "resume": further_command(run) if word == "finished" else resume_command(run),
     }
 
 

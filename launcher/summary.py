@@ -5,7 +5,8 @@ from typing import Any
 
 from launcher import output
 from launcher.metrics import merged
-from launcher.run_folder import RunFolder, resume_command
+from launcher.next_command import further_command
+from launcher.run_folder import RunFolder
 
 
 def show_summary(run: RunFolder) -> None:
@@ -97,5 +98,4 @@ def _show_next(run: RunFolder) -> None:
     output.say(f"checkpoints  headrace checkpoint ls {path}")
     output.say(f'text         headrace generate {path} "def "')
     output.say(f"rows         headrace data trace {path} --step 1 --row 0")
-    further = 2 * run.current_config().steps
-    output.say(f"go on        {resume_command(run, f'steps={further}')}")
+    output.say(f"go on        {further_command(run)}")

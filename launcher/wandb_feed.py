@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from data.durable import write_once
 from data.errors import BadInput
 from launcher import config as configs
 from launcher.metrics import merged
 from launcher.respawn import command
-from launcher.run_folder import RunFolder, open_run, write_once
+from launcher.run_folder import RunFolder, open_run
 
 FAREWELL_SECONDS = 8.0
 """How long the feeder has, once training is over, to hand on what is left."""

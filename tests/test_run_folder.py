@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from data.durable import append
+from data.durable import append, read_lines
 from data.errors import BadInput
 from launcher import config as configs
 from launcher.config import Config
 from launcher.metrics import merged, steps
-from launcher.run_folder import RunFolder, claim, open_run, read_lines, resume_command, start
+from launcher.next_command import further_command, resume_command
+from launcher.run_folder import RunFolder, claim, open_run, start
 from launcher.writer import Writer, live
 
 CONFIG = """\
@@ -219,7 +220,7 @@ def test_what_to_type_to_go_on_is_what_the_newest_attempt_was_given(file: Path) 
         attempt = claim(folder, config)
         attempt.begin(0, None, processes=processes)
         attempt.close()
-        assert resume_command(folder, "steps=40") == f"headrace resume {folder.path}{words}"
+        assert further_command(folder) == f"headrace resume {folder.path}{words}"
 
 
 def test_a_place_that_takes_no_run_is_refused_in_one_line(file: Path) -> None:
@@ -262,7 +263,6 @@ def test_a_line_that_does_not_fit_on_the_disk_leaves_the_file_as_it_was(tmp_path
     script = """
 import resource, sys
 from pathlib import Path
-from data.durable import append
 from data.durable import append
 from data.errors import BadInput
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))

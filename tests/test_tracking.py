@@ -18,11 +18,12 @@ from pathlib import Path
 
 import pytest
 
+from data.durable import read_lines
 from data.errors import BadInput
 from launcher import config as configs
 from launcher import wandb_feed
 from launcher.console import Pace, PlainConsole, watch
-from launcher.run_folder import RunFolder, claim, read_lines, start
+from launcher.run_folder import RunFolder, claim, start
 from launcher.tracking import (
     CorpusRecord,
     EvalCell,

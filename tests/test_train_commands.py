@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from launcher.run_folder import open_run, resume_command
+from launcher.next_command import resume_command
+from launcher.run_folder import open_run
 from launcher.yaml_lines import dump_yaml
 from tests.helpers import TrainingText
 from tests.training import assert_same_run, begin, begun, config, last_step, told, train
