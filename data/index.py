@@ -107,6 +107,7 @@ class Index:
 
     @property
     def samples(self) -> int:
+        """Samples of all shards, bad ones included."""
         return int(self.units["samples"].sum())
 
     def range_of(self, shard: int) -> tuple[int, int]:
