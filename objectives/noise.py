@@ -14,6 +14,7 @@ MOST = 1 << 16
 
 _PLACE = np.uint64(LONGEST - 1)
 _PLACE_BITS = np.uint64(20)
+_OTHER_BITS = np.uint64(44)
 _CHANCE_SHIFT = np.uint64(36)
 _PIECE_SHIFT = np.uint64(48)
 
@@ -30,10 +31,29 @@ def _lots(sizes: np.ndarray, draws: DrawsOfMany) -> np.ndarray:
 
 
 def choose(sizes: np.ndarray, counts: np.ndarray, draws: DrawsOfMany) -> np.ndarray:
-    """bool [Σ sizes]: True at counts[p] ≤ sizes[p] places of each piece p, every set equally likely."""
-    lots = _lots(sizes, draws)
-    ranked = np.append(np.sort(lots), ~np.uint64(0))
-    return lots < np.repeat(ranked[starts_of(sizes) + counts], sizes)
+    """bool [Σ sizes]: True at counts[p] ≤ sizes[p] places of each piece p, every set equally likely.
+
+    As many places are drawn as are missing, until none is: what falls on a taken one is drawn again. No place
+    is treated unlike another, so every set of a size is as likely as the next. Of pieces of which more than
+    half is wanted, what is left out is drawn."""
+    inverted = 2 * counts > sizes
+    missing = np.where(inverted, sizes - counts, counts)
+    taken = np.zeros(int(sizes.sum()), dtype=bool)
+    first, number = starts_of(sizes), np.arange(len(sizes))
+    while missing.any():
+        piece = np.repeat(number, missing)
+        places = _below(sizes[piece], draws.bits(missing)) + first[piece]
+        places.sort()  # within each piece, for the pieces follow one another
+        new = ~taken[places]
+        new[1:] &= places[1:] != places[:-1]
+        taken[places] = True
+        missing = missing - np.bincount(piece[new], minlength=len(sizes))
+    return taken ^ np.repeat(inverted, sizes)
+
+
+def _below(limits: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """int64 [n]: raw numbers scaled to 0 … limits − 1, limits ≤ LONGEST, each as likely."""
+    return ((bits >> _PLACE_BITS) * limits.astype(np.uint64) >> _OTHER_BITS).astype(np.int64)
 
 
 def shuffle(sizes: np.ndarray, draws: DrawsOfMany) -> np.ndarray:

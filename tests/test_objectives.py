@@ -120,10 +120,10 @@ def test_prefix():
 
 
 def test_mlm():
-    # Half of ten: places 1, 3, 4, 7, 9; two random, one kept, two masked.
-    example = made(Mlm(select=0.5, mask=0.4, random=0.3, keep=0.3), source(), key=2)
-    tokens = [401, 406, 403, 411, MASK, 406, 407, 408, 409, MASK]
-    check(example, tokens, [_, 402, _, 404, 405, _, _, 408, _, 410], [9] * 10, objective=2)
+    # Half of ten: places 0, 3, 5, 6, 9; two masked, two random, one kept.
+    example = made(Mlm(select=0.5, mask=0.4, random=0.3, keep=0.3), source(), key=8)
+    tokens = [MASK, 402, 403, MASK, 405, 429, 401, 408, 409, 410]
+    check(example, tokens, [401, _, _, 404, _, 406, 407, _, _, 410], [9] * 10, objective=2)
 
 
 @pytest.mark.parametrize(
@@ -156,11 +156,11 @@ def test_mlm_whole_word():
 
 def test_nsp_true_pair():
     # The split falls on the word start ' the'; the pair target weighs as much as the two masked ones.
-    example = made(Nsp(mlm=Mlm(mask=1, random=0, keep=0)), source(WORDS), key=2)
-    tokens = [CLS, 428, 401, MASK, 429, 403, SEP, 430, MASK, 405, 406, 407, SEP]
-    targets = [1, _, _, 402, _, _, _, _, 404, _, _, _, _]
-    weights = [2.0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0]
-    check(example, tokens, targets, [12] * 13, weights, [3, 3, 3, 2, 3, 3, 3, 3, 2, 3, 3, 3, 3])
+    example = made(Nsp(mlm=Mlm(mask=1, random=0, keep=0)), source(WORDS))
+    tokens = [CLS, 428, 401, 402, 429, MASK, SEP, 430, 404, 405, 406, MASK, SEP]
+    targets = [1, _, _, _, _, 403, _, _, _, _, _, 407, _]
+    weights = [2.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1, 0]
+    check(example, tokens, targets, [12] * 13, weights, [3, 3, 3, 3, 3, 2, 3, 3, 3, 3, 3, 2, 3])
 
 
 def test_nsp_false_pair():
@@ -181,11 +181,11 @@ def test_nsp_false_pair():
 
 def test_nsp_order():
     nsp = Nsp(mlm=Mlm(mask=1, random=0, keep=0), order=True, true_rate=0)
-    tokens = [CLS, MASK, 404, MASK, 406, 407, SEP, 428, 401, 402, 429, 403, SEP]
-    targets = [0, 430, _, 405, _, _, _, _, _, _, _, _, _]
-    weights = [2.0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    tokens = [CLS, 430, 404, MASK, 406, 407, SEP, 428, 401, 402, 429, MASK, SEP]
+    targets = [0, _, _, 405, _, _, _, _, _, _, _, 403, _]
+    weights = [2.0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0]
     check(
-        made(nsp, source(WORDS)), tokens, targets, [12] * 13, weights, [3, 2, 3, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3]
+        made(nsp, source(WORDS)), tokens, targets, [12] * 13, weights, [3, 3, 3, 2, 3, 3, 3, 3, 3, 3, 3, 2, 3]
     )
     in_order = made(Nsp(order=True, true_rate=1), source(WORDS))
     assert in_order.targets[0] == 1
@@ -199,9 +199,9 @@ def test_nsp_of_one_token_has_no_pair_target():
 
 
 def test_span():
-    # Of ten tokens four are noise, in two runs: f g h and j.
+    # Of ten tokens four are noise, in two runs: d e f and j.
     example = made(Span(mean=2, rate=0.4), source())
-    prompt, runs = [401, 402, 403, 404, 405, S0, 409, S1], [S0, 406, 407, 408, S1, 410]
+    prompt, runs = [401, 402, 403, S0, 407, 408, 409, S1], [S0, 404, 405, 406, S1, 410]
     targets = [_] * 7 + [*runs, END]
     check(example, prompt + runs, targets, [7] * 8 + [8, 9, 10, 11, 12, 13], objective=5)
 
@@ -212,7 +212,11 @@ def test_span():
         # S: one run of round(2.5) = 2 at the end.
         (Denoiser(mean=None, rate=0.25, mode="S"), [S, *X[:8], S0], [S0, 409, 410]),
         # X: five tokens are noise, in round(5 / 2) = 2 runs.
-        (Denoiser(mean=2, rate=0.5, mode="X"), [X_MODE, *X[:4], S0, 406, S1], [S0, 405, S1, *X[6:]]),
+        (
+            Denoiser(mean=2, rate=0.5, mode="X"),
+            [X_MODE, *X[:3], S0, 407, 408, S1],
+            [S0, *X[3:6], S1, 409, 410],
+        ),
         # A mean longer than the noise: one run.
         (Denoiser(mean=64, rate=0.15, mode="R"), [R, *X[:8], S0], [S0, 409, 410]),
         (Denoiser(mean=3, rate=0.15), [*X[:8], S0], [S0, 409, 410]),

@@ -151,13 +151,21 @@ def test_density_of_the_whole_text():
         assert own / source_tokens(made) == pytest.approx(objective.density, rel=0.1), objective.name
 
 
-def test_choose_takes_every_place_alike():
-    sizes, counts = np.full(PIECES, 10), np.full(PIECES, 3)
-    chosen = choose(sizes[:50_000], counts[:50_000], bundle(50_000, "choose")).reshape(-1, 10)
-    assert (chosen.sum(axis=1) == 3).all()
-    np.testing.assert_allclose(chosen.mean(axis=0), 0.3, atol=0.008)
+@pytest.mark.parametrize("count", [3, 5, 7])
+def test_choose_takes_every_place_alike(count):
+    sizes, counts = np.full(50_000, 10), np.full(50_000, count)
+    chosen = choose(sizes, counts, bundle(50_000, "choose")).reshape(-1, 10)
+    assert (chosen.sum(axis=1) == count).all()
+    np.testing.assert_allclose(chosen.mean(axis=0), count / 10, atol=0.008)
     together = (chosen[:, 0] & chosen[:, 1]).mean()
-    assert together == pytest.approx(3 * 2 / (10 * 9), abs=0.005)
+    assert together == pytest.approx(count * (count - 1) / (10 * 9), abs=0.006)
+
+
+def test_choose_takes_every_set_alike():
+    chosen = choose(np.full(30_000, 5), np.full(30_000, 2), bundle(30_000, "sets")).reshape(-1, 5)
+    ways, counts = np.unique(chosen, axis=0, return_counts=True)
+    assert len(ways) == 10
+    np.testing.assert_allclose(counts / 30_000, 1 / 10, atol=0.008)
 
 
 def test_choose_all_and_none():
