@@ -46,7 +46,7 @@ def calls(home: Path) -> list[str]:
 
 
 CHECK = "headrace check c.yaml seed=2 --processes 2"
-SRUN = "srun --cpus-per-task=4 --kill-on-bad-exit=0 --wait=60 headrace train c.yaml seed=2"
+SRUN = "srun --cpus-per-task=4 --kill-on-bad-exit=0 --wait=600 headrace train c.yaml seed=2"
 REQUEUE = "scontrol requeue 7"
 
 
@@ -56,6 +56,8 @@ REQUEUE = "scontrol requeue 7"
         (75, "RUNNING", True),  # --signal, ahead of the time limit
         (75, "COMPLETING", False),  # scancel, preemption, scontrol requeue: Slurm's own affair
         (75, "", False),
+        (143, "RUNNING", True),  # the signal came before the task had come to its handlers
+        (143, "COMPLETING", False),
         (0, "RUNNING", False),
         (1, "RUNNING", False),
         (2, "RUNNING", False),
