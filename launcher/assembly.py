@@ -25,7 +25,7 @@ from launcher.checkpoint import Found, read_progress
 from launcher.checkpoint_load import load
 from launcher.checkpoint_save import Checkpoints
 from launcher.config import Config
-from launcher.engine import Engine
+from launcher.engine import Engine, require_compiler
 from launcher.evaluate import HeldOut
 from launcher.plan_history import go_on, keep, record_left_out, run_tokenizer
 from launcher.progress import Progress
@@ -81,6 +81,7 @@ def assemble(
     keep_memory()
     config = claimed.config
     stream = together(world, lambda: _open_stream(claimed))
+    together(world, lambda: require_compiler(config.layout))
     engine = _engine(world, claimed, stream)
     stack.callback(engine.close)
     # Nobody reads rows of a plan that is not on the disk yet.

@@ -15,6 +15,8 @@ import torch
 from torch import distributed
 from torch.distributed import distributed_c10d
 
+from data.errors import BadInput
+from launcher.agreement import Told, gather
 from launcher.world import World
 
 
@@ -35,6 +37,22 @@ def connect(world: World, timeout: float = 600.0) -> None:
         timeout=span,
         **rendezvous,
     )
+    if device.type == "cuda":
+        _refuse_shared(world, torch.cuda.get_device_properties(device))
+
+
+def _refuse_shared(world: World, gpu: Any) -> None:
+    """BadInput on all ranks where two of them have the same GPU: NCCL would only speak of an internal error.
+    Told apart by the GPU's own number, for each rank may see its GPU as number 0."""
+    gpus = gather(world, str(gpu.uuid))
+    for rank, uuid in enumerate(gpus):
+        first = gpus.index(uuid)
+        if first < rank:
+            line = (
+                f"processes: ranks {first} and {rank} have the same GPU ({gpu.name}): start one process a "
+                f"GPU ({len(set(gpus))} here, not {world.size}), or CUDA_VISIBLE_DEVICES= to train on the CPU"
+            )
+            raise BadInput(line) if world.rank == 0 else Told(line)
 
 
 def disconnect() -> None:

@@ -15,11 +15,13 @@ a resumed run needs no random state. Weights start from the model's own fp32 val
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from shutil import which
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.errors import BadInput
 from data.rows import Rows
 from launcher import engine_deepspeed
 from launcher.distributed import HostSums, device_of
@@ -29,22 +31,34 @@ from launcher.layout import LayoutConfig
 from launcher.loop import StepResult
 from launcher.optimizer import OptimizerConfig
 from launcher.world import World
+from model.transformer import Transformer
 from objectives.draws import key
+
+
+def require_compiler(layout: LayoutConfig) -> None:
+    """BadInput where a layout wants compiled blocks and the machine has no C compiler."""
+    if layout.compile and not any(map(which, ("cc", "gcc", "clang"))):
+        raise BadInput(
+            "layout.compile: needs a C compiler on the PATH (gcc or clang): install one or leave it off"
+        )
 
 
 class Engine:
     """A model under DeepSpeed. Making one is a collective."""
 
     def __init__(
-        self, model: nn.Module, optimizer: OptimizerConfig, layout: LayoutConfig, world: World, seed: int
+        self, model: Transformer, optimizer: OptimizerConfig, layout: LayoutConfig, world: World, seed: int
     ) -> None:
-        """`model` (model.transformer.Transformer) holds its initial weights in fp32 on any device and belongs
-        to the engine from now on. torch.distributed is connected (launcher.distributed.connect)."""
+        """`model` holds its initial weights in fp32 on any device and belongs to the engine from now on.
+        torch.distributed is connected (launcher.distributed.connect)."""
         self.world, self.layout, self.seed = world, layout, seed
         self.device = device_of(world)
         self.reducer = HostSums(world)
         self._clip = optimizer.clip
         halved = layout.precision != "fp32"
+        if layout.compile:
+            for block in model.blocks:  # in place: names and hooks stay as they are
+                block.compile()
         initial = {n: p.detach().clone() for n, p in model.named_parameters()} if halved else None
         self._deepspeed = engine_deepspeed.start(model, optimizer, layout, world.local_rank)
         if layout.zero == 0 and world.size == 1:

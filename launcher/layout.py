@@ -52,6 +52,8 @@ class LayoutConfig(BaseModel):
     """Weights and activations; masters, moments, gradient sums and their reduction are fp32 always."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Compile each block of the model (torch.compile): faster on a GPU, and the first step waits a minute."""
     deepspeed: dict[str, int | bool] = {}
     """Raw keys of DeepSpeed's zero_optimization section (RAW_KEYS)."""
 

@@ -1,5 +1,6 @@
 """Two processes on this machine that add up a tensor over gloo, as training processes do; for the doctor."""
 
+import os
 import sys
 import time
 
@@ -15,6 +16,7 @@ def main() -> None:
     if len(sys.argv) == 1:
         sys.exit(launch(2, command("launcher.network_probe", "rank")))
     deliver()
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # both would have the same GPU, and it is the host that is asked
     # Only the ranks need torch.
     import torch
     from torch import distributed

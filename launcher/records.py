@@ -4,12 +4,9 @@ A reported loss is a part of the optimised one: its terms divided by what they w
 So the objectives' losses, weighted as optimised, always add up to the loss of the same line.
 """
 
-import resource
-import sys
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from launcher.loop import Step
 from launcher.tracking import CorpusRecord, ObjectiveRecord, StepRecord
@@ -77,11 +74,3 @@ def _mean(total: float, weight: float) -> float | None:
 
 def _share(part: float, whole: float) -> float:
     return float(part / whole) if whole > 0 else 0.0
-
-
-def memory_in_use() -> float:
-    """GiB: the most that this process has held so far, of its GPU, or resident where there is none."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    kilobyte = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte / 2**30

@@ -23,9 +23,10 @@ from launcher.config import Config
 from launcher.engine import Engine
 from launcher.evaluate import HeldOut
 from launcher.loop import Agreed, Step, StepResult
+from launcher.memory import memory_in_use
 from launcher.optimizer import lr_at
 from launcher.progress import Progress
-from launcher.records import memory_in_use, step_record
+from launcher.records import step_record
 from launcher.run_folder import Attempt
 from launcher.samples import Sampler
 from launcher.signals import StopRequest

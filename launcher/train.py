@@ -26,6 +26,7 @@ from launcher.collector import collected_by_step
 from launcher.config import Config
 from launcher.distributed import connect, disconnect
 from launcher.loop import End, fit
+from launcher.memory import enough_memory
 from launcher.metrics import first_line, lineage
 from launcher.plan_history import refuse_other_tokenizer
 from launcher.progress import Progress
@@ -77,9 +78,11 @@ def _warn(lines: Sequence[str]) -> None:
 def _in_world(choose: Choose, step: int | None) -> int:
     """Connect the ranks, claim an attempt, train; leave nothing connected."""
     world = discover()
-    connect(world)
     try:
+        connect(world)
         return run_rank(world, choose, step)
+    except Told:
+        return 2
     finally:
         disconnect()
 
@@ -158,8 +161,9 @@ def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> i
     with quiet(log) as terminal, ExitStack() as stack:
         faulthandler.register(signal.SIGQUIT, all_threads=True)  # written by C: also when Python is stuck
         try:
-            session, progress = assemble(world, claimed, stop, stack, terminal)
-            end = _train(session, progress, loop)
+            with enough_memory(claimed.config.layout):
+                session, progress = assemble(world, claimed, stop, stack, terminal)
+                end = _train(session, progress, loop)
             session.finish("trouble" if isinstance(end, Trouble) else end.name.lower())
         except BadInput as error:
             if claimed.attempt is not None:

@@ -19,6 +19,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """The values of each key that is a word."""
 
+NARROWEST_FLEX = 16
+"""The least width of a head that FlexAttention takes."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -74,8 +77,11 @@ class ModelConfig:
             raise ValueError(f"heads: rope needs an even head width, got {self.width}/{self.heads}")
         if self.positions == "rope" and self.rope_base <= 1:
             raise ValueError(f"rope_base: expected a number above 1, got {self.rope_base}")
-        if self.attention == "flex" and self.attention_dropout:
-            raise ValueError("attention: flex has no dropout; set attention_dropout to 0 or choose dense")
+        if self.attention == "flex" and not self.flex_fits:
+            raise ValueError(
+                "attention: flex has no dropout and wants heads of at least "
+                f"{NARROWEST_FLEX} features; choose dense"
+            )
 
     @property
     def head_width(self) -> int:
@@ -86,6 +92,11 @@ class ModelConfig:
     def key_heads(self) -> int:
         """Heads of keys and values; fewer than `heads` is grouped-query attention (Ainslie et al. 2023)."""
         return self.kv_heads or self.heads
+
+    @property
+    def flex_fits(self) -> bool:
+        """FlexAttention can do what the config asks of attention."""
+        return not self.attention_dropout and self.head_width >= NARROWEST_FLEX
 
     @property
     def feed_width(self) -> int:

@@ -42,4 +42,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def turn(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """x [rows, T, heads, width] turned by `angles` = (cos, sin), computed in float32, in the dtype of x."""
+    if torch.compiler.is_compiling():  # it makes one pass of this, and of the above it would make many
+        (cos, sin), (first, second) = angles, x.float().chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
     return _Turn.apply(x, *angles)

@@ -121,12 +121,17 @@ class Transformer(nn.Module):
         """The last layer."""
         return cast(Head, self.layers[-1])
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The layers between Embedding and Head."""
+        return list(self.layers)[1:-1]
+
     def hidden(self, batch: Mapping[str, Tensor]) -> Tensor:
         """[rows, T, width]: what the Head is given. Needs tokens, start, bound."""
-        embedding, *blocks, _ = self.layers
+        embedding = self.layers[0]
         sight = see(batch["start"], batch["bound"], self.config)
         hidden = embedding(batch["tokens"], sight)
-        for block in blocks:
+        for block in self.blocks:
             if self.checkpoint_blocks and torch.is_grad_enabled():
                 hidden = checkpoint(block, hidden, sight, use_reentrant=False)
             else:

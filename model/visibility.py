@@ -37,4 +37,9 @@ def see(
     positions = torch.arange(first, first + start.shape[1], device=start.device, dtype=start.dtype)
     place = positions - start
     angles = rotation(place, config.head_width, config.rope_base) if config.positions == "rope" else None
-    return Visibility(place, angles, kernel or BACK_ENDS[config.attention](start, bound))
+    if kernel is None:
+        # On a GPU auto may choose flex, which cannot do all that dense can.
+        gpu_without_flex = start.device.type == "cuda" and not config.flex_fits
+        name = "dense" if config.attention == "auto" and gpu_without_flex else config.attention
+        kernel = BACK_ENDS[name](start, bound)
+    return Visibility(place, angles, kernel)

@@ -38,6 +38,7 @@ class Setting:
     normalise: str = "global"
     model: ModelConfig = MODEL
     optimizer: OptimizerConfig = OPTIMIZER
+    compile: bool = False
 
 
 def build(config: ModelConfig = MODEL, seed: int = 3) -> Transformer:
@@ -103,7 +104,8 @@ def reference(setting: Setting) -> tuple[list[float], list[float], dict[str, np.
 
 def make_engine(world: World, setting: Setting) -> Engine:
     """An engine of a setting."""
-    layout = LayoutConfig(zero=setting.zero, micro_batch=setting.micro_batch, precision=setting.precision)  # type: ignore[arg-type]
+    names = "zero", "micro_batch", "precision", "compile"
+    layout = LayoutConfig(**{name: getattr(setting, name) for name in names})
     return Engine(build(setting.model), setting.optimizer, layout, world, seed=1)
 
 
@@ -139,8 +141,15 @@ def run_setting(world: World, setting: Setting) -> tuple[list[float], list[float
     engine = make_engine(world, setting)
     losses, norms = train(engine, setting)
     with engine.whole_weights() as weights:
-        found = {name: tensor.float().numpy().copy() for name, tensor in weights.items()}
+        found = {name: tensor.float().cpu().numpy().copy() for name, tensor in weights.items()}
     return losses, norms, found
+
+
+def train_and_evaluate(world: World, setting: Setting, heights: tuple[int, ...]) -> list[float]:
+    """The losses of a setting, and after them the sums over evaluated micro-batches of so many rows each."""
+    engine = make_engine(world, setting)
+    losses, _ = train(engine, setting)
+    return losses + [float(engine.evaluate([rows_of(9, rows)]).sums.sum()) for rows in heights]
 
 
 def varied(**changes: Any) -> Setting:

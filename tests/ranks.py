@@ -71,32 +71,36 @@ class Running:
         return [value for _, value, _ in outcomes]
 
 
-def start(case: Callable, processes: int, *arguments: Any, timeout: float = 60, **keywords: Any) -> Running:
-    """Begin `case(world, *arguments, **keywords)` in `processes` ranks."""
-    connection = _server()
+def start(
+    case: Callable,
+    processes: int,
+    *arguments: Any,
+    timeout: float = 60,
+    gpu: bool = False,
+    **keywords: Any,
+) -> Running:
+    """Begin `case(world, *arguments, **keywords)` in `processes` ranks. gpu: they see the machine's GPUs."""
+    connection = _server(gpu)
     connection.send(_Case(case.__module__, case.__name__, processes, arguments, keywords, timeout))
     return Running(connection, connection.recv())
 
 
-def run(case: Callable, processes: int, *arguments: Any, timeout: float = 60, **keywords: Any) -> list[Any]:
-    """The results of `case(world, *arguments, **keywords)` in `processes` ranks."""
-    return start(case, processes, *arguments, timeout=timeout, **keywords).wait()
+def run(case: Callable, processes: int, *arguments: Any, **options: Any) -> list[Any]:
+    """The results of a case: `start` and `wait`."""
+    return start(case, processes, *arguments, **options).wait()
 
 
 @functools.cache
-def _server() -> Connection:
+def _server(gpu: bool) -> Connection:
     from launcher.launch import die_with_parent
 
     here, there = socket.socketpair()
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "DS_ACCELERATOR": "cpu",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": str(ROOT),
-    }
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    if not gpu:
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.ranks", str(there.fileno())],
+        [sys.executable, "-m", "tests.ranks", str(there.fileno()), "gpu" if gpu else "cpu"],
         cwd=ROOT,
         env=environment,
         pass_fds=[there.fileno()],
@@ -115,12 +119,15 @@ def _server() -> Connection:
     return connection
 
 
-def _serve(connection: Connection) -> None:
-    from launcher import engine
+def _serve(connection: Connection, gpu: bool) -> None:
+    if (
+        not gpu
+    ):  # DeepSpeed's import begins to use a GPU, which a fork cannot go on with: each rank imports it
+        from launcher import engine
 
-    # What takes long to import, once for all cases. The first optimizer imports torch._dynamo: 2 s.
-    engine.engine_deepspeed.load()
-    importlib.import_module("torch._dynamo")
+        # What takes long to import, once for all cases. The first optimizer imports torch._dynamo: 2 s.
+        engine.engine_deepspeed.load()
+        importlib.import_module("torch._dynamo")
 
     while True:
         try:
@@ -128,7 +135,8 @@ def _serve(connection: Connection) -> None:
         except EOFError:
             return
         with contextlib.suppress(Exception):  # the ranks will meet the same error and report it
-            importlib.import_module(case.module)
+            if not gpu:
+                importlib.import_module(case.module)
         folder = Path(tempfile.mkdtemp(prefix="ranks-"))
         ranks = [_fork(case, rank, folder, connection) for rank in range(case.processes)]
         connection.send([pid for pid, _ in ranks])
@@ -206,4 +214,4 @@ if __name__ == "__main__":
     # Run under its importable name, so that what is pickled here is known by the same name there.
     from tests import ranks
 
-    ranks._serve(Connection(int(sys.argv[1])))
+    ranks._serve(Connection(int(sys.argv[1])), sys.argv[2] == "gpu")

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import create_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from model.attention import BACK_ENDS, attention, auto, rule, visible
+from model.attention import BACK_ENDS, attention, auto, block_mask, rule, visible
 from model.config import ModelConfig
 from model.initialise import initialise
 from model.pieces import groups
@@ -63,10 +63,26 @@ def test_flex_refuses_the_cpu_in_words() -> None:
         BACK_ENDS["flex"](*layout(MIXED, LENGTH))
 
 
-def test_flex_is_given_the_same_rule() -> None:
-    start, bound = layout(MIXED, LENGTH)
-    mask = create_mask(rule(start, bound), len(MIXED), 1, LENGTH, LENGTH, "cpu")
-    assert torch.equal(mask[:, 0], visible(start, bound, LENGTH))
+@pytest.mark.parametrize("length", [32, 300, 640])
+def test_flex_is_given_the_same_rule(length: int) -> None:
+    start, bound = layout([[(length // 4, shape) for shape in SHAPES], [(length, "causal")]], length)
+    lengths = len(start), 1, length, length
+    expected = create_block_mask(rule(start, bound), *lengths, "cpu")
+    got = block_mask(start, bound)
+    assert torch.equal(got.to_dense(), expected.to_dense())
+    assert torch.equal(seen_throughout(got), seen_throughout(expected))
+    assert got.mask_mod is not None
+    places = torch.meshgrid(*(torch.arange(n) for n in lengths), indexing="ij")
+    assert torch.equal(got.mask_mod(*places)[:, 0], visible(start, bound, length))
+
+
+def seen_throughout(mask: BlockMask) -> torch.Tensor:
+    """bool [rows, 1, blocks, blocks]: the blocks that are not looked into."""
+    counts, order = mask.full_kv_num_blocks, mask.full_kv_indices
+    assert counts is not None
+    assert order is not None
+    listed = torch.arange(order.shape[-1]) < counts[..., None]
+    return torch.zeros_like(listed).scatter(-1, order.long(), listed)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -6,11 +6,12 @@ within 2 %, its own rounding. The default is a pairwise cover; `full` runs every
 
 import functools
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 
-from tests.engine_cases import Setting, reference, run_setting, varied
+from tests.engine_cases import Setting, reference, run_setting, train_and_evaluate, varied
 from tests.ranks import run
 
 CELLS = list(itertools.product((1, 2, 4), (0, 1, 2, 3), (1, 2), ("global", "objective")))
@@ -53,6 +54,18 @@ def test_every_layout_agrees_with_plain_torch(
     ranks: int, zero: int, micro_batch: int, normalise: str
 ) -> None:
     check(ranks, varied(zero=zero, micro_batch=micro_batch, normalise=normalise))
+
+
+@pytest.mark.full
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")
+@pytest.mark.parametrize("zero", [1, 3])
+def test_compiled_blocks_agree_in_training_and_in_evaluation(zero: int) -> None:
+    """A minute each, nearly all of it the compiler's."""
+    plain, compiled = (
+        run(train_and_evaluate, 1, varied(zero=zero, compile=compile_), (3, 5, 1), timeout=300)[0]
+        for compile_ in (False, True)
+    )
+    np.testing.assert_allclose(compiled, plain, rtol=2e-6)
 
 
 @pytest.mark.parametrize(("ranks", "zero"), [(1, 1), (2, 2), (2, 3)])

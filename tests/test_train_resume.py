@@ -35,9 +35,9 @@ from tests.training import (
 )
 
 
-def kill_when(running: Running, due: Callable[[], bool], later: float = 0.0) -> bool:
+def kill_when(running: Running, due: Callable[[], bool], later: float = 0.0, patience: float = 60.0) -> bool:
     """kill -9 of every rank `later` seconds after `due`; whether they had not yet ended."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + patience
     while not due() and not running.connection.poll() and time.monotonic() < end:
         time.sleep(0.001)
     time.sleep(later)

@@ -34,7 +34,7 @@ from launcher.train import run_rank
 from launcher.world import World
 from tests.engine_cases import tensors
 from tests.helpers import Corpora, TrainingText
-from tests.ranks import Running, run, start
+from tests.ranks import Running, start
 from tests.stream_runs import small_units
 
 OBJECTIVES = ("causal", "reverse", "mlm", "nsp", "prefix", "span", "fim")
@@ -153,12 +153,12 @@ def _watched(session: TrainingSession, left: Left, whole: bool) -> TrainingSessi
 
 def begin(ranks: int, plain: dict[str, Any], **options: Any) -> Running:
     """A start under way."""
-    return start(trainer, ranks, plain, timeout=TIMEOUT, **options)
+    return start(trainer, ranks, plain, **{"timeout": TIMEOUT} | options)
 
 
 def train(ranks: int, plain: dict[str, Any], code: int = 0, **options: Any) -> list[Left]:
     """A start, to its end with this exit code on all ranks."""
-    left = run(trainer, ranks, plain, timeout=TIMEOUT, **options)
+    left = begin(ranks, plain, **options).wait()
     assert [one.code for one in left] == [code] * ranks, [one.line for one in left]
     return left
 

@@ -1,0 +1,44 @@
+"""What a process holds of its device's memory, and one clear line when that was not enough.
+
+A layout that does not fit shows itself at the first step or at the longest micro-batch, hours after sbatch.
+Everything that the line proposes changes speed and memory and never the batches (launcher/layout.py), so the
+user can go on from the newest checkpoint.
+"""
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from data.errors import BadInput
+from launcher.layout import LayoutConfig
+
+
+def memory_in_use() -> float:
+    """GiB: the most that this process has held so far, of its GPU, or resident where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte / 2**30
+
+
+@contextmanager
+def enough_memory(layout: LayoutConfig) -> Iterator[None]:
+    """BadInput, with what to change, where a GPU's memory runs out within it."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        free, whole = torch.cuda.mem_get_info()
+        remedies = [
+            f"lower layout.micro_batch (it is {layout.micro_batch})" if layout.micro_batch > 1 else "",
+            "set layout.activation_checkpointing" if not layout.activation_checkpointing else "",
+            "raise layout.zero" if layout.zero < 3 and torch.distributed.get_world_size() > 1 else "",
+            "take more GPUs or a smaller model",
+        ]
+        raise BadInput(
+            f"layout: the GPU's memory is not enough ({(whole - free) / 2**30:.1f} of "
+            f"{whole / 2**30:.1f} GiB are taken, {memory_in_use():.1f} at most by tensors of this process): "
+            f"{', '.join(filter(None, remedies))}; batches stay the same"
+        ) from error
