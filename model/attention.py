@@ -15,6 +15,7 @@ the queries, keys and values of any layer. Each back end refuses in words what i
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +38,8 @@ choice is then within a few per cent of the other.
 BLOCK = 128
 """Positions of a block of FlexAttention's mask: its own default."""
 SHORTEST_FLEX = 2048
-"""Shorter rows have few blocks to leave out, and one mask needs no compiler. Measured on an H100, over plain
-causal attention without packing: at T 512 dense 1.5 and flex 1.8, at 2048 2.3 and 2.0, at 4096 2.8 and 1.4."""
+"""Shorter rows have few blocks to leave out, and one mask needs no compiler. Measured on an H100, over causal
+attention without packing: at T 512 dense 1.5 and flex 1.8, at 2048 2.3 and 2.0, at 4096 2.8 and 1.4."""
 
 
 def attention(
@@ -144,7 +145,7 @@ def flex(start: Tensor, bound: Tensor) -> Kernel:
         if dropout:
             raise ValueError("attention: flex has no dropout; choose dense")
         heads = (x.transpose(1, 2) for x in (q, k, v))
-        kernel: Callable[..., Tensor] = flex_attention if torch.compiler.is_compiling() else _flex_kernel()
+        kernel: Any = flex_attention if torch.compiler.is_compiling() else _flex_kernel()
         return kernel(*heads, block_mask=mask, enable_gqa=q.shape[2] != k.shape[2]).transpose(1, 2)
 
     return attend
