@@ -102,13 +102,26 @@ def _numbers(version: str) -> list[int]:
 
 
 def _shadows() -> Iterator[Finding]:
-    foreign, shared = rooms.shadowed(), rooms.shared()
+    foreign, shared = rooms.shadowed(), _shared()
     for line in foreign:
         yield Finding("packages", 2, line)
     for line in shared:
         yield Finding("packages", 2, line)
     if not foreign and not shared:
         yield Finding("packages", 0, f"{', '.join(rooms.ROOMS)} are headrace's own")
+
+
+def _shared() -> list[str]:
+    """One line a room into whose folder another distribution has installed files as well."""
+    owners = metadata.packages_distributions()
+    lines = []
+    for room in rooms.ROOMS:
+        others = sorted(set(owners.get(room, ())) - {"headrace"})
+        if others:
+            lines.append(
+                f"the package '{room}' is installed by {', '.join(others)} too; uninstall one of them"
+            )
+    return lines
 
 
 def _devices() -> Iterator[Finding]:

@@ -1,7 +1,6 @@
 """Whether `data`, `model` and `objectives` are headrace's own and not packages of somebody else."""
 
 import importlib.util
-from importlib import metadata
 from pathlib import Path
 
 ROOMS = ("launcher", "data", "model", "objectives")
@@ -18,18 +17,5 @@ def shadowed() -> list[str]:
             lines.append(
                 f"the package '{room}' would be imported from {found or 'nowhere'} instead of {root / room}; "
                 "run headrace in an environment of its own, without that folder on PYTHONPATH"
-            )
-    return lines
-
-
-def shared() -> list[str]:
-    """One line a room into whose folder another distribution has installed files as well."""
-    owners = metadata.packages_distributions()
-    lines = []
-    for room in ROOMS:
-        others = sorted(set(owners.get(room, ())) - {"headrace"})
-        if others:
-            lines.append(
-                f"the package '{room}' is installed by {', '.join(others)} too; uninstall one of them"
             )
     return lines
