@@ -17,8 +17,9 @@ from itertools import chain
 import numpy as np
 
 from data.rows import Rows
-from objectives.example import Examples, starts_of, usual_weights
+from objectives.example import Examples, usual_weights
 from objectives.pieces import Pieces, Place
+from objectives.ragged import starts_of
 from objectives.registry import OBJECTIVES
 
 

@@ -14,10 +14,11 @@ from typing import cast
 import numpy as np
 
 from objectives.draws import Draws, DrawsOfMany, extend_all
-from objectives.example import Lexicon, Objective, Sources, runs_of, starts_of
+from objectives.example import Lexicon, Objective, Sources
 from objectives.noise import MOST
 from objectives.nsp import Nsp, exchange, half_limit, split_points
 from objectives.pieces import Batch, Pieces, Texts
+from objectives.ragged import runs_of, starts_of
 from objectives.shares import Shares
 
 BATCH = 1 << 18

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from objectives.draws import Draws, DrawsOfMany
+from objectives.ragged import places_in, runs_of, starts_of, surrounded
 
 IGNORE = -1
 """Target of a position at which nothing is predicted."""
@@ -261,31 +262,6 @@ class Objective(Protocol):
         return Examples.of(
             self.id, [self.make(source, draws.of(i)) for i, source in enumerate(sources.singly())]
         )
-
-
-def starts_of(sizes: np.ndarray) -> np.ndarray:
-    """int64 [pieces]: where each piece begins in a ragged array without gaps."""
-    return np.cumsum(sizes) - sizes
-
-
-def places_in(sizes: np.ndarray) -> np.ndarray:
-    """int32 [Σ sizes]: 0 … size−1 in each piece."""
-    return np.arange(int(sizes.sum()), dtype=np.int32) - np.repeat(starts_of(sizes).astype(np.int32), sizes)
-
-
-def runs_of(array: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
-    """The runs [starts[p], starts[p] + sizes[p]) of an array, as views."""
-    return [array[start:stop] for start, stop in zip(starts.tolist(), (starts + sizes).tolist())]
-
-
-def surrounded(
-    pieces: Sequence[np.ndarray], before: np.ndarray, after: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(around, starts, sizes) of pieces, each with a token before and after it, as Sources holds them."""
-    sizes = np.array([len(tokens) for tokens in pieces])
-    edges = np.column_stack([before, after]).astype(np.int32)
-    parts = [part for edge, tokens in zip(edges, pieces) for part in (edge[:1], tokens, edge[1:])]
-    return np.concatenate(parts, dtype=np.int32), starts_of(sizes + 2) + 1, sizes
 
 
 def usual_weights(targets: np.ndarray) -> np.ndarray:

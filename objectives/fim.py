@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 
 from objectives.draws import DrawsOfMany
-from objectives.example import Examples, Lexicon, Objective, Sources, next_token, starts_of
+from objectives.example import Examples, Lexicon, Objective, Sources, next_token
+from objectives.ragged import starts_of
 
 _MARKS = 3  # and `end` behind the middle, which is a target only
 

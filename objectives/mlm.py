@@ -14,8 +14,9 @@ from typing import ClassVar
 import numpy as np
 
 from objectives.draws import DrawsOfMany
-from objectives.example import IGNORE, Examples, Lexicon, Objective, Sources, starts_of
+from objectives.example import IGNORE, Examples, Lexicon, Objective, Sources
 from objectives.noise import choose, shuffle
+from objectives.ragged import starts_of
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)

@@ -1,4 +1,4 @@
-"""The random choices that several objectives share, for many pieces at once (ragged arrays: example.py).
+"""The random choices that several objectives share, for many pieces at once (ragged arrays: ragged.py).
 
 What is chosen in a piece is a function of its own draws alone, whatever stands beside it.
 """
@@ -6,7 +6,7 @@ What is chosen in a piece is a function of its own draws alone, whatever stands 
 import numpy as np
 
 from objectives.draws import DrawsOfMany
-from objectives.example import starts_of
+from objectives.ragged import starts_of
 
 LONGEST = 1 << 20
 """The most tokens of a piece, and `MOST` the most pieces at once: place, chance and piece share 64 bits."""

@@ -21,9 +21,10 @@ from typing import ClassVar
 import numpy as np
 
 from objectives.draws import Draws, DrawsOfMany
-from objectives.example import IGNORE, Examples, Lexicon, Objective, Sources, starts_of
+from objectives.example import IGNORE, Examples, Lexicon, Objective, Sources
 from objectives.mlm import Mlm
 from objectives.noise import LONGEST
+from objectives.ragged import starts_of
 
 TYPICAL_PIECE = 256
 """Source tokens assumed of a piece where a weight per piece is stated per token."""

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from objectives.example import ControlIds, Example, Examples, starts_of
+from objectives.example import ControlIds, Example, Examples
+from objectives.ragged import starts_of
 
 _BYTES_PER_PIECE = 300
 """Of Python's objects and of what is noted of each piece, measured."""

@@ -11,7 +11,8 @@ import numpy as np
 
 from objectives.causal import causal_fit
 from objectives.draws import DrawsOfMany
-from objectives.example import Examples, Lexicon, Objective, Sources, continuations, runs_of
+from objectives.example import Examples, Lexicon, Objective, Sources, continuations
+from objectives.ragged import runs_of
 
 
 @dataclass(frozen=True)

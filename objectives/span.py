@@ -20,17 +20,9 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from objectives.draws import DrawsOfMany
-from objectives.example import (
-    ControlIds,
-    Examples,
-    Lexicon,
-    Objective,
-    Sources,
-    continuations,
-    places_in,
-    starts_of,
-)
+from objectives.example import ControlIds, Examples, Lexicon, Objective, Sources, continuations
 from objectives.noise import partition
+from objectives.ragged import places_in, starts_of
 
 
 @dataclass(frozen=True)

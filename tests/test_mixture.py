@@ -399,3 +399,12 @@ def test_more_pieces_than_noise_can_number_at_once():
     pieces = dress(given, given.whole(), Mixture.parse({"mlm": {}}), 0, 8, LEXICON, 1, keys)
     chosen = [*range(0, len(pieces), 1_000), MOST - 1, MOST, len(pieces) - 1]
     assert {int((pieces[i].example.targets >= 0).sum()) for i in chosen} == {1}
+
+
+def test_what_reads_straight_on_is_a_view_of_the_documents_and_cannot_be_written():
+    given = documents(20, mean=100)
+    for name in ("causal", "reverse"):
+        for piece in dressed(given, {name: {}}):
+            for array in (piece.example.tokens, piece.example.targets):
+                assert np.shares_memory(array, given.around)
+                assert not array.flags.writeable

@@ -1,0 +1,30 @@
+"""Ragged arrays: pieces of uneven length in one array, one behind the other or with gaps between them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def starts_of(sizes: np.ndarray) -> np.ndarray:
+    """int64 [pieces]: where each piece begins in a ragged array without gaps."""
+    return np.cumsum(sizes) - sizes
+
+
+def places_in(sizes: np.ndarray) -> np.ndarray:
+    """int32 [Σ sizes]: 0 … size−1 in each piece."""
+    return np.arange(int(sizes.sum()), dtype=np.int32) - np.repeat(starts_of(sizes).astype(np.int32), sizes)
+
+
+def runs_of(array: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+    """The runs [starts[p], starts[p] + sizes[p]) of an array, as views."""
+    return [array[start:stop] for start, stop in zip(starts.tolist(), (starts + sizes).tolist())]
+
+
+def surrounded(
+    pieces: Sequence[np.ndarray], before: np.ndarray, after: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(around, starts, sizes) of pieces, each with a token before and after it, as Sources holds them."""
+    sizes = np.array([len(tokens) for tokens in pieces])
+    edges = np.column_stack([before, after]).astype(np.int32)
+    parts = [part for edge, tokens in zip(edges, pieces) for part in (edge[:1], tokens, edge[1:])]
+    return np.concatenate(parts, dtype=np.int32), starts_of(sizes + 2) + 1, sizes
