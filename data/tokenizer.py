@@ -134,11 +134,12 @@ class Tokenizer:
 
     def encode(self, text: str, *, inside: bool = False) -> np.ndarray:
         """int32 [n]: the ids of a text, without begin and end. inside: the text goes on from another."""
-        return self._encode([text], self._inside if inside else self._processor)[0]
+        return self.encode_documents([text], inside=inside)[0]
 
-    def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
-        """int32 [n] for each text, in one SentencePiece call that releases the GIL. Arrays are read-only."""
-        return self._encode(texts, self._processor)
+    def encode_documents(self, texts: list[str], *, inside: bool = False) -> list[np.ndarray]:
+        """int32 [n] for each text, in one SentencePiece call that releases the GIL. Arrays are read-only.
+        inside: the texts go on from others."""
+        return self._encode(texts, self._inside if inside else self._processor)
 
     def _encode(self, texts: list[str], processor: SentencePieceProcessor) -> list[np.ndarray]:
         encoded = processor.encode(texts, return_type="numpy", num_threads=1)

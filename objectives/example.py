@@ -65,11 +65,13 @@ class Lexicon(Protocol):
     def spread(self) -> np.ndarray:
         """int32 [size]: the most tokens that the id's characters can become when encoded in another order."""
 
-    def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
-        """int32 [n] for each text: its ids, without begin and end."""
+    def encode_documents(self, texts: list[str], *, inside: bool = False) -> list[np.ndarray]:
+        """int32 [n] for each text: its ids, without begin and end. inside: the texts go on from others, so no
+        blank is put before them (as Llama's and T5's tokenizers do to a document)."""
 
-    def decode(self, tokens: np.ndarray) -> str:
-        """The text of ids; bytes that are no whole character come out as U+FFFD."""
+    def decode(self, tokens: np.ndarray, *, inside: bool = False) -> str:
+        """The text of ids; bytes that are no whole character come out as U+FFFD. inside: the ids go on from
+        others, so a blank at their front is kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ from objectives.example import Examples, Lexicon, Objective, Sources
 
 BROKEN = "\ufffd"
 _CHARACTER_BYTES = 4  # the longest UTF-8 form
-_DUMMY = 1  # the token that a foreign tokenizer may put before any text
 
 
 @dataclass(frozen=True)
@@ -47,30 +46,34 @@ class Reverse(Objective):
     ) -> int:
         if self.unit == "token":
             return min(len(remaining), length - first)
-        room = length - 1 - _DUMMY  # one position for `begin`
+        room = length - 1  # one position for `begin`
         n = int(np.searchsorted(np.cumsum(lexicon.spread[remaining[:length]]), room, side="right"))
         n = max(n, 1)
         return n if n == len(remaining) else _whole(remaining, n, lexicon)
 
     def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
         if self.unit == "character":
-            sources = sources.respelt(_spelt(sources.pieces(), sources.lexicon))
+            sources = sources.respelt(_spelt(sources.pieces(), sources.first, sources.lexicon))
         # Turned round, `after` stands in front of each piece, and before it what the piece begins with.
         around = sources.around[::-1]
         starts = len(around) - 1 - (sources.starts + sources.sizes)
         return Examples(self.id, starts, sources.sizes + sources.first, around[:-1], around[1:])
 
 
-def _spelt(pieces: list[np.ndarray], lexicon: Lexicon) -> list[np.ndarray]:
+def _spelt(pieces: list[np.ndarray], first: np.ndarray, lexicon: Lexicon) -> list[np.ndarray]:
     """For each piece the tokens which, read from the last to the first, are its text backwards.
 
-    A single token is never spelt out: so a piece of one token fits whatever its spread.
+    first: bool [pieces]: the piece opens its document; any other goes on from text. A single token is never
+    spelt out: so a piece of one token fits whatever its spread.
     """
-    texts = [lexicon.decode(tokens) if len(tokens) > 1 else BROKEN for tokens in pieces]
+    texts = [
+        lexicon.decode(tokens, inside=not opens) if len(tokens) > 1 else BROKEN
+        for tokens, opens in zip(pieces, first.tolist())
+    ]
     whole = [i for i, text in enumerate(texts) if BROKEN not in text]
     spelt = list(pieces)
-    for i, backwards in zip(whole, lexicon.encode_documents([texts[i][::-1] for i in whole])):
-        if len(backwards) <= lexicon.spread[pieces[i]].sum() + _DUMMY:
+    for i, backwards in zip(whole, lexicon.encode_documents([texts[i][::-1] for i in whole], inside=True)):
+        if len(backwards) <= lexicon.spread[pieces[i]].sum():
             spelt[i] = backwards[::-1]
     return spelt
 

@@ -28,7 +28,7 @@ class FakeLexicon:
             self.spread[token] = len(piece)
         self._ids = {piece: token for token, piece in PIECES.items()}
 
-    def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
+    def encode_documents(self, texts: list[str], *, inside: bool = False) -> list[np.ndarray]:
         return [self.encode(text) for text in texts]
 
     def encode(self, text: str) -> np.ndarray:
@@ -44,7 +44,7 @@ class FakeLexicon:
                 text = text[1:]
         return np.array(ids, dtype=np.int32)
 
-    def decode(self, tokens: np.ndarray) -> str:
+    def decode(self, tokens: np.ndarray, *, inside: bool = False) -> str:
         data = b"".join(
             bytes([token - BYTE]) if BYTE <= token < BYTE + 256 else PIECES[token].encode()
             for token in np.asarray(tokens).tolist()

@@ -18,7 +18,9 @@ from data.tokenizer import BLANK, Tokenizer
 from data.train_tokenizer import check, control_symbols, sample_texts, train
 from launcher import generate
 from model.generate import Sampling
-from objectives.example import ControlIds
+from objectives.draws import Draws
+from objectives.example import ControlIds, Source
+from objectives.reverse import Reverse
 from tests.helpers import Corpora, make_corpus
 
 NASTY = [
@@ -326,3 +328,32 @@ def test_encoding_lets_other_threads_run(ours: Tokenizer, texts: list[str]) -> N
     done.set()
     thread.join()
     assert sum(begun < moment < ended for moment in ticks) > 20
+
+
+@pytest.mark.parametrize("text", ["The quick  brown fox", " jumps over", "x", "  "])
+def test_a_dummy_prefix_adds_and_takes_no_blank_where_pieces_are_turned_round(
+    mistral: Tokenizer, text: str
+) -> None:
+    """By characters, whatever the cut: the pieces' texts side by side are the document."""
+    tokens = mistral.encode(text)
+    begin, end = mistral.control.begin, mistral.control.end
+    for cut in range(1, len(tokens) + 1):
+        read = ""
+        for start, stop in ((0, cut), (cut, len(tokens))):
+            if start == stop:
+                continue
+            piece = tokens[start:stop]
+            first, last = start == 0, stop == len(tokens)
+            before = begin if first else int(tokens[start - 1])
+            after = end if last else int(tokens[stop])
+            source = Source(piece, before, after, first, last, mistral)
+            targets = Reverse(unit="character").make(source, Draws(1)).targets
+            if first:
+                assert targets[-1] == begin
+                targets = targets[:-1]
+            if len(piece) == 1:  # a single token is never spelt out
+                read += mistral.decode(piece, inside=not first)
+                assert np.array_equal(targets, piece)
+            else:
+                read += mistral.decode(targets, inside=True)[::-1]
+        assert read == text, cut
