@@ -24,8 +24,9 @@ from launcher.allocator import keep_memory
 from launcher.checkpoint import Found, read_progress
 from launcher.checkpoint_load import load
 from launcher.checkpoint_save import Checkpoints
+from launcher.compiler import require_compiler
 from launcher.config import Config
-from launcher.engine import Engine, require_compiler
+from launcher.engine import Engine
 from launcher.evaluate import HeldOut
 from launcher.plan_history import go_on, keep, record_left_out, run_tokenizer
 from launcher.progress import Progress
@@ -81,7 +82,7 @@ def assemble(
     keep_memory()
     config = claimed.config
     stream = together(world, lambda: _open_stream(claimed))
-    together(world, lambda: require_compiler(config.layout))
+    together(world, lambda: require_compiler(config.layout, config.model, stream.plan.length))
     engine = _engine(world, claimed, stream)
     stack.callback(engine.close)
     # Nobody reads rows of a plan that is not on the disk yet.

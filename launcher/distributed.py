@@ -38,10 +38,10 @@ def connect(world: World, timeout: float = 600.0) -> None:
         **rendezvous,
     )
     if device.type == "cuda":
-        _refuse_shared(world, torch.cuda.get_device_properties(device))
+        refuse_shared(world, torch.cuda.get_device_properties(device))
 
 
-def _refuse_shared(world: World, gpu: Any) -> None:
+def refuse_shared(world: World, gpu: Any) -> None:
     """BadInput on all ranks where two of them have the same GPU: NCCL would only speak of an internal error.
     Told apart by the GPU's own number, for each rank may see its GPU as number 0."""
     gpus = gather(world, str(gpu.uuid))

@@ -51,7 +51,7 @@ class Finding:
 def examine(folder: str) -> list[Finding]:
     """Everything, in a few seconds. `folder`: where runs will lie."""
     findings: list[Finding] = []
-    for part in (_packages(), _shadows(), _devices(), _network(), _disk(Path(folder))):
+    for part in (_packages(), _shadows(), _devices(), _compiler(), _network(), _disk(Path(folder))):
         findings.extend(part)
     return findings
 
@@ -140,6 +140,17 @@ def _devices() -> Iterator[Finding]:
         yield Finding(f"gpu {number}", 0, f"{facts.name}, {output.size(facts.total_memory)}{bf16}")
     nccl = ".".join(str(part) for part in torch.cuda.nccl.version())
     yield Finding("nccl", 0, nccl)
+
+
+def _compiler() -> Iterator[Finding]:
+    import torch  # only the doctor's own body needs it
+
+    from launcher.compiler import found  # imports torch
+
+    gpu = torch.cuda.is_available()
+    needed = "layout.compile and attention: flex need one" if gpu else "layout.compile needs one"
+    compiler = found(gpu)
+    yield Finding("compiler", 0 if compiler or not gpu else 1, compiler or f"none; {needed}")
 
 
 def _vector_unit() -> str:

@@ -15,13 +15,11 @@ a resumed run needs no random state. Weights start from the model's own fp32 val
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from shutil import which
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.errors import BadInput
 from data.rows import Rows
 from launcher import engine_deepspeed
 from launcher.distributed import HostSums, device_of
@@ -33,14 +31,6 @@ from launcher.optimizer import OptimizerConfig
 from launcher.world import World
 from model.transformer import Transformer
 from objectives.draws import key
-
-
-def require_compiler(layout: LayoutConfig) -> None:
-    """BadInput where a layout wants compiled blocks and the machine has no C compiler."""
-    if layout.compile and not any(map(which, ("cc", "gcc", "clang"))):
-        raise BadInput(
-            "layout.compile: needs a C compiler on the PATH (gcc or clang): install one or leave it off"
-        )
 
 
 class Engine:

@@ -53,7 +53,7 @@ class LayoutConfig(BaseModel):
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, about a third more time."""
     compile: bool = False
-    """Compile each block of the model (torch.compile): faster on a GPU, and the first step waits a minute."""
+    """Compile each block of the model (torch.compile): faster on a GPU; the first step waits for it."""
     deepspeed: dict[str, int | bool] = {}
     """Raw keys of DeepSpeed's zero_optimization section (RAW_KEYS)."""
 

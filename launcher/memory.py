@@ -1,8 +1,9 @@
 """What a process holds of its device's memory, and one clear line when that was not enough.
 
 A layout that does not fit shows itself at the first step or at the longest micro-batch, hours after sbatch.
-Everything that the line proposes changes speed and memory and never the batches (launcher/layout.py), so the
-user can go on from the newest checkpoint.
+What the line proposes of the layout changes speed and memory and never the batches (launcher/layout.py), so
+the user can go on from the newest checkpoint. Only the rank that ran out knows: the others wait for it until
+whoever started them ends them.
 """
 
 import resource
@@ -35,10 +36,10 @@ def enough_memory(layout: LayoutConfig) -> Iterator[None]:
             f"lower layout.micro_batch (it is {layout.micro_batch})" if layout.micro_batch > 1 else "",
             "set layout.activation_checkpointing" if not layout.activation_checkpointing else "",
             "raise layout.zero" if layout.zero < 3 and torch.distributed.get_world_size() > 1 else "",
-            "take more GPUs or a smaller model",
+            "take more GPUs",
         ]
         raise BadInput(
             f"layout: the GPU's memory is not enough ({(whole - free) / 2**30:.1f} of "
             f"{whole / 2**30:.1f} GiB are taken, {memory_in_use():.1f} at most by tensors of this process): "
-            f"{', '.join(filter(None, remedies))}; batches stay the same"
+            f"{', '.join(filter(None, remedies))} and go on, with the same batches; or begin a smaller model"
         ) from error

@@ -163,7 +163,7 @@ def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> i
         try:
             with enough_memory(claimed.config.layout):
                 session, progress = assemble(world, claimed, stop, stack, terminal)
-                end = _train(session, progress, loop)
+            end = _train(session, progress, loop)
             session.finish("trouble" if isinstance(end, Trouble) else end.name.lower())
         except BadInput as error:
             if claimed.attempt is not None:
@@ -178,11 +178,12 @@ def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> i
 
 
 def _train(session: TrainingSession, progress: Progress, loop: Loop) -> End | Trouble:
-    """How the loop ended. BadInput, on all ranks, where what was trained last could not be kept."""
+    """How the loop ended. BadInput: on all ranks where what was trained last could not be kept, on one whose
+    GPU has too little memory."""
     try:
-        if progress.step == 0:
-            session.evaluate(0)
-        with collected_by_step():
+        with enough_memory(session.config.layout), collected_by_step():
+            if progress.step == 0:
+                session.evaluate(0)
             return loop(session, progress)
     except Trouble as trouble:
         return trouble

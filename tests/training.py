@@ -12,6 +12,7 @@ are read and the ranks are connected. The loop is looked at from outside: what i
 import contextlib
 import io
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,9 +105,15 @@ class Left:
 
 
 def trainer(
-    world: World, plain: dict[str, Any], step: int | None = None, fresh: bool = False, tensors: bool = False
+    world: World,
+    plain: dict[str, Any],
+    step: int | None = None,
+    fresh: bool = False,
+    tensors: bool = False,
+    before: Callable[[int], None] = lambda number: None,
 ) -> Left:
-    """The case. `fresh`: as `headrace train`, else a run that exists goes on as `headrace resume` does."""
+    """The case. `fresh`: as `headrace train`, else a run that exists goes on as `headrace resume` does.
+    before: called with the number of each step that is about to be made."""
     wanted = configs.build(plain, {}, "test")
     left = Left()
 
@@ -116,7 +123,7 @@ def trainer(
         return run_folder.start(wanted)
 
     def loop(session: TrainingSession, progress: Progress) -> End:
-        return fit(_watched(session, left, tensors), progress)
+        return fit(_watched(session, left, tensors, before), progress)
 
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
@@ -128,13 +135,16 @@ def trainer(
     return left
 
 
-def _watched(session: TrainingSession, left: Left, whole: bool) -> TrainingSession:
+def _watched(
+    session: TrainingSession, left: Left, whole: bool, before: Callable[[int], None]
+) -> TrainingSession:
     """The session, with notes taken at each step."""
     if whole:
         left.loaded = tensors(session.engine)
     step = session.step
 
     def noting(ready: Ready, scale: np.ndarray, number: int, lr: float) -> StepResult:
+        before(number)
         batch = ready.batch
         for row, digest in zip(batch.numbers.tolist(), batch.rows.fingerprints(), strict=True):
             if row >= 0:
