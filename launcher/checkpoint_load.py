@@ -63,11 +63,12 @@ def _read(stored: Stored, requests: list[Request]) -> None:
 
 @torch.no_grad()
 def _fill(stored: Stored, state: StateMap, kinds: tuple[str, ...] | list[str]) -> None:
-    """Straight into the flats on a CPU; through one flat's worth of host memory otherwise."""
+    """Straight into the flats on a CPU; onto a GPU through one flat's worth of pinned host memory."""
     for kind in kinds:
         for flat in range(len(state.flats)):
             target = state.tensor(flat, kind)
-            host = target if target.device.type == "cpu" else torch.empty(target.shape, dtype=target.dtype)
+            on_host = target.device.type == "cpu"
+            host = target if on_host else torch.empty(target.shape, dtype=target.dtype, pin_memory=True)
             array = host.numpy()
             _read(
                 stored,
@@ -77,5 +78,5 @@ def _fill(stored: Stored, state: StateMap, kinds: tuple[str, ...] | list[str]) -
                     if f.flat == flat
                 ],
             )
-            if host is not target:
+            if not on_host:
                 target.copy_(host)
