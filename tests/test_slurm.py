@@ -15,9 +15,10 @@ import pytest
 SCRIPT = Path(__file__).parent.parent / "slurm" / "train.sbatch"
 COMMANDS = {
     "headrace": "exit $CHECK",
-    "srun": "sleep $SECONDS_SAVING; exit $CODE",
-    "squeue": "echo $STATE",
-    "scontrol": "",
+    "srun": "/bin/sleep $SECONDS_SAVING; exit $CODE",
+    "squeue": "[[ $(grep -c ^squeue calls) -gt $SILENT ]] && echo $STATE",
+    "scontrol": "exit $REFUSED",
+    "sleep": "",
 }
 
 
@@ -33,11 +34,12 @@ def home(tmp_path: Path) -> Path:
 
 def submitted(home: Path, **variables: object) -> subprocess.Popen[bytes]:
     """The batch shell of job 7 with two tasks of four CPUs, under way."""
-    usual = {"CHECK": 0, "CODE": 75, "STATE": "RUNNING", "SECONDS_SAVING": 0}
+    usual = {"CHECK": 0, "CODE": 75, "STATE": "RUNNING", "SECONDS_SAVING": 0, "SILENT": 0, "REFUSED": 0}
     job = {"SLURM_JOB_ID": 7, "SLURM_NTASKS": 2, "SLURM_CPUS_PER_TASK": 4}
     plain = {"PATH": f"{home}:{os.environ['PATH']}"}
     environment = plain | {name: str(value) for name, value in (job | usual | variables).items()}
-    return subprocess.Popen(["bash", SCRIPT, "c.yaml", "seed=2"], cwd=home, env=environment)
+    with (home / "log").open("w") as log:
+        return subprocess.Popen(["bash", SCRIPT, "c.yaml", "seed=2"], cwd=home, env=environment, stdout=log)
 
 
 def calls(home: Path) -> list[str]:
@@ -48,6 +50,7 @@ def calls(home: Path) -> list[str]:
 CHECK = "headrace check c.yaml seed=2 --processes 2"
 SRUN = "srun --cpus-per-task=4 --kill-on-bad-exit=0 --wait=600 headrace train c.yaml seed=2"
 REQUEUE = "scontrol requeue 7"
+UNKNOWN = "squeue did not say whether Slurm is ending it"
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,6 @@ REQUEUE = "scontrol requeue 7"
     [
         (75, "RUNNING", True),  # --signal, ahead of the time limit
         (75, "COMPLETING", False),  # scancel, preemption, scontrol requeue: Slurm's own affair
-        (75, "", False),
         (143, "RUNNING", True),  # the signal came before the task had come to its handlers
         (143, "COMPLETING", False),
         (0, "RUNNING", False),
@@ -69,6 +71,29 @@ def test_only_a_job_that_slurm_does_not_end_itself_is_requeued(
     assert submitted(home, CODE=code, STATE=state).wait(20) == code
     asked = [line for line in calls(home) if not line.startswith("squeue ")]
     assert asked == [CHECK, SRUN, *([REQUEUE] if again else [])]
+    assert "NOT requeued" not in (home / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("silent", "state", "refused", "asked", "told"),
+    [
+        (2, "RUNNING", 0, "squeue sleep squeue sleep squeue scontrol", ""),  # a controller that is busy
+        (3, "RUNNING", 0, "squeue sleep squeue sleep squeue sleep", UNKNOWN),
+        (0, "", 0, "squeue sleep squeue sleep squeue sleep", UNKNOWN),  # no error, and no answer
+        (0, "RUNNING", 1, "squeue scontrol", "scontrol requeue failed"),
+    ],
+)
+def test_slurm_is_asked_three_times_and_a_job_that_is_lost_is_told(
+    home: Path, silent: int, state: str, refused: int, asked: str, told: str
+) -> None:
+    assert submitted(home, SILENT=silent, STATE=state, REFUSED=refused).wait(20) == 75
+    assert [line.split()[0] for line in calls(home)[2:]] == asked.split()
+    lines = (home / "log").read_text().splitlines()
+    last = (
+        f"headrace: job 7 was NOT requeued: {told}. To go on: scontrol requeue 7, or submit it again as "
+        "before (train.sbatch c.yaml seed=2)"
+    )
+    assert (lines[-1] == last) == bool(told), lines
 
 
 def test_the_shell_lives_on_until_the_step_has_saved(home: Path) -> None:
