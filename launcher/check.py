@@ -21,13 +21,14 @@ from data.planning import make_plan
 from data.steps import rows_of_step
 from data.tokenizer import Tokenizer
 from launcher import output
-from launcher.checkpoint import saved_progress
+from launcher.checkpoint import read_progress
 from launcher.config import Config, require_files, require_processes
-from launcher.plan_history import go_on, refuse_other_tokenizer, run_tokenizer
+from launcher.plan_history import go_on, run_tokenizer
 from launcher.progress import Progress
 from launcher.quarantine import refuse_unknown
 from launcher.retention import Retention
 from launcher.run_folder import RunFolder
+from launcher.start_point import StartPoint, start_point
 from launcher.stream_settings import open_corpora, stream_settings
 from model.accounting import flops_per_token, memory, parameters
 
@@ -44,15 +45,25 @@ def report(
     checkpoints, by default the newest. BadInput for whatever would stop the start."""
     require_files(config)
     require_processes(config, processes)
-    tokenizer, corpora, history = _stream(config, run, step)
+    point = start_point(run, config, step, quick=True) if run else StartPoint(None, [], complete=False)
+    at = Progress.from_json(read_progress(point.checkpoint.path)) if point.checkpoint else None
+    if run and not point.complete:
+        run.refuse_writer()
+    tokenizer, corpora, history = _stream(config, run, at)
     plan = history.newest
+    row = at.row if at else 0
     unknown = refuse_unknown(config, corpora, most=math.inf)
     rows, _ = rows_of_step(history, config.steps)  # the first row after the last step
     count = parameters(config.model, tokenizer.size)
     facts: dict[str, Any] = {
-        "run": {"folder": str(config.path), "exists": run is not None},
+        "run": {
+            "folder": str(config.path),
+            "exists": run is not None,
+            "step": at.step if at else 0,
+            "complete": point.complete,
+        },
         "model": {"parameters": count, "vocabulary": tokenizer.size},
-        "step": _step(config, plan, processes),
+        "step": _step(config, plan, row, processes),
         "whole": {
             "steps": config.steps,
             "rows": rows,
@@ -64,17 +75,18 @@ def report(
             for part in plan.corpora
             if part.name in corpora  # a run's plan keeps those that an edit took away
         ],
-        "objectives": _objectives(config, rows),
+        "objectives": _objectives(config, row, rows),
         "memory": _memory(config, tokenizer.size, processes),
         "checkpoints": _checkpoints(config, count),
     }
-    return facts | {"warnings": [*unknown, *_warnings(config, facts)]}
+    passed_over = [f"will be passed over: {line}" for line in point.passed_over]
+    return facts | {"warnings": [*passed_over, *unknown, *_warnings(config, facts)]}
 
 
 def _stream(
-    config: Config, run: RunFolder | None, step: int | None
+    config: Config, run: RunFolder | None, at: Progress | None
 ) -> tuple[Tokenizer, dict[str, Corpus], History]:
-    """What the start would train on. BadInput for what a run that exists refuses."""
+    """What the start would train on, from `at` on. BadInput for what a run that exists refuses."""
     if run is None:
         tokenizer = Tokenizer.load(config.tokenizer.model)
         corpora = open_corpora(config)
@@ -83,17 +95,14 @@ def _stream(
             corpora,
             History(((0, make_plan(stream_settings(config, corpora, tokenizer.hash))),)),
         )
-    run.refuse_writer()
-    refuse_other_tokenizer(run, config)
-    saved = saved_progress(run.checkpoints, step)
-    at = Progress.from_json(saved) if saved else None
     tokenizer = run_tokenizer(run, at.history.newest.tokenizer if at else None)
     corpora = open_corpora(config)
     return tokenizer, corpora, go_on(run, config, corpora, tokenizer.hash, at)
 
 
-def _step(config: Config, plan: Plan, processes: int) -> dict[str, Any]:
-    rows = plan.rows_at(0)
+def _step(config: Config, plan: Plan, row: int, processes: int) -> dict[str, Any]:
+    """The step that begins at a global row: the first that the start would make."""
+    rows = plan.rows_at(row)
     shares = np.bincount(np.arange(rows) % plan.lanes % processes, minlength=processes)
     micro = config.layout.micro_batch
     largest = -(-int(shares.max()) // micro) * micro
@@ -144,9 +153,10 @@ def _bytes_per_token(corpus: Corpus, tokenizer: Tokenizer) -> float:
     return sum(len(text.encode()) for text in texts) / max(tokens, 1) or 1.0
 
 
-def _objectives(config: Config, rows: int) -> list[dict[str, Any]]:
+def _objectives(config: Config, row: int, end: int) -> list[dict[str, Any]]:
+    """Their shares at the row where the start would go on, and at the row after the last."""
     mixture = config.mixture
-    first, last = mixture.weights(0), mixture.weights(rows)
+    first, last = mixture.weights(row), mixture.weights(end)
     return [
         {
             "name": entry.objective.name,
@@ -223,12 +233,18 @@ def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _standing(run: dict[str, Any]) -> str:
+    if not run["exists"]:
+        return ""
+    if run["complete"]:
+        return f" (is complete, {run['step']:,} steps: nothing would be started)"
+    return f" (exists: training goes on after step {run['step']:,})"
+
+
 def show(facts: dict[str, Any]) -> None:
     """The facts as lines for the eye."""
     run, model, step, whole = facts["run"], facts["model"], facts["step"], facts["whole"]
-    output.say(
-        f"run          {run['folder']}" + (" (exists: training goes on with it)" if run["exists"] else "")
-    )
+    output.say(f"run          {run['folder']}{_standing(run)}")
     output.say(f"model        {model['parameters']:,} parameters, vocabulary {model['vocabulary']:,}")
     output.say(
         f"step         {step['rows']:,} rows × {step['length']:,} = {step['positions']:,} positions, on "

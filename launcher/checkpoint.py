@@ -5,7 +5,6 @@ checkpoints but none is whole it is refused: starting again from nothing is neve
 here, for `check` looks too; tensors are read in checkpoint_load.py.
 """
 
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,14 +30,14 @@ class Found:
 
 
 def newest(
-    folder: Path, step: int | None = None, rewound: tuple[int, int] | None = None
+    folder: Path, step: int | None = None, rewound: tuple[int, int] | None = None, quick: bool = False
 ) -> tuple[Found | None, list[str]]:
     """The newest checkpoint that is whole, and a line for each newer one that was passed over.
 
     With `step` that one or BadInput. rewound (attempt, step): that attempt went back to that step, so what
     others saved of later steps was given up, also where it was killed before it had set that aside. (None,
     []) where nothing was ever saved; BadInput where all that was saved is damaged. Reads every byte of what
-    it returns.
+    it returns; quick: the small files alone, and the sizes of the others.
     """
     steps = steps_in(folder)
     if step is not None:
@@ -47,7 +46,7 @@ def newest(
     passed_over: list[str] = []
     for number in reversed(steps):
         path = folder / step_name(number)
-        wrong = problems(path)
+        wrong = problems(path, quick)
         if not wrong:
             attempt = read_manifest(path)["attempt"]
             if step is None and rewound and number > rewound[1] and attempt != rewound[0]:
@@ -65,19 +64,6 @@ def newest(
 def read_progress(path: str | Path) -> dict[str, Any]:
     """What the run kept of itself. BadInput for damage."""
     return open_stored(Path(path)).progress
-
-
-def saved_progress(folder: Path, step: int | None = None) -> dict[str, Any] | None:
-    """What the run kept of itself in the newest checkpoint, or in that of `step`, as far as it can be told
-    without reading what is large. None where no checkpoint can be opened; BadInput where `step` has none."""
-    steps = steps_in(folder)
-    if step is not None:
-        _require(folder, step, steps)
-        steps = [step]
-    for number in reversed(steps):
-        with suppress(Damaged, OSError):
-            return Stored(folder / step_name(number)).progress
-    return None
 
 
 def open_stored(path: Path) -> Stored:

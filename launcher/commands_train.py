@@ -154,8 +154,10 @@ def _show_start(
     from launcher.check import report, show
 
     count = _count(config, processes)
-    show(report(config, count, run, step))
-    output.say(f"would start: {count} × headrace {' '.join(arguments)}")
+    facts = report(config, count, run, step)
+    show(facts)
+    if not facts["run"]["complete"]:
+        output.say(f"would start: {count} × headrace {' '.join(arguments)}")
 
 
 def _start_ranks(config: "Config", processes: int | None, arguments: list[str]) -> None:

@@ -1,7 +1,8 @@
 """A start of a run, from the config to the exit code: what `headrace train` and `resume` do in each rank.
 
     connect the ranks                                                    distributed.py
-    rank 0 claims an attempt and tells the others its folder and config  run_folder.py, agreement.py
+    rank 0 finds where the run goes on and claims an attempt             start_point.py, run_folder.py
+    and tells the others                                                 agreement.py
     everything that the attempt trains with                              assembly.py
     the loop                                                             loop.py
 
@@ -21,14 +22,12 @@ from launcher import config as configs
 from launcher import output, run_folder
 from launcher.agreement import Told, from_first, together
 from launcher.assembly import Claimed, assemble
-from launcher.checkpoint import Found, newest
+from launcher.checkpoint import Found
 from launcher.collector import collected_by_step
 from launcher.config import Config
 from launcher.distributed import connect, disconnect
 from launcher.loop import End, fit
 from launcher.memory import enough_memory
-from launcher.metrics import first_line, lineage
-from launcher.plan_history import refuse_other_tokenizer
 from launcher.progress import Progress
 from launcher.quarantine import refuse_unknown
 from launcher.quiet import quiet
@@ -36,6 +35,7 @@ from launcher.run_folder import Attempt, RunFolder
 from launcher.samples import require_room
 from launcher.session import TrainingSession
 from launcher.signals import StopRequest, stop_request
+from launcher.start_point import start_point
 from launcher.stream_settings import open_corpora
 from launcher.summary import show_summary
 from launcher.totals import Trouble
@@ -107,16 +107,9 @@ def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> 
 
     def claim() -> dict[str, Any]:
         run, config = choose()
-        refuse_other_tokenizer(run, config)
-        begun = run.attempts()
-        rewound = (begun[-1], first_line(run, begun[-1])["step"]) if begun else None
-        found, passed_over = newest(run.checkpoints, step, rewound)
-        if found is None:
-            _refuse_lost_checkpoints(run)
-        else:
-            first_line(run, found.attempt)
-        lineage(run)  # a ledger that is damaged is told now, and not after the last step
-        if found is not None and found.step >= config.steps:
+        point = start_point(run, config, step)
+        found = point.checkpoint
+        if point.complete and found:
             show_summary(run)
             output.say(f"{run.path}: is complete, {found.step:,} steps; nothing was changed")
             return {"complete": True}
@@ -128,7 +121,7 @@ def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> 
             "number": held[0].number,
             "config": configs.plain(config),
             "checkpoint": found and found.plain(),
-            "passed_over": passed_over,
+            "passed_over": point.passed_over,
         }
 
     told = from_first(world, claim)
@@ -142,16 +135,6 @@ def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> 
         passed_over=told["passed_over"],
         attempt=held[0] if held else None,
     )
-
-
-def _refuse_lost_checkpoints(run: RunFolder) -> None:
-    """BadInput where the run has saved something and nothing is there: it would begin again unasked."""
-    saved = [line.get("step") for line in run.ledger() if line["event"] == "checkpoint"]
-    if saved:
-        raise BadInput(
-            f"{run.checkpoints}: no checkpoint is there, and the run has saved step {saved[-1]}: bring it "
-            "back; to begin again, train under another run.name"
-        )
 
 
 def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> int:

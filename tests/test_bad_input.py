@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -395,7 +395,7 @@ def test_another_config_for_a_run_that_exists(headrace: Commands, one: Path, hom
         assert len(line.split("; ")[2]) == 80
     assert "steps: 3, now 9" in headrace.refused("check", "c.yaml", "steps=9", cwd=home)
     assert names(one) == before
-    assert f"{one} (exists: training goes on with it)" in headrace.ok("check", "c.yaml", cwd=home)
+    assert f"{one} (is complete, 3 steps: nothing" in headrace.ok("check", "c.yaml", cwd=home)
     assert "exists" not in headrace.ok("check", "c.yaml", "steps=9", "run.name=mine", cwd=home)
     assert "is complete" in headrace.ok("train", "c.yaml", cwd=home)
 
@@ -619,6 +619,90 @@ def test_what_a_run_has_is_what_a_check_reckons_with(
     assert (facts["model"]["vocabulary"], facts["corpora"][0]["documents"]) == (2000, 400)
     assert "no checkpoint of step 9" in headrace.refused("resume", unfinished, "--step", "9", "--dry-run")
     headrace.ok("train", "c.yaml", cwd=work)
+
+
+def loop(path: Path) -> None:
+    """A file that root cannot read either."""
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def folders(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").iterdir())
+
+
+def damage_ledger(run: Path) -> None:
+    path = run / "attempts/0001/ledger.jsonl"
+    first, *others = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([first, b"nonsense\n", *others]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (
+            lambda run: [shutil.rmtree(path) for path in folders(run)],
+            "no checkpoint is there, and the run has saved step 3",
+        ),
+        (lambda run: [flip(path / "index.json") for path in folders(run)], "no checkpoint is whole: "),
+        (
+            lambda run: [loop(path / "MANIFEST.json") for path in folders(run)],
+            "cannot be read: Too many levels",
+        ),
+        (damage_ledger, "/ledger.jsonl:2: is damaged: expected a JSON object with event; remove it"),
+    ],
+    ids=["lost", "damaged", "unreadable", "ledger"],
+)
+def test_what_stops_a_start_stops_its_check(
+    headrace: Commands, unfinished: Path, work: Path, damage: Callable[[Path], object], expected: str
+) -> None:
+    damage(unfinished)
+    before = names(work)
+    for command in starts(unfinished):
+        assert expected in headrace.refused(*command, cwd=work)
+    assert names(work) == before
+
+
+def test_a_damaged_checkpoint_that_is_asked_for_or_passed_over(
+    headrace: Commands, unfinished: Path, work: Path
+) -> None:
+    newer = folders(unfinished)[-1]
+    for damage, name, expected in ((flip, "index.json", ""), (loop, "MANIFEST.json", "cannot be read")):
+        damage(newer / name)
+        for dry in ([], ["--dry-run"]):
+            line = headrace.refused("resume", unfinished, "--step", "2", *dry)
+            assert f"the checkpoint of step 2 is damaged: {newer}/{name}: {expected}" in line
+    for command in (["train", "c.yaml", "--dry-run"], ["check", "c.yaml"]):
+        out = headrace.ok(*command, cwd=work)
+        assert f"{unfinished} (exists: training goes on after step 1)" in out
+        assert f"warning: will be passed over: {newer}/MANIFEST.json: cannot be read: " in out
+    headrace.ok("train", "c.yaml", cwd=work)
+    assert [line["step"] for line in open_run(unfinished).ledger() if line["event"] == "resume"] == [1]
+
+
+def test_a_complete_run_starts_nothing_and_a_check_says_so(headrace: Commands, one: Path, home: Path) -> None:
+    before = names(one)
+    for command in starts(one):
+        out = headrace.ok(*command, cwd=home)
+        assert "is complete, 3 steps" in out
+        assert "would start" not in out
+    assert names(one) == before
+    assert "would start: 1 × " in headrace.ok("resume", one, "--step", "2", "--dry-run")
+    assert "would start: 1 × " in headrace.ok("resume", one, "steps=4", "--dry-run")
+
+
+def test_a_check_of_a_rewound_run_reckons_from_where_it_went_back_to(
+    headrace: Commands, unfinished: Path, work: Path
+) -> None:
+    """Killed before it had set aside the checkpoint of step 2, which is of the future that it gave up."""
+    folder = open_run(unfinished)
+    attempt = claim(folder, folder.current_config())
+    attempt.begin(1, 1)
+    attempt.close()
+    facts = json.loads(headrace.ok("check", "c.yaml", "--json", cwd=work))
+    assert facts["run"] == {"folder": str(unfinished), "exists": True, "step": 1, "complete": False}
+    headrace.ok("train", "c.yaml", cwd=work)
+    assert [line["step"] for line in folder.ledger() if line["event"] == "resume"] == [1, 1]
 
 
 FILES = ("MANIFEST.json", "index.json", "progress.json", "frag-00000.safetensors", "frag-00000.blocks")

@@ -15,6 +15,7 @@ from launcher.quarantine import refuse_unknown
 from launcher.run_folder import RunFolder, start
 from launcher.stream_settings import open_corpora, stream_settings
 from objectives.registry import HEADS
+from tests.commands import Commands
 from tests.helpers import Corpora
 
 CONFIG = """\
@@ -73,6 +74,17 @@ def test_exact_figures(file: Path, corpora: Corpora) -> None:
 
     model = Transformer(config.model, facts["model"]["vocabulary"], HEADS, corpora=2)
     assert facts["model"]["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_a_run_that_goes_on_is_asked_at_its_row(file: Path, headrace: Commands) -> None:
+    """Its next step has the rows and shares of the row at which it begins, not those of row 0."""
+    edits = ["steps=2", "batch_rows=[[0, 8], [16, 12]]", "objectives.causal.weight=[[0, 1], [16, 3]]"]
+    headrace.ok("train", file, *edits)
+    facts = json.loads(headrace.ok("check", file, *edits, "--json"))
+    assert (facts["run"]["step"], facts["run"]["complete"]) == (2, True)
+    assert (facts["step"]["rows"], facts["objectives"][0]["share"]) == (12, 0.75)
+    new = report(configs.load(file, [*edits, "run.name=new"]), 1)
+    assert (new["step"]["rows"], new["objectives"][0]["share"]) == (8, 0.5)
 
 
 def test_estimated_tokens_and_padding_are_near_the_truth(file: Path, corpora: Corpora) -> None:
