@@ -27,9 +27,12 @@ from objectives.mixture import dress
 
 _DOCUMENT = 150
 """Bytes of what is noted of a document, measured."""
-_PER_TEXT_BYTE, _PER_DOCUMENT = 3, 500
-"""Bytes that an open block holds, measured: 1 (causal) to 5 (next-sentence) a byte of text, of which a token
-has four; and what is noted of a document and of its piece."""
+_PER_TEXT_BYTE, _PER_DOCUMENT = 22, 600
+"""The most that an open block can hold for a byte of text (next-sentence, where each byte is a token) and for
+what is noted of a document and its piece. Measured at 3.2 bytes a token: causal 1.4 a byte of text, mlm and
+prefix 5.0, span 5.4, next-sentence 6.5."""
+_FADING = 0.9
+"""What the widest block of a corpus counts at the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ class OpenBlock:
 
 
 class Opener:
-    """Opens blocks of all corpora. Thread-safe: nothing here changes but which units are left out."""
+    """Opens blocks of all corpora. Thread-safe: nothing here changes but which units are left out, and how
+    much memory a block is expected to take."""
 
     def __init__(self, regimes: Regimes, corpora: Mapping[str, Corpus], encoder: Encoder) -> None:
         """BadInput where a corpus is not the one that the plan fingerprinted."""
@@ -71,6 +75,7 @@ class Opener:
         self.plans = {corpus.name: corpus for corpus in plan.corpora}
         self.orders: dict[str, Order] = {}
         self.blocks: dict[str, Blocks] = {}
+        self._width: dict[str, float] = {}
         for corpus in plan.corpora:
             if corpus.name in corpora:
                 units = corpora[corpus.name].index.units
@@ -87,8 +92,12 @@ class Opener:
         self._skips |= {skip}
 
     def expected_nbytes(self, corpus: str, place: int) -> int:
-        """About what the block at a place will hold when it is open."""
-        number = self.orders[corpus].resolve(place)[1]
+        """About what the block at a place will hold when it is open: by the widest blocks of its corpus so
+        far, for objectives and tokenizers differ tenfold; before the first one, the most that it can."""
+        most = self._most_nbytes(corpus, self.orders[corpus].resolve(place)[1])
+        return int(self._width.get(corpus, 1.0) * most)
+
+    def _most_nbytes(self, corpus: str, number: int) -> int:
         units = self.corpora[corpus].index.units[self.blocks[corpus].units_of(number)]
         return _PER_TEXT_BYTE * int(units["text_bytes"].sum()) + _PER_DOCUMENT * int(units["samples"].sum())
 
@@ -108,6 +117,8 @@ class Opener:
         for row, following in later:
             self.dress_again(block, emitted, row)
             emitted = following
+        width = block.nbytes / self._most_nbytes(corpus, number)
+        self._width[corpus] = max(width, _FADING * self._width.get(corpus, 0.0))
         return block
 
     def dress_again(self, block: OpenBlock, emitted: int, row: int) -> None:

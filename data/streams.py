@@ -213,7 +213,7 @@ class Streams:
         self._held += size - self._kept.pop(at, 0)
         self._kept[at] = size
         stream.block = block
-        while self._held > self._memory and len(self._kept) > 1:
+        while self.held_bytes > self._memory and len(self._kept) > 1:
             self._drop(self._streams[next(iter(self._kept))])
         dressing = block.dressing
         need = self._regimes.draw_after(stream.plan, stream.number, dressing.row, len(dressing.rows))
