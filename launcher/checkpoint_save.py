@@ -76,6 +76,7 @@ class Checkpoints:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._saved: queue.SimpleQueue[Saved] = queue.SimpleQueue()
+        self._damaged: set[int] = set()
         if world.rank == 0:
             try:
                 folder.mkdir(exist_ok=True)
@@ -201,7 +202,7 @@ class Checkpoints:
             job.write_own()
             if job.rank == 0:
                 size = job.publish(self._may_publish, self._patience)
-                deleted = self._retention.apply(self.folder, job.step, self._attempt)
+                deleted = self._retention.apply(self.folder, job.step, self._attempt, self._damaged)
                 seconds = time.monotonic() - job.begin
                 self._saved.put(Saved(job.step, str(job.target), size, seconds, tuple(deleted)))
         except BaseException as error:

@@ -6,7 +6,7 @@ gets another name before its files go, so a deletion that is cut off leaves noth
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +37,6 @@ class Retention:
     keep: int = 2
     keep_every: int | None = None
     weights_only_after: int | None = None
-    _damaged: set[int] = field(default_factory=set, init=False, repr=False, compare=False)
-    """Steps of which no weights could be kept: told once, and not read again at each save."""
 
     def plan(self, steps: Sequence[int]) -> tuple[list[int], list[int]]:
         """Of the steps that are there, those to delete and those to reduce to their weights."""
@@ -47,19 +45,22 @@ class Retention:
         bare = forever[: -self.weights_only_after] if self.weights_only_after else []
         return [step for step in older if step not in forever], bare
 
-    def apply(self, folder: Path, published: int, attempt: int) -> list[str]:
-        """Bring a folder into this state, step `published` being the newest; the names of what went. Where
-        weights cannot be kept because of damage, all of it stays for its owner to look at."""
+    def apply(self, folder: Path, published: int, attempt: int, damaged: set[int]) -> list[str]:
+        """Bring a folder into this state, step `published` being the newest; the names of what went.
+
+        Where weights cannot be kept because of damage, all of it stays for its owner to look at, and the step
+        is added to `damaged`, which the attempt keeps: told once, and not read again at each save.
+        """
         gone, bare = self.plan([step for step in steps_in(folder) if step <= published])
         for step in bare:
-            if step in self._damaged:
+            if step in damaged:
                 continue
             try:
                 _keep_weights(folder, step, attempt)
             except Damaged as damage:
                 path = folder / step_name(step)
                 _log.warning("%s/%s; it is damaged, and stays as it is", path, damage)
-                self._damaged.add(step)
+                damaged.add(step)
                 continue
             gone.append(step)
         for step in gone:

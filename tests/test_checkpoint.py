@@ -98,14 +98,16 @@ def test_weights_that_cannot_be_kept_are_said_and_stay(
     index = folder / step_name(1) / "index.json"
     index.write_bytes(b"{}")
     retention = Retention(keep=1, keep_every=1, weights_only_after=1)
-    assert retention.apply(folder, published=4, attempt=1) == [step_name(2)]
+    damaged: set[int] = set()
+    assert retention.apply(folder, published=4, attempt=1, damaged=damaged) == [step_name(2)]
+    assert damaged == {1}
     assert sorted(path.name for path in folder.iterdir()) == [
         *(step_name(step) for step in (1, 3, 4)),
         weights_name(2),
     ]
     assert f"{index}: 2 bytes, " in caplog.text
     assert "it is damaged, and stays as it is" in caplog.text
-    assert retention.apply(folder, published=4, attempt=1) == []
+    assert retention.apply(folder, published=4, attempt=1, damaged=damaged) == []
     assert len(caplog.records) == 1, "once, and not at each save"
 
 
