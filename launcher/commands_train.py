@@ -110,7 +110,8 @@ def check(
     """Print all that can be known before starting.
 
     Needs no GPU and starts nothing: for the login node. A run that `headrace train` would not go on with
-    (another config, other shards, a process that writes it) is refused here too.
+    (another config, other shards, a process that writes it, no checkpoint that is whole) is refused here too.
+    Of checkpoints only the small files are read: `headrace checkpoint verify RUN` reads every byte.
 
     \b
     Examples:

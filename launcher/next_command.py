@@ -1,4 +1,4 @@
-"""What to type to go on with a run: told by `status` and at the end of training."""
+"""The command that goes on with a run: told by `status` and at the end of training."""
 
 import shlex
 
@@ -6,7 +6,7 @@ from launcher.run_folder import RunFolder
 
 
 def resume_command(folder: RunFolder, *edits: str) -> str:
-    """What to type to go on with a run, on as many processes as `--processes` gave its newest attempt."""
+    """On as many processes as `--processes` gave the newest attempt."""
     words = ["headrace", "resume", str(folder.path), *edits]
     begun = [line for line in folder.ledger() if line["event"] in ("start", "resume")]
     if begun and (processes := begun[-1].get("processes")):
@@ -15,5 +15,5 @@ def resume_command(folder: RunFolder, *edits: str) -> str:
 
 
 def further_command(folder: RunFolder) -> str:
-    """What to type to train a finished run as long again."""
+    """For a finished run, which has nothing to do unless `steps` is raised: to twice what it is now."""
     return resume_command(folder, f"steps={2 * folder.current_config().steps}")
