@@ -9,12 +9,14 @@ from objectives.draws import DrawsOfMany
 from objectives.ragged import starts_of
 
 LONGEST = 1 << 20
-"""The most tokens of a piece, and `MOST` the most pieces at once: place, chance and piece share 64 bits."""
+"""The most tokens of a piece: so that a limit and 44 bits of chance multiply within 64 bits (`_below`), and
+a place has 20 of them in `shuffle`."""
 MOST = 1 << 16
+"""The most pieces at once: `shuffle` sorts by piece, 28 bits of chance and place in 64 bits."""
 
 _PLACE = np.uint64(LONGEST - 1)
 _PLACE_BITS = np.uint64(20)
-_OTHER_BITS = np.uint64(44)
+_FRACTION_BITS = np.uint64(44)  # of the number, beside those of a place
 _CHANCE_SHIFT = np.uint64(36)
 _PIECE_SHIFT = np.uint64(48)
 
@@ -52,8 +54,8 @@ def choose(sizes: np.ndarray, counts: np.ndarray, draws: DrawsOfMany) -> np.ndar
 
 
 def _below(limits: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """int64 [n]: raw numbers scaled to 0 … limits − 1, limits ≤ LONGEST, each as likely."""
-    return ((bits >> _PLACE_BITS) * limits.astype(np.uint64) >> _OTHER_BITS).astype(np.int64)
+    """int64 [n]: raw numbers scaled to 0 … limits − 1, each as likely. Above LONGEST they overflow."""
+    return ((bits >> _PLACE_BITS) * limits.astype(np.uint64) >> _FRACTION_BITS).astype(np.int64)
 
 
 def shuffle(sizes: np.ndarray, draws: DrawsOfMany) -> np.ndarray:
