@@ -4,9 +4,10 @@ Best fit, longest first: each piece goes to the row in which it leaves the least
 mask with one stack of rows per room, and pieces of equal length are placed together, so the search costs a
 shift and a mask. Waste is about half a row a block, for a block is packed by itself.
 
-A block keeps its pieces as they were dressed; `lay` writes rows out when a batch takes them, all rows of the
-batch by one concatenation an array. So every position is written once, and a call of numpy, which costs as
-much as a hundred positions, is paid once a batch.
+A block keeps its pieces as they were dressed; `lay` writes rows out when a batch takes them. Tokens and
+targets of all rows are one concatenation each; the other arrays are written for the whole batch as they
+usually are, and where a piece says otherwise over that. For a call of numpy costs as much as a hundred
+positions: most are paid once a batch, and once a piece only what is not usual.
 """
 
 from collections.abc import Sequence

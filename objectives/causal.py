@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from objectives.draws import DrawsOfMany
-from objectives.example import Examples, Lexicon, Objective, Sources
+from objectives.example import Examples, Lexicon, Objective, Sources, next_token
 
 
 def causal_fit(remaining: int, length: int, last: bool) -> int:
@@ -38,5 +38,4 @@ class Causal(Objective):
 
     def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
         """Nothing is copied: the piece and the tokens around it lie side by side as they are read."""
-        around = sources.around
-        return Examples(self.id, sources.starts - 1, sources.sizes + sources.last, around[:-1], around[1:])
+        return next_token(self.id, sources.around, sources.starts - 1, sources.sizes + sources.last)

@@ -18,7 +18,7 @@ from objectives.example import Lexicon, Objective, Sources
 from objectives.noise import MOST
 from objectives.nsp import Nsp, exchange, half_limit, split_points
 from objectives.pieces import Batch, Pieces, Texts
-from objectives.ragged import runs_of, starts_of
+from objectives.ragged import runs_of, starts_between, starts_of
 from objectives.shares import Shares
 
 BATCH = 1 << 18
@@ -171,7 +171,7 @@ class Dressing:
         starts[opening] -= 1
         lengths[opening] += 1
         lengths[closing] += 1
-        return np.concatenate(runs_of(self.texts.around, starts, lengths)), starts_of(sizes + 2) + 1, sizes
+        return np.concatenate(runs_of(self.texts.around, starts, lengths)), starts_between(sizes), sizes
 
 
 def _batches(sizes: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -271,16 +271,16 @@ def usual_weights(targets: np.ndarray) -> np.ndarray:
     return (targets >= 0).astype(np.float32)
 
 
-def next_token(maker: int, runs: np.ndarray, lengths: np.ndarray) -> Examples:
-    """The causal Examples in which each token of a run but the last predicts its successor. runs: ragged
-    int32 [Σ lengths], lengths ≥ 2; inputs and targets are views of it, so that nothing is copied."""
-    return Examples(maker, starts_of(lengths), lengths - 1, runs[:-1], runs[1:])
+def next_token(maker: int, text: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> Examples:
+    """The causal Examples in which the tokens text[starts[p] : starts[p] + sizes[p]] each predict their
+    successor. Inputs and targets are views of the text (int32), so that nothing is copied."""
+    return Examples(maker, starts, sizes, text[:-1], text[1:])
 
 
 def continuations(maker: int, runs: np.ndarray, lengths: np.ndarray, prompts: np.ndarray) -> Examples:
-    """As `next_token`, but of each piece the first prompts[p] ≥ 1 positions see one another, and only the
-    last of them and those behind it predict."""
-    causal = next_token(maker, runs, lengths)
+    """Of each run each token but the last predicts its successor; but the first prompts[p] ≥ 1 see one
+    another, and of them only the last predicts. runs: ragged int32 [Σ lengths], lengths ≥ 2."""
+    causal = next_token(maker, runs, starts_of(lengths), lengths - 1)
     place = places_in(lengths)[:-1]
     last_of_prompt = np.repeat((prompts - 1).astype(np.int32), lengths)[:-1]
     targets = np.where(place >= last_of_prompt, causal.targets, np.int32(IGNORE))

@@ -65,4 +65,4 @@ class Fim(Objective):
         runs[(suffix_at + s)[applied]] = control.fim_middle
         ended = applied | sources.last
         runs[(starts + lengths - 1)[ended]] = control.end
-        return next_token(self.id, runs, lengths)
+        return next_token(self.id, runs, starts, lengths - 1)

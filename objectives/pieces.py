@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from objectives.example import ControlIds, Example, Examples
-from objectives.ragged import starts_of
+from objectives.ragged import starts_between
 
 _BYTES_PER_PIECE = 300
 """Of Python's objects and of what is noted of each piece, measured."""
@@ -53,7 +53,7 @@ class Texts(Sequence[np.ndarray]):
         parts = [border[1:], *chain.from_iterable((tokens, border) for tokens in documents)]
         around = np.concatenate(parts, dtype=np.int32)
         around.flags.writeable = False
-        return Texts(around, starts_of(sizes + 2) + 1, sizes)
+        return Texts(around, starts_between(sizes), sizes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,12 @@ def starts_of(sizes: np.ndarray) -> np.ndarray:
     return np.cumsum(sizes) - sizes
 
 
+def starts_between(sizes: np.ndarray) -> np.ndarray:
+    """int64 [pieces]: the same where each piece stands between two tokens, the one before it and the one
+    behind."""
+    return starts_of(sizes + 2) + 1
+
+
 def places_in(sizes: np.ndarray) -> np.ndarray:
     """int32 [Σ sizes]: 0 … size−1 in each piece."""
     return np.arange(int(sizes.sum()), dtype=np.int32) - np.repeat(starts_of(sizes).astype(np.int32), sizes)
@@ -23,8 +29,8 @@ def runs_of(array: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> list[np
 def surrounded(
     pieces: Sequence[np.ndarray], before: np.ndarray, after: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(around, starts, sizes) of pieces, each with a token before and after it, as Sources holds them."""
+    """(around, starts, sizes) of pieces, each between two tokens, as Sources holds them."""
     sizes = np.array([len(tokens) for tokens in pieces])
     edges = np.column_stack([before, after]).astype(np.int32)
     parts = [part for edge, tokens in zip(edges, pieces) for part in (edge[:1], tokens, edge[1:])]
-    return np.concatenate(parts, dtype=np.int32), starts_of(sizes + 2) + 1, sizes
+    return np.concatenate(parts, dtype=np.int32), starts_between(sizes), sizes

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from objectives.draws import DrawsOfMany
-from objectives.example import Examples, Lexicon, Objective, Sources
+from objectives.example import Examples, Lexicon, Objective, Sources, next_token
 
 BROKEN = "\ufffd"
 _CHARACTER_BYTES = 4  # the longest UTF-8 form
@@ -57,7 +57,7 @@ class Reverse(Objective):
         # Turned round, `after` stands in front of each piece, and before it what the piece begins with.
         around = sources.around[::-1]
         starts = len(around) - 1 - (sources.starts + sources.sizes)
-        return Examples(self.id, starts, sources.sizes + sources.first, around[:-1], around[1:])
+        return next_token(self.id, around, starts, sources.sizes + sources.first)
 
 
 def _spelt(pieces: list[np.ndarray], first: np.ndarray, lexicon: Lexicon) -> list[np.ndarray]:
