@@ -14,9 +14,11 @@ SIZE = 431
 
 
 class FakeLexicon:
-    """Greedy longest match over PIECES; anything else is spelt in bytes."""
+    """Greedy longest match over PIECES; anything else is spelt in bytes. blank: one is put before a document
+    and taken off again, as Llama's and T5's tokenizers do."""
 
-    def __init__(self, sentinels: int = 8) -> None:
+    def __init__(self, sentinels: int = 8, *, blank: bool = False) -> None:
+        self._blank = " " if blank else ""
         modes = {"R": 9, "S": 10, "X": 11}
         self.control = ControlIds(0, 1, 2, 3, 4, 5, 6, 7, 8, modes, tuple(range(12, 12 + sentinels)))
         self.size = SIZE
@@ -29,7 +31,7 @@ class FakeLexicon:
         self._ids = {piece: token for token, piece in PIECES.items()}
 
     def encode_documents(self, texts: list[str], *, inside: bool = False) -> list[np.ndarray]:
-        return [self.encode(text) for text in texts]
+        return [self.encode(text if inside else self._blank + text) for text in texts]
 
     def encode(self, text: str) -> np.ndarray:
         ids: list[int] = []
@@ -49,4 +51,5 @@ class FakeLexicon:
             bytes([token - BYTE]) if BYTE <= token < BYTE + 256 else PIECES[token].encode()
             for token in np.asarray(tokens).tolist()
         )
-        return data.decode(errors="replace")
+        text = data.decode(errors="replace")
+        return text if inside else text.removeprefix(self._blank)

@@ -4,6 +4,8 @@ The text is x = a b c d e f g h i j, ids 401 … 410. Keys were picked so that t
 what follows from the draws is written out.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -87,6 +89,18 @@ def test_reverse_by_characters():
     # And backwards "ht" makes a piece: "h" "t" turn into "th".
     example = made(Reverse(unit="character"), source([408, 420], first=False))
     check(example, [END], [427], [0], objective=1)
+
+
+def test_reverse_by_characters_takes_the_blank_before_a_document_for_no_text():
+    """And takes a blank inside one for text. Turned round, neither has one put before it."""
+    blank = FakeLexicon(blank=True)
+    opening = replace(source([400, 401, 402], last=False), lexicon=blank)
+    check(
+        made(Reverse(unit="character"), opening), [421, 402, 401], [402, 401, BEGIN], [0, 1, 2], objective=1
+    )
+    inner = replace(source([400, 401, 402], first=False, last=False), lexicon=blank)
+    example = made(Reverse(unit="character"), inner)
+    check(example, [421, 402, 401], [402, 401, 400], [0, 1, 2], objective=1)
 
 
 def test_reverse_by_characters_keeps_bytes_that_are_no_character():
