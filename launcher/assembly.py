@@ -30,9 +30,10 @@ from launcher.engine import Engine
 from launcher.evaluate import HeldOut
 from launcher.plan_history import go_on, keep, record_left_out, run_tokenizer
 from launcher.progress import Progress
+from launcher.prompts import require_room
 from launcher.retention import Retention
 from launcher.run_folder import Attempt, RunFolder
-from launcher.samples import Sampler, require_room
+from launcher.samples import Sampler
 from launcher.session import TrainingSession
 from launcher.signals import StopRequest
 from launcher.stream_settings import open_corpora

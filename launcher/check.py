@@ -25,6 +25,7 @@ from launcher.checkpoint import read_progress
 from launcher.config import Config, require_files, require_processes
 from launcher.plan_history import go_on, run_tokenizer
 from launcher.progress import Progress
+from launcher.prompts import require_room
 from launcher.quarantine import refuse_unknown
 from launcher.retention import Retention
 from launcher.run_folder import RunFolder
@@ -50,6 +51,7 @@ def report(
     if run and not point.complete:
         run.refuse_writer()
     tokenizer, corpora, history = _stream(config, run, at)
+    require_room(config, tokenizer)
     plan = history.newest
     row = at.row if at else 0
     unknown = refuse_unknown(config, corpora, most=math.inf)

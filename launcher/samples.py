@@ -4,7 +4,6 @@ The prompts are continued in a plain copy of the model on rank 0, whatever the l
 inside generation, so a long sample cannot get the ranks out of step.
 """
 
-from data.errors import BadInput
 from data.tokenizer import Tokenizer
 from launcher.config import Config
 from launcher.engine import Engine
@@ -12,17 +11,6 @@ from launcher.generate import text_of
 from launcher.tracking import SampleRecord
 from model.generate import Sampling
 from model.transformer import Transformer
-
-
-def require_room(config: Config, tokenizer: Tokenizer) -> None:
-    """BadInput where a prompt of the config leaves no room for a text behind it."""
-    for prompt in config.eval.samples.prompts:
-        count = len(tokenizer.encode(prompt)) + 1
-        if count >= config.model.longest:
-            raise BadInput(
-                f"eval.samples.prompts: {prompt[:40]!r} has {count} tokens, which leaves no room in "
-                f"longest_sequence ({config.model.longest}); give a shorter one"
-            )
 
 
 class Sampler:

@@ -29,10 +29,10 @@ from launcher.distributed import connect, disconnect
 from launcher.loop import End, fit
 from launcher.memory import enough_memory
 from launcher.progress import Progress
+from launcher.prompts import require_room
 from launcher.quarantine import refuse_unknown
 from launcher.quiet import quiet
 from launcher.run_folder import Attempt, RunFolder
-from launcher.samples import require_room
 from launcher.session import TrainingSession
 from launcher.signals import StopRequest, stop_request
 from launcher.start_point import start_point

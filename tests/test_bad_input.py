@@ -565,6 +565,14 @@ def starts(run: Path) -> list[list[object]]:
     return [train, [*train, "--dry-run"], ["check", "c.yaml"], ["resume", run], ["resume", run, "--dry-run"]]
 
 
+def test_a_prompt_that_leaves_no_room_for_a_text(headrace: Commands, work: Path) -> None:
+    edits = "eval.every=1", f"eval.samples.prompts=['{'never ' * 300}']"
+    for command in (["train", "c.yaml"], ["train", "c.yaml", "--dry-run"], ["check", "c.yaml"]):
+        line = headrace.refused(*command, *edits, cwd=work)
+        assert "eval.samples.prompts: 'never never" in line
+        assert "leaves no room in longest_sequence" in line
+
+
 @pytest.fixture
 def unfinished(headrace: Commands, work: Path) -> Path:
     """A run of c.yaml with a step still to do."""
