@@ -566,7 +566,7 @@ def starts(run: Path) -> list[list[object]]:
 
 
 def test_a_prompt_that_leaves_no_room_for_a_text(headrace: Commands, work: Path) -> None:
-    edits = "eval.every=1", f"eval.samples.prompts=['{'never ' * 300}']"
+    edits = "eval.every=1", "data.corpora.a.held_out=0.2", f"eval.samples.prompts=['{'never ' * 300}']"
     for command in (["train", "c.yaml"], ["train", "c.yaml", "--dry-run"], ["check", "c.yaml"]):
         line = headrace.refused(*command, *edits, cwd=work)
         assert "eval.samples.prompts: 'never never" in line
