@@ -35,6 +35,8 @@ from model.accounting import flops_per_token, memory, parameters
 
 WASTE = 0.6
 """Rows of padding a block."""
+OPEN_BYTES = 6
+"""A byte of text in an open block, at most about (data/block.py): next-sentence; causal takes 1.4."""
 WHOLE_BYTES, WEIGHTS_BYTES = 12, 4
 """A parameter in a checkpoint: fp32 weight and two moments; the weight alone."""
 
@@ -81,6 +83,7 @@ def report(
         "memory": _memory(config, tokenizer.size, processes),
         "checkpoints": _checkpoints(config, count),
     }
+    facts["open_blocks"] = _open_blocks(plan, facts["corpora"], processes)
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
     return facts | {"warnings": [*passed_over, *unknown, *_warnings(config, facts)]}
 
@@ -141,6 +144,18 @@ def _corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, tokenizer: Tokenizer, 
         "epochs": share * rows * plan.length * (1 - waste) / tokens if tokens else None,
         "padding": waste,
     }
+
+
+def _open_blocks(plan: Plan, corpora: list[dict[str, Any]], processes: int) -> dict[str, int]:
+    """How many blocks a process draws from at a time, one of each stream that its lanes follow, and about the
+    most bytes that they hold."""
+    number = size = 0
+    lanes = np.arange(0, plan.lanes, processes)
+    for corpus in corpora:
+        streams = len(np.unique(lanes % corpus["streams"]))
+        number += streams
+        size += streams * OPEN_BYTES * corpus["text_bytes"] // max(corpus["blocks"], 1)
+    return {"number": number, "bytes": size}
 
 
 def _bytes_per_token(corpus: Corpus, tokenizer: Tokenizer) -> float:
@@ -226,6 +241,13 @@ def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
         lines.append(f"optimizer.warmup: {config.optimizer.warmup} steps, the run has {config.steps}")
     if saves["disk"] > saves["free"]:
         lines.append(f"checkpoints need {output.size(saves['disk'])}, {output.size(saves['free'])} are free")
+    blocks, allowed = facts["open_blocks"], config.data.memory_mib << 20
+    if blocks["bytes"] > allowed:
+        lines.append(
+            f"data.memory_mib: a process draws from {output.counted(blocks['number'], 'block')} at a time; "
+            f"they may hold {output.size(blocks['bytes'])}, and with {output.size(allowed)} they are read "
+            "again and again, and steps wait for them: raise it"
+        )
     for corpus in facts["corpora"]:
         if (corpus["epochs"] or 0) > 4:
             lines.append(f"corpus {corpus['name']}: is read about {corpus['epochs']:.1f} times")

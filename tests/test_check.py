@@ -16,7 +16,7 @@ from launcher.run_folder import RunFolder, start
 from launcher.stream_settings import open_corpora, stream_settings
 from objectives.registry import HEADS
 from tests.commands import Commands
-from tests.helpers import Corpora
+from tests.helpers import Corpora, TrainingText
 
 CONFIG = """\
 run: {{name: r, folder: {folder}/runs}}
@@ -102,6 +102,27 @@ def test_blank_rows_are_counted_as_the_ranks_will_have_them(file: Path) -> None:
     # Eight rows over five ranks: one micro-batch of 4 for each, however few of its rows are real.
     assert facts["step"]["blank_rows"] == 5 * 4 - 8
     assert "blank rows" in facts["warnings"][0]
+
+
+def test_too_little_memory_for_the_blocks_in_use_is_told(
+    file: Path, text: TrainingText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One block for each stream that the lanes of a process follow."""
+    small = report(configs.load(file, ["data.memory_mib=1", "data.block_bytes=400000"]), 1)
+    assert small["open_blocks"]["number"] == 2
+    assert 1 << 20 < small["open_blocks"]["bytes"] < 6 << 20
+    (line,) = small["warnings"]
+    shards = ("code", text.code), ("prose", text.prose)
+    assert line.startswith("data.memory_mib: a process draws from 2 blocks at a time; they may hold ")
+    monkeypatch.setattr("data.order.BLOCKS_A_STREAM", 16)
+    many = ["data.block_bytes=2000", "lanes=12", *(f"data.corpora.{c}.shards={s}" for c, s in shards)]
+    fine = [report(configs.load(file, many), processes) for processes in (1, 6)]
+    streams = [corpus["streams"] for corpus in fine[0]["corpora"]]
+    assert streams[0] > 1
+    for facts, processes in zip(fine, (1, 6), strict=True):
+        followed = [{lane % count for lane in range(12) if lane % processes == 0} for count in streams]
+        assert facts["open_blocks"]["number"] == sum(map(len, followed))
+        assert not any("memory_mib" in warning for warning in facts["warnings"])
 
 
 def test_the_command_needs_no_torch_and_prints_both_ways(file: Path) -> None:
