@@ -10,8 +10,8 @@ import torch
 
 from data.errors import BadInput
 from launcher.layout import LayoutConfig
-from model.attention import SHORTEST_FLEX
 from model.config import ModelConfig
+from model.visibility import back_end
 
 
 def found(gpu: bool) -> str | None:
@@ -24,11 +24,10 @@ def found(gpu: bool) -> str | None:
 def require_compiler(layout: LayoutConfig, model: ModelConfig, length: int) -> None:
     """BadInput where something will be compiled in rows of `length` positions, and nothing can compile it."""
     gpu = torch.cuda.is_available()
-    automatic = model.attention == "auto" and model.flex_fits and length >= SHORTEST_FLEX
     reasons = {
         "layout.compile": layout.compile,
         "model.attention: flex, which auto is on a GPU for long rows,": gpu
-        and (automatic or model.attention == "flex"),
+        and back_end(model, length, gpu=True) == "flex",
     }
     for reason, holds in reasons.items():
         if holds and found(gpu) is None:

@@ -119,11 +119,9 @@ def _by_piece(found: list[Group], device: torch.device) -> Kernel:
 
 
 def auto(start: Tensor, bound: Tensor) -> Kernel:
-    """On a GPU flex, unless the rows are short. On the CPU pieces, unless they are so many and small that one
-    mask is cheaper."""
+    """On the CPU pieces, unless they are so many and small that one mask is cheaper; elsewhere dense, or flex
+    where visibility.back_end finds that it fits."""
     rows, length = start.shape
-    if start.device.type == "cuda" and length >= SHORTEST_FLEX:
-        return flex(start, bound)
     if start.device.type != "cpu":
         return dense(start, bound)
     found = groups(start.numpy(), bound.numpy())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.attention import BACK_ENDS, Kernel
+from model.attention import BACK_ENDS, SHORTEST_FLEX, Kernel
 from model.config import ModelConfig
 from model.rotary import rotation
 
@@ -26,6 +26,13 @@ class Visibility:
     attend: Kernel
 
 
+def back_end(config: ModelConfig, length: int, *, gpu: bool) -> str:
+    """The config's back end, by name; on a GPU auto is flex where it fits and rows of `length` are long."""
+    if gpu and config.attention == "auto" and config.flex_fits and length >= SHORTEST_FLEX:
+        return "flex"
+    return config.attention
+
+
 def see(
     start: Tensor, bound: Tensor, config: ModelConfig, kernel: Kernel | None = None, first: int = 0
 ) -> Visibility:
@@ -38,8 +45,6 @@ def see(
     place = positions - start
     angles = rotation(place, config.head_width, config.rope_base) if config.positions == "rope" else None
     if kernel is None:
-        # On a GPU auto may choose flex, which cannot do all that dense can.
-        gpu_without_flex = start.device.type == "cuda" and not config.flex_fits
-        name = "dense" if config.attention == "auto" and gpu_without_flex else config.attention
+        name = back_end(config, start.shape[1], gpu=start.device.type == "cuda")
         kernel = BACK_ENDS[name](start, bound)
     return Visibility(place, angles, kernel)
