@@ -51,7 +51,7 @@ class Skip:
     unit: int
 
 
-STREAM = 3
+STREAM = 4
 """Version of the stream: raised where the same plan would give other rows than before."""
 
 

@@ -7,7 +7,7 @@ vocabulary. Two things that SentencePiece does to text are undone here:
 - A *user-defined* piece is produced by text that spells it. Those that stand for control are made control
   pieces in memory, so the text that spells one is encoded as the ordinary characters it is made of.
 - U+2581, with which SentencePiece writes a blank, would come back as a blank. Where the model has byte
-  pieces, it is encoded by its three bytes, which decode to itself.
+  pieces, it is encoded by its three bytes, which decode to itself (data/blanks.py).
 
 One thing stays as the model has it: a *dummy prefix*, the blank that Llama's and T5's put before a text and
 take away from the front of what they decode. `inside` encodes and decodes text that goes on from other text,
@@ -24,12 +24,12 @@ import numpy as np
 from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
+from data.blanks import BLANK, has_edges, unescaped, without_edges
 from data.errors import BadInput
 from objectives.example import ControlIds
 
 SENTINELS = 256
 MODES = ("R", "S", "X")
-BLANK = "\u2581"
 
 _Piece = ModelProto.SentencePiece
 _CONTROL, _USER, _BYTE, _UNUSED, _UNKNOWN = (
@@ -87,9 +87,12 @@ class Tokenizer:
         digest = hashlib.sha256(model)
         digest.update(json.dumps(layout, sort_keys=True).encode())
         self.hash: str = digest.hexdigest()
-        self._blank = _make_control(proto, used)
-        self._processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
-        self._inside = _without_edges(proto) or self._processor
+        _make_control(proto, used)
+        self._encoder, self._decoder = _processor(unescaped(proto)), _processor(proto)
+        self._inside_encoder, self._inside_decoder = self._encoder, self._decoder
+        if has_edges(proto):
+            inside = without_edges(proto)
+            self._inside_encoder, self._inside_decoder = _processor(unescaped(inside)), _processor(inside)
         self._tables(proto)
 
     @staticmethod
@@ -110,7 +113,7 @@ class Tokenizer:
         self._plain[: self.pieces] = ordinary | (kinds == _UNKNOWN)
         self.is_byte: np.ndarray = np.zeros(self.size, dtype=bool)
         self.is_byte[: self.pieces] = is_byte
-        self.unknown: int = int(self._processor.unk_id())
+        self.unknown: int = int(self._decoder.unk_id())
 
         self.word_start: np.ndarray = np.ones(self.size, dtype=bool)
         self.spread: np.ndarray = np.ones(self.size, dtype=np.int32)
@@ -119,6 +122,7 @@ class Tokenizer:
             text for text, fits in zip(texts, ordinary & ~is_byte, strict=True) if fits and len(text) == 1
         }
         fallback = bool(is_byte.any())
+        self._spells_blank = fallback
         for number in np.flatnonzero(ordinary | is_byte).tolist():
             text = texts[number]
             if is_byte[number]:
@@ -139,24 +143,10 @@ class Tokenizer:
     def encode_documents(self, texts: list[str], *, inside: bool = False) -> list[np.ndarray]:
         """int32 [n] for each text, in one SentencePiece call that releases the GIL. Arrays are read-only.
         inside: the texts go on from others."""
-        return self._encode(texts, self._inside if inside else self._processor)
-
-    def _encode(self, texts: list[str], processor: SentencePieceProcessor) -> list[np.ndarray]:
-        encoded = processor.encode(texts, return_type="numpy", num_threads=1)
-        if len(self._blank):
-            for number, text in enumerate(texts):
-                if BLANK in text:
-                    encoded[number] = self._around_blanks(text, processor)
-        return encoded
-
-    def _around_blanks(self, text: str, processor: SentencePieceProcessor) -> np.ndarray:
-        parts: list[np.ndarray] = []
-        for part in re.split(f"({BLANK}+)", text):
-            if part.startswith(BLANK):
-                parts += [self._blank] * len(part)
-            elif part:
-                parts.append((self._inside if parts else processor).encode(part, return_type="numpy"))
-        return np.concatenate(parts, dtype=np.int32)
+        if not self._spells_blank:
+            texts = [text.replace(BLANK, " ") for text in texts]
+        encoder = self._inside_encoder if inside else self._encoder
+        return encoder.encode(texts, return_type="numpy", num_threads=1)
 
     def decode(self, tokens: np.ndarray | Iterable[int], *, inside: bool = False) -> str:
         """The text of ids. Control ids stand for none; bytes that are no character come out as U+FFFD.
@@ -164,8 +154,8 @@ class Tokenizer:
         inside: the ids go on from others, so a blank at their front is kept.
         """
         ids = np.asarray(tokens, dtype=np.int64)
-        processor = self._inside if inside else self._processor
-        return processor.decode(ids[self._plain[ids]].tolist())
+        decoder = self._inside_decoder if inside else self._decoder
+        return decoder.decode(ids[self._plain[ids]].tolist())
 
     def byte_length(self, tokens: np.ndarray) -> int:
         """UTF-8 bytes of text that ids stand for (an unknown one counts none)."""
@@ -174,7 +164,7 @@ class Tokenizer:
     def piece(self, number: int) -> str:
         """What an id looks like, for the eye: its piece, blanks as blanks, or its control name."""
         if number < self.pieces:
-            return self._processor.id_to_piece(number).replace(BLANK, " ")
+            return self._decoder.id_to_piece(number).replace(BLANK, " ")
         return self._appended[number]
 
 
@@ -208,27 +198,12 @@ def _control_ids(layout: dict[str, int]) -> ControlIds:
     )
 
 
-def _make_control(proto: ModelProto, used: set[int]) -> np.ndarray:
-    """Turn pieces that serve or look like control into control pieces.
-
-    Returns the three byte ids of U+2581, or none where the model has no byte pieces.
-    """
+def _make_control(proto: ModelProto, used: set[int]) -> None:
+    """Turn pieces that serve or look like control into control pieces."""
     for number, piece in enumerate(proto.pieces):
         if piece.type == _USER and (number in used or _LOOKS_LIKE_CONTROL.fullmatch(piece.piece)):
             piece.type = _CONTROL
-    by_name = {piece.piece: number for number, piece in enumerate(proto.pieces) if piece.type == _BYTE}
-    ids = [by_name.get(f"<0x{value:02X}>") for value in BLANK.encode()]
-    if None in ids:
-        return np.empty(0, dtype=np.int32)
-    return np.array(ids, dtype=np.int32)
 
 
-def _without_edges(proto: ModelProto) -> SentencePieceProcessor | None:
-    """The model without what it does to blanks at the edges of a text; None where it does nothing."""
-    spec = proto.normalizer_spec
-    if not (spec.add_dummy_prefix or spec.remove_extra_whitespaces):
-        return None
-    plain = ModelProto()
-    plain.CopyFrom(proto)
-    plain.normalizer_spec.add_dummy_prefix = plain.normalizer_spec.remove_extra_whitespaces = False
-    return SentencePieceProcessor(model_proto=plain.SerializeToString())
+def _processor(proto: ModelProto) -> SentencePieceProcessor:
+    return SentencePieceProcessor(model_proto=proto.SerializeToString())

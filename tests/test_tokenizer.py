@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from data.blanks import BLANK
 from data.errors import BadInput
-from data.tokenizer import BLANK, Tokenizer
+from data.tokenizer import Tokenizer
 from data.train_tokenizer import check, control_symbols, sample_texts, train
 from launcher import generate
 from model.generate import Sampling
@@ -55,12 +56,16 @@ def texts(corpora: Corpora) -> list[str]:
 
 
 def foreign(texts: list[str], **options: object) -> Tokenizer:
+    return Tokenizer(trained(texts, **options))
+
+
+def trained(texts: list[str], **options: object) -> bytes:
     model = io.BytesIO()
     cut = [text[start : start + 2000] for text in texts for start in range(0, len(text), 2000)]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(cut), model_writer=model, minloglevel=2, num_threads=2, **options
     )
-    return Tokenizer(model.getvalue())
+    return model.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +105,36 @@ def test_any_text_comes_back_as_it_was(name: str, request: pytest.FixtureRequest
         assert tokenizer.decode(inside, inside=True) == text
         assert tokenizer.byte_length(inside) == len(text.encode())
     assert len(tokenizer.encode("")) == 0
+
+
+AS_IT_IS = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+MODELS: list[dict[str, object]] = [
+    {"model_type": "unigram"},
+    {"model_type": "unigram", "byte_fallback": True, "normalization_rule_name": "identity"},
+    {"model_type": "unigram", "treat_whitespace_as_suffix": True, "allow_whitespace_only_pieces": True},
+    {"model_type": "bpe", "byte_fallback": True, "split_by_whitespace": False},
+    {"model_type": "bpe", "add_dummy_prefix": False, "remove_extra_whitespaces": False},
+    {"model_type": "char"},
+    {"model_type": "word"},
+    {"model_type": "bpe", "user_defined_symbols": ["▁▁▁▁", "<a b>", "\n\n"]},
+    {"model_type": "bpe", "user_defined_symbols": ["▁▁▁▁", "\n\n"], **AS_IT_IS},
+    {"model_type": "unigram", "user_defined_symbols": ["▁▁▁▁", "\n\n"], **AS_IT_IS},
+]
+
+
+@pytest.mark.parametrize("options", MODELS, ids=str)
+def test_ids_are_those_of_the_model_itself(options: dict[str, object], texts: list[str]) -> None:
+    """Blanks are encoded as blanks, not as U+2581: faster, and nothing but that (data/blanks.py)."""
+    model = trained(texts, vocab_size=700, hard_vocab_limit=False, **options)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    tokenizer = Tokenizer(model)
+    draw = np.random.default_rng(0)
+    alphabet = [*" \t\n\r\u00a0\u3000ab", "  ", "    ", "\n\n", "é", "ﬁ", "中", "<a b>", "the "]
+    mixed = ["".join(draw.choice(alphabet, draw.integers(1, 40))) for _ in range(500)]
+    for text in [*texts, *(text for text in NASTY if BLANK not in text), *mixed]:
+        if BLANK not in text:
+            expected = processor.encode(text, return_type="numpy")
+            assert np.array_equal(tokenizer.encode(text), expected), text
 
 
 @pytest.mark.parametrize("name", ["ours", "llama", "mistral"])
