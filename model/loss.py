@@ -40,37 +40,34 @@ def cross_entropy(
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, table, targets, weights, z_loss, chunk, needed):  # type: ignore[no-untyped-def]
-        device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        with torch.autocast(device, enabled=False):
-            projection = table.to(dtype)
-            to_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device) if needed else None
-            to_hidden = torch.empty_like(hidden) if needed else None
-            entropy = torch.empty(len(targets), device=hidden.device)
-            square = torch.empty_like(entropy)
-            correct = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
-            for a in range(0, len(targets), chunk):
-                part = slice(a, a + chunk)
-                x, target = hidden[part].to(dtype), targets[part, None]
-                logits = (x @ projection.t()).float()
-                right = logits.gather(1, target)
-                if not needed:
-                    correct[part] = (logits.argmax(1, keepdim=True) == target)[:, 0]
-                logs = F.log_softmax(logits, dim=1)
-                lost = logs.gather(1, target).neg_()
-                lse = right + lost
-                entropy[part], square[part] = lost[:, 0], lse[:, 0].square()
-                if to_table is None or to_hidden is None:
-                    continue
-                weight = weights[part, None]
-                slope = logs.exp_().mul_(weight * (1 + 2 * z_loss * lse) if z_loss else weight)
-                slope.scatter_add_(1, target, -weight)
-                slope = slope.to(dtype)
-                to_hidden[part] = slope @ projection
-                if dtype == torch.float32:
-                    to_table.addmm_(slope.t(), x)
-                else:
-                    to_table += slope.t() @ x
+        dtype = hidden.dtype
+        to_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device) if needed else None
+        to_hidden = torch.empty_like(hidden) if needed else None
+        entropy = torch.empty(len(targets), device=hidden.device)
+        square = torch.empty_like(entropy)
+        correct = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+        for a in range(0, len(targets), chunk):
+            part = slice(a, a + chunk)
+            x, target = hidden[part], targets[part, None]
+            logits = (x @ table.t()).float()
+            right = logits.gather(1, target)
+            if not needed:
+                correct[part] = (logits.argmax(1, keepdim=True) == target)[:, 0]
+            logs = F.log_softmax(logits, dim=1)
+            lost = logs.gather(1, target).neg_()
+            lse = right + lost
+            entropy[part], square[part] = lost[:, 0], lse[:, 0].square()
+            if to_table is None or to_hidden is None:
+                continue
+            weight = weights[part, None]
+            slope = logs.exp_().mul_(weight * (1 + 2 * z_loss * lse) if z_loss else weight)
+            slope.scatter_add_(1, target, -weight)
+            slope = slope.to(dtype)
+            to_hidden[part] = slope @ table
+            if dtype == torch.float32:
+                to_table.addmm_(slope.t(), x)
+            else:
+                to_table += slope.t() @ x
         loss = weights @ entropy
         if z_loss:
             loss = loss + z_loss * (weights @ square)
@@ -92,5 +89,4 @@ def sums(values: Tensor, objective: Tensor, corpus: Tensor, objectives: int, cor
     """
     made = objective == torch.arange(objectives, device=values.device)[:, None]
     came = corpus[:, None] == torch.arange(corpora, device=values.device)
-    with torch.autocast(values.device.type, enabled=False):
-        return (made * values.float()) @ came.float()
+    return (made * values.float()) @ came.float()
