@@ -3,16 +3,15 @@
 Several processes share a folder without a lock. A file is written under a temporary name and renamed when
 it is whole, so a reader finds all of it or nothing; it is opened before it is handed out, so eviction cannot
 take it from under a reader. What a killed process left under a temporary name is removed after an hour. The
-folder is looked through only when this process has used up the room that it saw at its last look: several
-processes may therefore exceed the bound by the tenth that each look leaves free.
+folder is looked through only when a Cache has used up the room that it saw at its last look: several, those
+of other corpora or processes, may therefore exceed the bound by the tenth that each look leaves free.
 """
 
 import hashlib
-import itertools
 import os
-import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
@@ -33,7 +32,6 @@ class Cache:
         self._pending = 0
         """Bytes that were taken of the room and are not in a file yet."""
         self._lock = threading.Lock()
-        self._numbers = itertools.count()
 
     def open(self, key: str) -> BinaryIO | None:
         """The file of `key`, or None where the cache has none. Counts as a use of it."""
@@ -47,8 +45,7 @@ class Cache:
 
     def put(self, key: str, chunks: Iterable[bytes]) -> BinaryIO:
         """Store chunks as the file of `key` and open it. Raises BadInput where they do not fit."""
-        name = f"{_TEMPORARY}{socket.gethostname()}-{os.getpid()}-{next(self._numbers)}"
-        part = self.folder / name
+        part = self.folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
         total = 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -368,6 +368,25 @@ def test_a_file_that_is_evicted_while_it_is_read(tmp_path: Path) -> None:
         assert file.read() == b"a" * 6_000
 
 
+def test_corpora_of_one_process_share_a_folder(tmp_path: Path) -> None:
+    """Each has a cache of its own, and both write at the same time."""
+    ours, theirs = Cache(tmp_path, 10_000), Cache(tmp_path, 10_000)
+
+    def chunks() -> Iterator[bytes]:
+        yield b"a" * 500
+        with theirs.put("b", [b"b" * 1_000]) as file:
+            assert file.read() == b"b" * 1_000
+        yield b"a" * 500
+
+    with ours.put("a", chunks()) as file:
+        assert file.read() == b"a" * 1_000
+    for key, cache in (("a", theirs), ("b", ours)):
+        kept = cache.open(key)
+        assert kept is not None
+        with kept:
+            assert kept.read() == key.encode() * 1_000
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "writing-host-1-1").write_bytes(bytes(9_000))
     cache = Cache(tmp_path, 10_000)
