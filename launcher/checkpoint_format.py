@@ -191,6 +191,6 @@ def publish_folder(partial: Path, target: Path, attempt: int) -> None:
 def delete(folder: Path) -> None:
     """A folder gone, if it is there; cut off in the middle it no longer bears a checkpoint's name."""
     if folder.exists():
-        aside = folder.with_name(folder.name + ".deleting")
+        aside = folder.with_name(folder.name.removesuffix(".deleting") + ".deleting")
         os.rename(folder, aside)
         shutil.rmtree(aside)

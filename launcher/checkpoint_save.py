@@ -202,9 +202,12 @@ class Checkpoints:
             job.write_own()
             if job.rank == 0:
                 size = job.publish(self._may_publish, self._patience)
-                deleted = self._retention.apply(self.folder, job.step, self._attempt, self._damaged)
                 seconds = time.monotonic() - job.begin
-                self._saved.put(Saved(job.step, str(job.target), size, seconds, tuple(deleted)))
+                deleted: list[str] = []
+                try:
+                    deleted = self._retention.apply(self.folder, job.step, self._attempt, self._damaged)
+                finally:  # it is published, whatever becomes of the older ones
+                    self._saved.put(Saved(job.step, str(job.target), size, seconds, tuple(deleted)))
         except BaseException as error:
             self._error = error
             job.give_up(error, self._patience)

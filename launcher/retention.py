@@ -1,10 +1,14 @@
 """Which checkpoints stay: the newest n, and those of certain steps for ever, the older of these weights only.
 
 Nothing is deleted before a newer checkpoint has been published, and publishing reads it back first. A folder
-gets another name before its files go, so a deletion that is cut off leaves nothing that looks whole.
+gets another name before its files go, so a deletion that is cut off leaves nothing that looks whole. What the
+file system refuses here (a file that somebody holds open on NFS, no room for a copy of the weights) costs no
+checkpoint, so it ends no run: it is said once, and tried again at the next save and the next start.
 """
 
+import functools
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,19 +57,21 @@ class Retention:
         """
         gone, bare = self.plan([step for step in steps_in(folder) if step <= published])
         for step in bare:
+            path = folder / step_name(step)
             if step in damaged:
                 continue
             try:
                 _keep_weights(folder, step, attempt)
             except Damaged as damage:
-                path = folder / step_name(step)
-                _log.warning("%s/%s; it is damaged, and stays as it is", path, damage)
+                _warn(f"{path}/{damage}; it is damaged, and stays as it is")
                 damaged.add(step)
-                continue
-            gone.append(step)
-        for step in gone:
-            delete(folder / step_name(step))
-        return [step_name(step) for step in gone]
+            except OSError as error:
+                _warn(f"{path}: its weights alone cannot be kept, so it stays for now: {error.strerror}")
+            else:
+                gone.append(step)
+        for path in [*folder.glob("*.deleting"), *(folder / step_name(step) for step in gone)]:
+            _delete(path)
+        return [step_name(step) for step in gone if not (folder / step_name(step)).exists()]
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -82,18 +88,42 @@ def clean(folder: Path, attempt: int) -> list[str]:
         if number.isdigit() and int(number) < attempt:
             left.append(entry)
     for entry in left:
-        delete(entry)
-    return [entry.name for entry in left]
+        _delete(entry)
+    return [entry.name for entry in left if not entry.exists()]
+
+
+@functools.cache
+def _warn(line: str) -> None:
+    """Once in a process, since what is in the way is met again at each save."""
+    _log.warning("%s", line)
+
+
+def _delete(path: Path) -> None:
+    """Delete a folder as far as the file system lets it; the next save tries again."""
+    try:
+        delete(path)
+    except OSError as error:
+        _warn(f"{str(path).removesuffix('.deleting')}: cannot be deleted for now: {error.strerror}")
 
 
 def _keep_weights(folder: Path, step: int, attempt: int) -> None:
-    """Publish weights-N beside step-N. File by file: one rank's part is in memory at a time."""
+    """Publish weights-N beside step-N."""
     target = folder / weights_name(step)
     if target.exists():
         return
     stored = Stored(folder / step_name(step))
     partial = target.with_name(f"{target.name}.partial-{attempt:04d}")
     partial.mkdir(exist_ok=True)
+    try:
+        _write_weights(stored, partial)
+        publish_folder(partial, target, attempt)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk, room for what is worth more
+        raise
+
+
+def _write_weights(stored: Stored, partial: Path) -> None:
+    """The weights of a checkpoint into an empty folder, sealed. One rank's part is in memory at a time."""
     names = list(stored.shapes)
     files = []
     for file in stored.index["files"]:
@@ -111,4 +141,3 @@ def _keep_weights(folder: Path, step: int, attempt: int) -> None:
     manifest = {key: value for key, value in stored.manifest.items() if key not in ("sizes", "sha256s")}
     progress = {"adam_step": stored.adam_step, "run": stored.progress}
     seal(partial, manifest, {**stored.index, "kinds": ["w"], "files": files}, progress)
-    publish_folder(partial, target, attempt)

@@ -1,15 +1,19 @@
 """Checkpoints through real ranks: every tensor survives a change of layout; damage is named, passed over."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from data.errors import BadInput
+from launcher import retention
 from launcher.checkpoint import newest, verify
 from launcher.checkpoint_format import step_name, weights_name
-from launcher.retention import Retention
+from launcher.retention import Retention, clean
 from tests.engine_cases import train_and_save, varied
 from tests.ranks import run
 
@@ -97,9 +101,9 @@ def test_weights_that_cannot_be_kept_are_said_and_stay(
         shutil.copytree(folder / step_name(2), folder / step_name(step))
     index = folder / step_name(1) / "index.json"
     index.write_bytes(b"{}")
-    retention = Retention(keep=1, keep_every=1, weights_only_after=1)
+    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
     damaged: set[int] = set()
-    assert retention.apply(folder, published=4, attempt=1, damaged=damaged) == [step_name(2)]
+    assert rules.apply(folder, published=4, attempt=1, damaged=damaged) == [step_name(2)]
     assert damaged == {1}
     assert sorted(path.name for path in folder.iterdir()) == [
         *(step_name(step) for step in (1, 3, 4)),
@@ -107,8 +111,63 @@ def test_weights_that_cannot_be_kept_are_said_and_stay(
     ]
     assert f"{index}: 2 bytes, " in caplog.text
     assert "it is damaged, and stays as it is" in caplog.text
-    assert retention.apply(folder, published=4, attempt=1, damaged=damaged) == []
+    assert rules.apply(folder, published=4, attempt=1, damaged=damaged) == []
     assert len(caplog.records) == 1, "once, and not at each save"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def refuse(number: int) -> Any:
+    """A call that the file system refuses."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refused
+
+
+def test_a_deletion_that_is_refused_is_said_once_and_tried_again(
+    two_checkpoints: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS, while somebody holds a file of it open."""
+    folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
+    rest = f"{step_name(1)}.deleting"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse(errno.ENOTEMPTY))
+        for deleted in ([step_name(1)], []):
+            assert Retention(keep=1).apply(folder, published=2, attempt=1, damaged=set()) == deleted
+            assert names(folder) == [rest, step_name(2)]
+        assert clean(folder, attempt=2) == []
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder / step_name(1)}: cannot be deleted for now: Directory not empty"
+    ]
+    shutil.copytree(folder, tmp_path / "d")
+    assert Retention(keep=1).apply(folder, published=2, attempt=1, damaged=set()) == []
+    assert clean(tmp_path / "d", attempt=2) == [rest]
+    assert names(folder) == names(tmp_path / "d") == [step_name(2)]
+
+
+def test_weights_for_which_there_is_no_room_leave_the_whole_and_nothing_else(
+    two_checkpoints: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
+    shutil.copytree(folder / step_name(2), folder / step_name(3))
+    before = names(folder)
+    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "write_file", refuse(errno.ENOSPC))
+        for _ in range(2):
+            assert rules.apply(folder, published=3, attempt=1, damaged=set()) == []
+            assert names(folder) == before
+    assert len(caplog.records) == 1
+    assert (
+        f"{folder / step_name(1)}: its weights alone cannot be kept, so it stays for now: No sp"
+        in caplog.text
+    )
+    assert rules.apply(folder, published=3, attempt=1, damaged=set()) == [step_name(1)]
+    assert names(folder) == [step_name(2), step_name(3), weights_name(1)]
 
 
 def test_nothing_whole_is_refused_and_not_begun_again(two_checkpoints: Path) -> None:

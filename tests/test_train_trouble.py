@@ -1,6 +1,7 @@
 """What goes wrong while a run trains: all ranks stop together with one line and exit code 2, what was trained
 is safe, and once it is mended the run goes on as if nothing had happened."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -99,6 +100,32 @@ def test_a_folder_of_checkpoints_that_cannot_be_put_in_order(
     train(2, plain, step=step)
     assert last_step(tmp_path) == 6
     assert saved(tmp_path)
+
+
+def trainer_beside_a_reader(world: World, plain: dict[str, Any]) -> Left:
+    """The case where, as on NFS, a folder does not go for as long as somebody holds a file in it open."""
+    really = shutil.rmtree
+
+    def held(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == "step-00000002.deleting" and not (path.parent / "step-00000004").exists():
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+        really(path, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "rmtree", held)
+        return trainer(world, plain)
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_costs_no_new_one(
+    text: TrainingText, tmp_path: Path
+) -> None:
+    plain = config(text, tmp_path, steps=5, checkpoint={"every": 1, "keep": 1})
+    left = start(trainer_beside_a_reader, 2, plain, timeout=TIMEOUT).wait()
+    assert [one.code for one in left] == [0, 0], [one.line for one in left]
+    run = open_run(tmp_path / "run")
+    assert [line["step"] for line in run.ledger() if line["event"] == "checkpoint"] == [1, 2, 3, 4, 5]
+    assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000005"]
+    assert "step-00000002: cannot be deleted" in (run.attempt_path(1) / "rank-0000.log").read_text()
 
 
 @pytest.fixture
