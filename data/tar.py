@@ -10,6 +10,7 @@ of its last part. A member's name is only ever compared; nothing is written to d
 """
 
 import json
+import re
 import struct
 from collections.abc import Iterator
 from mmap import mmap
@@ -24,6 +25,8 @@ _WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")
 """Links, devices, folders, FIFOs."""
 _EXTRA = (b"L", b"K", b"x", b"g", b"S")
 """Headers that say something of the next member; and sparse files, which are refused."""
+_FOREIGN = re.compile(rb"BZh[1-9]1AY&SY|\xfd7zXZ\0")
+"""How bzip2 and xz begin, to their 10th and 6th byte: the name of a first member may begin with BZh too."""
 _TEXT_SUFFIXES = ("txt", "md", "py", "json")
 
 Buffer = bytes | memoryview | mmap
@@ -118,7 +121,7 @@ def _extra(
     if b"path" in records:
         name = _decode(records[b"path"])
     if b"size" in records:
-        if not records[b"size"].isdigit():
+        if not records[b"size"].isdigit() or len(records[b"size"]) > 20:  # Python reads no 5 000 digits
             raise TarTrouble(f"the PAX header at byte {position} is damaged")
         size = int(records[b"size"])
     return name, size
@@ -131,6 +134,10 @@ def has_end_mark(buffer: Buffer, end: int) -> bool:
 
 def _verify_header(header: bytes, position: int) -> None:
     """The header's own checksum: the sum of its bytes, the checksum field read as blanks."""
+    if not position and _FOREIGN.match(header):
+        raise TarTrouble(
+            "is packed by bzip2 or xz, which is not supported; pack it anew as .tar.gz or .tar.zst"
+        )
     total = sum(header) - sum(header[148:156]) + 8 * 0x20
     if total != _number(header[148:156], position):
         raise TarTrouble(f"no tar header at byte {position}: its checksum is wrong")
@@ -139,15 +146,17 @@ def _verify_header(header: bytes, position: int) -> None:
 def _number(field: bytes, position: int) -> int:
     """A numeric field: octal digits, or base 256 where the first bit is set."""
     try:
-        return int(field[:11], 8)  # the common form: eleven digits and a zero byte
+        number = int(field[:11], 8)  # the common form: eleven digits and a zero byte
     except ValueError:
-        pass
-    if field[0] & 0x80:
-        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
-    try:
-        return int(field.split(b"\0", 1)[0] or b"0", 8)
-    except ValueError:
-        raise TarTrouble(f"no tar header at byte {position}: a number in it is {field!r}") from None
+        if field[0] & 0x80:
+            return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+        try:
+            number = int(field.split(b"\0", 1)[0] or b"0", 8)
+        except ValueError:
+            number = -1
+    if number < 0:  # int() takes a sign, and a size below 0 would lead back to headers already read
+        raise TarTrouble(f"no tar header at byte {position}: a number in it is {field!r}")
+    return number
 
 
 def _decode(name: bytes) -> str:

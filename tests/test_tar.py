@@ -1,7 +1,11 @@
 """The header scan against tars that Python's tarfile wrote, in every format that it knows."""
 
+import bz2
 import io
+import lzma
+import random
 import tarfile
+from collections.abc import Callable
 
 import pytest
 
@@ -53,6 +57,27 @@ def test_a_pax_size_and_a_base_256_size() -> None:
     assert [(m.name, m.size) for m in members(stream.getvalue())] == [("c.txt", 700)]
 
 
+@pytest.mark.parametrize("size", [b"-0000001000\0", b"-1\0" + bytes(9), b"00000000009\0"])
+def test_a_size_that_is_none_is_refused(size: bytes) -> None:
+    """-01000 would end the member where its header begins, and it would be read for ever."""
+    data = bytearray(tar_of([("a.txt", b"x"), ("b.txt", b"y")]))
+    data[1024 + 124 : 1024 + 136] = size
+    data[1024 + 148 : 1024 + 156] = b"%06o\0 " % (sum(data[1024:1536]) - sum(data[1172:1180]) + 256)
+    with pytest.raises(TarTrouble, match="no tar header at byte 1024: a number in it is b'") as caught:
+        list(members(bytes(data)))
+    assert str(caught.value).endswith(repr(size))
+
+
+def test_a_pax_size_that_is_none_is_refused() -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a.txt")
+        member.pax_headers = {"size": "9" * 5000}
+        tar.addfile(member)
+    with pytest.raises(TarTrouble, match="the PAX header at byte 0 is damaged"):
+        list(members(stream.getvalue()))
+
+
 def test_a_global_pax_header_is_passed_over_unless_it_renames() -> None:
     data = tar_of([("a.txt", b"1")], tarfile.PAX_FORMAT, pax_headers={"comment": "from git archive"})
     assert [member.name for member in members(data)] == ["a.txt"]
@@ -87,6 +112,14 @@ def test_damage_in_a_header_is_noticed() -> None:
         list(members(bytes(data)))
     with pytest.raises(TarTrouble, match="no tar header at byte 0"):
         list(members(b"not a tar at all" * 64))
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress])
+def test_what_is_packed_by_others_is_told_from_damage(pack: Callable[[bytes], bytes]) -> None:
+    named = tar_of([("BZh9.txt", b"a name that looks like bzip2")])
+    assert [member.name for member in members(named)] == ["BZh9.txt"]
+    with pytest.raises(TarTrouble, match=r"is packed by bzip2 or xz, .* anew as \.tar\.gz or"):
+        list(members(pack(random.Random(0).randbytes(2000))))
 
 
 def test_keys_are_webdatasets() -> None:
