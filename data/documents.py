@@ -169,8 +169,12 @@ def _parquet(path: str, field: str) -> Iterator[Document]:
             raise BadInput(f"{path}: no column '{field}'; it has {names}: name one with --field")
         row = 0
         for batch in file.iter_batches(batch_size=256, columns=[field]):
-            for text in batch.column(0).to_pylist():
-                yield _value(path, row, text, field)
+            for value in batch.column(0):
+                try:
+                    document = _value(path, row, value.as_py(), field)
+                except UnicodeDecodeError:  # Parquet does not hold its writers to the UTF-8 of its strings
+                    document = Document(path, None, "not UTF-8", row)
+                yield document
                 row += 1
     except pyarrow.ArrowException as error:
         raise BadInput(f"{path}: is not a readable Parquet file ({str(error).splitlines()[0]})") from error

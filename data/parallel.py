@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from operator import length_hint
 from typing import TypeVar
 
 In = TypeVar("In")
@@ -19,10 +20,16 @@ Out = TypeVar("Out")
 Progress = Callable[[int, int | None], None]
 """Is told (done, in all), in all None where nobody knows."""
 _AHEAD = 2
+_A_CORE = 4
 
 
 def ordered_map(function: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
-    """function(item) for each item, in order; in this process where `workers` is 0 or 1."""
+    """function(item) for each item, in order; in this process where `workers` is 0 or 1.
+
+    A pool starts all its processes at once: never more than there are items, as far as that is known, nor
+    than a few a core, which is enough to wait for storage with some while the others compute.
+    """
+    workers = min(workers, length_hint(items, workers), _A_CORE * len(os.sched_getaffinity(0)))
     if workers <= 1:
         yield from map(function, items)
         return

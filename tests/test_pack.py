@@ -3,12 +3,14 @@
 import contextlib
 import gzip
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow
@@ -22,6 +24,7 @@ from data.corpus import open_corpus
 from data.errors import BadInput
 from data.index import UNIT_TEXT, Index
 from data.pack import pack
+from data.parallel import ordered_map
 from tests.helpers import Corpora, make_corpus, pack_texts
 
 TEXTS = [f"document {number}\n" + "wörd " * (number * 37 % 5000) for number in range(300)]
@@ -43,6 +46,18 @@ def test_the_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
     assert len(one) > 3
     corpus = open_corpus("c", [str(tmp_path / "2" / "c-*.tar")])
     assert read(corpus) == TEXTS
+
+
+@pytest.mark.parametrize(("items", "most"), [([1, 2, 3], 3), (iter(range(100)), 4)])
+def test_no_more_processes_than_items_or_than_a_core_can_feed(
+    items: Iterable[int], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    before = len(multiprocessing.active_children())
+    mapped = ordered_map(abs, items, 1000)
+    next(mapped)
+    assert len(multiprocessing.active_children()) - before == most
+    mapped.close()
 
 
 def test_units_are_whole_samples_of_about_64_kb(tmp_path: Path) -> None:
@@ -86,7 +101,8 @@ def inputs(tmp_path: Path) -> Path:
     (folder / "l2.jsonl.gz").write_bytes(gzip.compress(lines))
     frames = [zstandard.ZstdCompressor().compress(part) for part in (lines[:20], lines[20:])]
     (folder / "l3.jsonl.zst").write_bytes(b"".join(frames))
-    table = pyarrow.table({"body": ["row 0", None, "row 2"], "other": [1, 2, 3]})
+    body = pyarrow.array([b"row 0", b"\xff\xfe", None, b"row 2"]).view(pyarrow.string())
+    table = pyarrow.table({"body": body, "other": [1, 2, 3, 4]})
     pyarrow.parquet.write_table(table, folder / "p.parquet")
     return folder
 
@@ -99,7 +115,7 @@ def test_every_kind_of_input(inputs: Path, tmp_path: Path) -> None:
     assert texts == ["plain", *lines * 3, "row 0", "row 2", "# marked down", "print(1)"]
     assert report.samples == len(texts)
     assert report.problems == {
-        "not UTF-8": 1,
+        "not UTF-8": 2,
         "empty": 1,
         "no text in field 'body'": 2,
         "not UTF-8 (half of a surrogate pair)": 1,
@@ -107,6 +123,7 @@ def test_every_kind_of_input(inputs: Path, tmp_path: Path) -> None:
         "files of another suffix": 1,
     }
     assert any(example.endswith("bad.txt: not UTF-8 at byte 3") for example in report.examples)
+    assert any(example.endswith("p.parquet:1: not UTF-8") for example in report.examples)
     assert told[-1][0] == told[-1][1]
 
 
