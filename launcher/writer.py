@@ -13,10 +13,12 @@ rename it allows; checkpoints carry their attempt, so a reader can tell even the
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,8 @@ BEAT_SECONDS = 5.0
 """How often a writer counts up."""
 WATCH_SECONDS = 20.0
 """How long a start watches the writer of another host: several beats."""
+
+_log = logging.getLogger("headrace")
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,15 @@ class Writer:
             os.close(self._file)
 
     def _beat(self, seconds: float) -> None:
+        told = False
         while not self._closed.wait(seconds):
             self._beats += 1
-            self._write(closed=False)
+            try:
+                self._write(closed=False)
+            except OSError as error:  # a disk that fails for a moment must not look like a dead writer
+                if not told:
+                    _log.warning("writer.json: cannot be written for now: %s", error.strerror)
+                told = True
 
     def close(self) -> None:
         """Say that the writer is gone, and let go of the lock."""
@@ -76,7 +86,8 @@ class Writer:
             return
         self._closed.set()
         self._thread.join()
-        self._write(closed=True)
+        with suppress(OSError):  # the lock that goes, and the count that stands still, say the same
+            self._write(closed=True)
         os.close(self._file)
 
 

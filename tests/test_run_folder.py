@@ -1,5 +1,6 @@
 """A run's folder under real processes: one live writer, nothing left of a dead one, the newest publishes."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -178,6 +179,30 @@ def test_the_heartbeat_counts_and_stops(tmp_path: Path) -> None:
     writer.close()
     assert json.loads((tmp_path / "writer.json").read_text())["closed"]
     assert live(tmp_path / "writer.json") is None
+
+
+def test_the_heartbeat_survives_a_disk_that_fails_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "writer.json"
+    writer = Writer(path, beat_seconds=0.02)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse_to_sync)
+        time.sleep(0.3)
+    missed = json.loads(path.read_text())["beats"]
+    time.sleep(0.3)
+    assert json.loads(path.read_text())["beats"] > missed
+    assert [record.getMessage() for record in caplog.records] == [
+        "writer.json: cannot be written for now: Input/output error"
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse_to_sync)
+        writer.close()
+    assert live(path) is None
+
+
+def refuse_to_sync(_file: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_only_the_newest_started_attempt_may_publish(file: Path) -> None:
