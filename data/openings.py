@@ -2,9 +2,9 @@
 
 A row's block cannot be computed from its number alone (how many rows a block gives is known only once it was
 packed), so every opening is written down: 32 bytes each, one file a rank and attempt, in the order of rows. A
-file is appended to without a buffer, so a killed process has lost nothing that it used; the tail of a record
-that a crash cut short is ignored. `merge` follows the lineage: what an attempt logged for rows that a later
-attempt began before is forgotten.
+file is appended to without a buffer, so a killed process has lost nothing that it used; a machine that loses
+power, nothing from before the last `sync`. The tail of a record that a crash cut short is ignored. `merge`
+follows the lineage: what an attempt logged for rows that a later attempt began before is forgotten.
 """
 
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.durable import sync_folder, writing
 from data.errors import BadInput
 from data.streams import Opening
 
@@ -26,7 +27,7 @@ class OpeningsLog:
     """Appends openings to a file. Call it with each (it is what a Loader takes as `log`)."""
 
     def __init__(self, path: str | Path) -> None:
-        self._path = path
+        self._path = Path(path)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         torn = os.fstat(self._file).st_size % RECORD.itemsize
         if torn:
@@ -36,21 +37,24 @@ class OpeningsLog:
         record = np.zeros((), RECORD)
         for name in RECORD.names or ():
             record[name] = getattr(opening, name)
-        try:
+        with writing(self._path):
             written = os.write(self._file, record.tobytes())
-        except OSError as error:
-            raise BadInput(f"{self._path}: cannot be written: {error.strerror}") from error
         if written != RECORD.itemsize:
             raise BadInput(f"{self._path}: cannot be written: the disk is full")
 
     def sync(self) -> None:
-        """Has what was written reach the disk: before a checkpoint that depends on it."""
-        os.fsync(self._file)
+        """What was written is on the disk when this returns; BadInput where it refuses. Each rank syncs its log
+        before a checkpoint is published: a run that goes on from it opens nothing of before again."""
+        with writing(self._path):
+            os.fsync(self._file)
+            sync_folder(self._path.parent)
 
     def close(self) -> None:
         """Syncs and closes."""
-        self.sync()
-        os.close(self._file)
+        try:
+            self.sync()
+        finally:
+            os.close(self._file)
 
 
 def read_openings(path: str | Path) -> np.ndarray:

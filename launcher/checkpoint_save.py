@@ -1,7 +1,8 @@
 """Saving in the background: the loop waits for a copy in memory, the rest happens beside it.
 
     main thread, all ranks    room on the disk? (agreed)   masters and moments → a host buffer that is kept
-    a thread on each rank     buffer → frag-N, its block table; fsync; read back; then rank-N.json
+    a thread on each rank     the logs are fsynced; buffer → frag-N, its block table; fsync; read back; then
+                              rank-N.json
     rank 0's thread           waits for every rank-N.json; each element covered exactly once; index,
                               progress, manifest; still the newest attempt? → one rename; then retention
 
@@ -62,16 +63,19 @@ class Checkpoints:
         parent: Mapping[str, Any] | None = None,
         about: Mapping[str, Any] | None = None,
         may_publish: Callable[[], bool] = lambda: True,
+        sync: Callable[[], None] = lambda: None,
         patience: float = 600.0,
     ) -> None:
         """parent: {step, attempt} of the checkpoint that the attempt went on from. about: facts that go into
-        each manifest (versions, tokenizer). may_publish: asked by rank 0 right before the rename. patience:
-        seconds that rank 0 waits for the slowest rank. What lies beyond the parent, damaged or given up,
-        steps aside; what dead attempts left unfinished is cleared away. BadInput on rank 0 where the disk
-        refuses that."""
+        each manifest (versions, tokenizer). may_publish: asked by rank 0 right before the rename. sync:
+        called in each rank's thread, long before that; what the rank logged up to the saved step is on the
+        disk when it returns. patience: seconds that rank 0 waits for the slowest rank. What lies beyond the
+        parent, damaged or given up, steps aside; what dead attempts left unfinished is cleared away. BadInput
+        on rank 0 where the disk refuses that."""
         self.folder, self._world, self._attempt = folder, world, attempt
         self._reducer, self._retention, self._patience = reducer, retention, patience
-        self._parent, self._about, self._may_publish = parent, dict(about or {}), may_publish
+        self._parent, self._about = parent, dict(about or {})
+        self._may_publish, self._sync = may_publish, sync
         self._buffer: torch.Tensor | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -199,6 +203,8 @@ class Checkpoints:
 
     def _work(self, job: SaveJob) -> None:
         try:
+            job.partial.mkdir(exist_ok=True)  # where a rank that fails says so
+            self._sync()
             job.write_own()
             if job.rank == 0:
                 size = job.publish(self._may_publish, self._patience)

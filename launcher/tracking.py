@@ -8,13 +8,14 @@ must be quick; wandb is none of them (wandb_feed.py reads the file from a proces
 
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from data.durable import append
+from data.durable import append, sync_folder, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,14 @@ class Tracker:
         append(self._path, to_json(record), sync=False)
         for observer in self._observers:
             observer.see(record)
+
+    def sync(self) -> None:
+        """The lines written so far are on the disk when this returns; BadInput where it refuses. To be
+        called before a checkpoint is published: a run that goes on from it tells no step of before again."""
+        with writing(self._path):
+            with self._path.open("ab") as file:
+                os.fsync(file.fileno())
+            sync_folder(self._path.parent)
 
     def note(self, text: str) -> None:
         """Show a line that is no measurement; the ledger has the lasting form of it."""

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 
 from data.errors import BadInput
 from launcher import retention
+from launcher.agreement import Told
 from launcher.checkpoint import newest, verify
 from launcher.checkpoint_format import step_name, weights_name
 from launcher.retention import Retention, clean
-from tests.engine_cases import train_and_save, varied
+from launcher.world import World
+from tests.engine_cases import checkpoints, make_engine, train_and_save, varied
 from tests.ranks import run
 
 LAYOUTS = [(2, 1), (1, 0), (4, 3), (2, 2), (2, 1)]
@@ -56,6 +59,48 @@ def test_the_same_layout_goes_on_bit_for_bit(tmp_path: Path, ranks: int, zero: i
     assert first["losses"] + second["losses"] == straight["losses"]
     for key, tensor in straight["after"].items():
         np.testing.assert_array_equal(second["after"][key], tensor, err_msg=str(key))
+
+
+def save_with_logs(world: World, folder: Path, refusing: int | None) -> tuple[list[str], str | None]:
+    """One save, each rank with a log to sync, that of `refusing` in vain. What was synced when rank 0 was
+    about to publish, and the line that this rank shows."""
+    engine = make_engine(world, varied(steps=1))
+    synced: list[str] = []
+
+    def sync() -> None:
+        time.sleep(0.2 * world.rank)
+        if world.rank == refusing:
+            raise BadInput("openings: cannot be written")
+        (folder.parent / f"synced-{world.rank}").touch()
+
+    def may_publish() -> bool:
+        synced.extend(sorted(path.name for path in folder.parent.glob("synced-*")))
+        return True
+
+    saves = checkpoints(engine, folder, sync=sync, may_publish=may_publish, patience=5)
+    saves.save(engine, 1, {"step": 1})
+    try:
+        saves.finish()
+    except (BadInput, Told) as error:
+        return synced, str(error)
+    return synced, None
+
+
+def test_the_logs_of_all_ranks_are_on_the_disk_before_a_checkpoint_is_published(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    synced, line = run(save_with_logs, 2, folder, None)[0]
+    assert (synced, line) == (["synced-0", "synced-1"], None)
+    assert verify(folder) == {folder / step_name(1): []}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_log_that_cannot_be_synced_means_no_checkpoint(tmp_path: Path, rank: int) -> None:
+    folder = tmp_path / "checkpoints"
+    synced, line = run(save_with_logs, 2, folder, rank)[0]
+    assert synced == []
+    assert line is not None
+    assert line.endswith("openings: cannot be written")
+    assert names(folder) == []
 
 
 @pytest.fixture(scope="module")

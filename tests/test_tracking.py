@@ -20,6 +20,8 @@ import pytest
 
 from data.durable import read_lines
 from data.errors import BadInput
+from data.openings import OpeningsLog
+from data.streams import Opening
 from launcher import config as configs
 from launcher import wandb_feed
 from launcher.console import Pace, PlainConsole, watch
@@ -34,7 +36,7 @@ from launcher.tracking import (
     Tracker,
     to_json,
 )
-from tests.test_run_folder import CONFIG
+from tests.test_run_folder import CONFIG, refuse_to_sync
 
 STEP = StepRecord(
     step=1,
@@ -337,6 +339,35 @@ def test_a_disk_that_refuses_a_line_is_told(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path / "gone")
     with pytest.raises(BadInput, match=r"metrics\.jsonl: cannot be written: No such file"):
         tracker.write(STEP)
+
+
+def test_logs_that_are_synced_are_on_the_disk_with_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, int]] = []
+
+    def noted(file: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{file}"), os.fstat(file).st_size))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    tracker, log = Tracker(tmp_path), OpeningsLog(tmp_path / "openings.bin")
+    tracker.write(STEP)
+    log(Opening(0, 0, 0, 0, 0, 10))
+    assert synced == []
+    tracker.sync()
+    log.sync()
+    folder = (str(tmp_path), tmp_path.stat().st_size)
+    metrics = tmp_path / "metrics.jsonl"
+    assert synced == [
+        (str(metrics), metrics.stat().st_size),
+        folder,
+        (str(tmp_path / "openings.bin"), 32),
+        folder,
+    ]
+    monkeypatch.setattr(os, "fsync", refuse_to_sync)
+    for one, name in ((tracker, "metrics.jsonl"), (log, "openings.bin")):
+        with pytest.raises(BadInput, match=rf"{name}: cannot be written: Input/output error"):
+            one.sync()
 
 
 def test_plain_console_is_no_terminal() -> None:
