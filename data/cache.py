@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,13 +35,14 @@ class Cache:
         self._lock = threading.Lock()
 
     def open(self, key: str) -> BinaryIO | None:
-        """The file of `key`, or None where the cache has none. Counts as a use of it."""
+        """The file of `key`, or None where the cache has none that can be read. Counts as a use of it."""
         path = self._path(key)
         try:
             file = path.open("rb")
-            os.utime(path)
-        except FileNotFoundError:
+        except OSError:
             return None
+        with suppress(OSError):  # another user's file cannot be marked as used; evicted meanwhile, it is open
+            os.utime(path)
         return file
 
     def put(self, key: str, chunks: Iterable[bytes]) -> BinaryIO:

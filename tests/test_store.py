@@ -387,6 +387,22 @@ def test_corpora_of_one_process_share_a_folder(tmp_path: Path) -> None:
             assert kept.read() == key.encode() * 1_000
 
 
+def test_a_file_of_another_user_is_read_though_its_use_cannot_be_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(tmp_path, 10_000)
+    cache.put("a", [b"theirs"]).close()
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(1, "Operation not permitted", path)
+
+    monkeypatch.setattr("data.cache.os.utime", refuse)
+    kept = cache.open("a")
+    assert kept is not None
+    with kept:
+        assert kept.read() == b"theirs"
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "writing-host-1-1").write_bytes(bytes(9_000))
     cache = Cache(tmp_path, 10_000)
