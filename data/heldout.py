@@ -15,10 +15,11 @@ import numpy as np
 
 from data.block import remainder
 from data.corpus import Corpus
+from data.errors import BadInput
 from data.packing import best_fit, lay, pack
 from data.places import Blocks
 from data.plan import CorpusPlan, Plan
-from data.reading import Encoder, read_documents
+from data.reading import Encoder, UnitTrouble, read_documents
 from data.rows import Rows
 from objectives.draws import Draws, key
 from objectives.mixture import Mixture, dress
@@ -75,7 +76,10 @@ def heldout_text(
     draws: list[int] = []
     total = 0
     for unit in held[order].tolist():
-        documents = read_documents(corpus, encoder, plan.seed, corpus_plan.name, -1, [unit])
+        try:
+            documents = read_documents(corpus, encoder, plan.seed, corpus_plan.name, -1, [unit])
+        except UnitTrouble as trouble:
+            raise BadInput(f"{trouble}; it is held out: there is no evaluation without it") from trouble
         for number in remainder(documents, np.empty((0, 3), dtype=np.int64), quarantined)[:, 0].tolist():
             if total < limit_bytes:
                 kept.append(documents.tokens[number])

@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from data.errors import BadInput
 from data.heldout import heldout_rows, heldout_text
 from data.places import Blocks
 from data.plan import Plan
+from data.transports import ShardTrouble
 from objectives.registry import NAMES, objective_id
 from tests.helpers import Corpora
 from tests.stream_runs import settings, start
@@ -73,6 +75,20 @@ def test_held_out_text_never_enters_the_stream(corpora: Corpora, plan: Plan) -> 
     assert len(blocks.held_out)
     assert not streamed & set(blocks.held_out.tolist())
     assert streamed | set(blocks.held_out.tolist()) == set(range(len(code)))
+
+
+def test_a_held_out_unit_that_cannot_be_read_is_one_line(
+    corpora: Corpora, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, tokenizer = corpora.open("code"), corpora.tokenizer()
+
+    def cut_off(*_: object, **__: object) -> bytes:
+        raise ShardTrouble("cut off")
+
+    monkeypatch.setattr(code.store, "read", cut_off)
+    with pytest.raises(BadInput, match=r"corpus code: .*tar, unit \d+ .*: cut off; it is held out") as caught:
+        heldout_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_corpus_that_holds_nothing_out_has_no_rows(corpora: Corpora, plan: Plan) -> None:
