@@ -124,7 +124,8 @@ def _step(config: Config, plan: Plan, row: int, processes: int) -> dict[str, Any
 def _corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
     """The figures of one corpus; tokens and what follows from them are estimates."""
     units = corpus.index.units
-    blocks = Blocks(plan.seed, part.name, units, [len(units)], part.held_out, plan.block_bytes)
+    counts = [era.units for era in part.eras]
+    blocks = Blocks(plan.seed, part.name, units, counts, part.held_out, plan.block_bytes)
     held_out = int(units["text_bytes"][blocks.held_out].sum())
     text_bytes = corpus.index.text_bytes - held_out
     tokens = text_bytes / _bytes_per_token(corpus, tokenizer)

@@ -3,14 +3,19 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from data.block import Opener
 from data.durable import append
 from data.errors import BadInput
+from data.plan import History
+from data.planning import make_plan
+from data.regimes import Regimes
 from launcher import config as configs
-from launcher.check import report
+from launcher.check import _corpus, report
 from launcher.quarantine import refuse_unknown
 from launcher.run_folder import RunFolder, start
 from launcher.stream_settings import open_corpora, stream_settings
@@ -85,6 +90,22 @@ def test_a_run_that_goes_on_is_asked_at_its_row(file: Path, headrace: Commands) 
     assert (facts["step"]["rows"], facts["objectives"][0]["share"]) == (12, 0.75)
     new = report(configs.load(file, [*edits, "run.name=new"]), 1)
     assert (new["step"]["rows"], new["objectives"][0]["share"]) == (8, 0.5)
+
+
+def test_blocks_of_appended_shards_are_those_that_the_stream_opens(file: Path, corpora: Corpora) -> None:
+    """They bring their own held-out units, so the figures depend on where they were appended."""
+    config, tokenizer = configs.load(file), corpora.tokenizer()
+    opened = open_corpora(config)
+    plan = make_plan(stream_settings(config, opened, tokenizer.hash))
+    part, units = plan.corpora[0], opened["code"].index.units
+    (last,) = part.eras
+    first = replace(last, units=len(units) // 3, blocks=1, fingerprint="")
+    part = replace(part, eras=(first, replace(last, place=1)))
+    grown = replace(plan, corpora=(part, *plan.corpora[1:]))
+    blocks = Opener(Regimes(History(((0, grown),))), opened, tokenizer).blocks["code"]
+    facts = _corpus(grown, part, opened["code"], tokenizer, 100)
+    assert facts["blocks"] == len(blocks)
+    assert facts["held_out_bytes"] == units["text_bytes"][blocks.held_out].sum()
 
 
 def test_estimated_tokens_and_padding_are_near_the_truth(file: Path, corpora: Corpora) -> None:
