@@ -115,10 +115,6 @@ class Index:
         first, stop = np.searchsorted(self.units["shard"], [shard, shard + 1])
         return int(first), int(stop)
 
-    def fingerprint_of(self, shards: int) -> str:
-        """The fingerprint of the first `shards` shards alone, to tell appended shards from changed ones."""
-        return fingerprint(self.units[: self.range_of(shards)[0]])
-
     @staticmethod
     def open(path: str | Path) -> "Index":
         """Map an index. BadInput where there is none, or it is damaged or of another version."""
