@@ -292,6 +292,8 @@ class Streams:
         self._opener.leave_out(Skip(stream.plan.name, stream.place, trouble.unit))
 
     def _leave_out(self, stream: _Stream, bad: Bad, key: str | None, row: int) -> None:
+        """Within the budget, which each rank counts for itself: to add up the ranks' counts at the same row
+        they would have to wait for each other."""
         identity = stream.plan.name, bad.unit, key
         if identity in self._left_out and key is not None:
             return
@@ -300,7 +302,7 @@ class Streams:
         if len(self._left_out) > budget:
             raise BadInput(
                 f"{self._where(stream, bad.unit)}: {bad.problem}; more than {budget} samples and units "
-                "were left out (data.on_bad.budget)"
+                "were left out by this process since its start (data.on_bad.budget)"
             )
         if self._on_left_out and stream.reported:
             self._on_left_out(LeftOut(stream.plan.name, stream.place, bad.unit, key, bad.problem, row))

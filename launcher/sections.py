@@ -111,7 +111,8 @@ class OnBad(Section):
 
     action: Literal["stop", "skip"] = "stop"
     budget: Annotated[int, Field(ge=0)] = 100
-    """With `skip`: how many may be skipped before the run stops after all."""
+    """With `skip`: how many one process may leave out, counted from its start, before the run stops after
+    all. Other processes, and the starts before, count for themselves."""
 
 
 class DataConfig(Section):
