@@ -97,7 +97,7 @@ class Engine:
         self._steps_taken += 1
         if self._steps_taken == 1:
             self.state.check_guard()
-        # DeepSpeed calls a norm that is no number −1.
+        # A norm that is no number is infinite or −1, by the release of DeepSpeed.
         return StepResult(
             sums=total.detach().cpu().numpy().astype(np.float64) / self.world.size,
             grad_norm=norm if norm >= 0 else float("nan"),

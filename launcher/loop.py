@@ -37,7 +37,7 @@ class StepResult:
     sums: np.ndarray
     """float64 [objectives, corpora]: Σ scaled weight · cross-entropy over this rank's rows."""
     grad_norm: float
-    """Of the whole gradient before clipping."""
+    """Of the whole gradient before clipping; no finite number where the gradient is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Session(Protocol):
     def step(self, ready: Ready, scale: np.ndarray, step: int, lr: float) -> StepResult:
         """One optimizer step."""
 
-    def agree(self, sums: np.ndarray) -> Agreed:
+    def agree(self, result: StepResult) -> Agreed:
         """A step's sums and flags over all ranks. A collective."""
 
     def tell(self, step: Step) -> None:
@@ -113,7 +113,7 @@ def fit(session: Session, progress: Progress) -> End:
         number = progress.step + 1
         scale, lr = session.scale(ready), session.lr(number)
         result = session.step(ready, scale, number, lr)
-        agreed = session.agree(result.sums)
+        agreed = session.agree(result)
         progress = progress.after(ready)
         seconds = perf_counter() - begin
         session.tell(

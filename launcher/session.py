@@ -5,6 +5,7 @@ rank takes part in what is a collective (sums, gathering the streams, evaluation
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -82,25 +83,27 @@ class TrainingSession:
         """One optimizer step."""
         return self.engine.step(ready.batch.micro_batches, scale, step, lr)
 
-    def agree(self, sums: np.ndarray) -> Agreed:
+    def agree(self, result: StepResult) -> Agreed:
         """What all ranks must know of a finished step, in one reduction. BadInput where a background save
-        failed on any rank, a record could not be written, or the loss is no number: before anything of it
-        can be saved."""
-        world = self.world
-        flags = [bool(self.stop), self.checkpoints.failed, self._unwritten is not None]
+        failed on any rank, a record could not be written, or the loss or its gradient is no number: before
+        anything of it can be saved. (With such a gradient DeepSpeed leaves out the update without a word.)"""
+        world, sums = self.world, result.sums
+        wild = not math.isfinite(result.grad_norm)
+        flags = [bool(self.stop), self.checkpoints.failed, self._unwritten is not None, wild]
         memory = np.zeros(world.size)
         memory[world.rank] = memory_in_use()
         vector = self.engine.reducer.start(np.concatenate([sums.ravel(), flags, memory])).wait()
-        whole, (stop, failed, unwritten), memory = np.split(vector, [sums.size, sums.size + len(flags)])
+        whole, (stop, failed, unwritten, wild), memory = np.split(vector, [sums.size, sums.size + len(flags)])
         if failed:
             self.checkpoints.raise_failure()
         if unwritten:
             raise self._unwritten or Told("a record could not be written")
-        if not np.isfinite(whole).all():
+        if wild or not np.isfinite(whole).all():
             error = BadInput if world.rank == 0 else Told
             raise error(
-                f"{self.checkpoints.folder.parent}: the loss is no longer a number. The checkpoints are from "
-                f"before (the newest of step {self.saved:,}): resume with a lower optimizer.lr"
+                f"{self.checkpoints.folder.parent}: the loss or its gradient is no longer a number. The "
+                f"checkpoints are from before (the newest of step {self.saved:,}): resume with a lower "
+                "optimizer.lr"
             )
         return Agreed(whole.reshape(sums.shape), bool(stop), float(memory.max()))
 

@@ -12,6 +12,7 @@ from launcher import checkpoint_load
 from launcher.checkpoint_format import KINDS
 from launcher.checkpoint_save import Checkpoints
 from launcher.engine import Engine
+from launcher.fragments import LayoutMismatch
 from launcher.layout import LayoutConfig
 from launcher.optimizer import OptimizerConfig, lr_at, parameter_groups
 from launcher.retention import Retention
@@ -193,3 +194,24 @@ def train_and_save(
     saves.save(engine, last, {"step": last})
     saves.finish()
     return {"before": before, "losses": losses, "after": tensors(engine), "adam": engine.state.adam_step}
+
+
+def exchanged_masters(world: World, setting: Setting) -> str:
+    """What the guard says of a right map ('') and then of one that exchanges two parameters of one shape."""
+    engine = make_engine(world, setting)
+    train(engine, setting)
+    engine.state.check_guard()
+    held = engine.state.held
+    first, second = (
+        next(f for f in held if f.name == f"layers.{layer}.attention.qkv.weight") for layer in (1, 2)
+    )
+    exchanged = {
+        first: replace(first, flat=second.flat, position=second.position),
+        second: replace(second, flat=first.flat, position=first.position),
+    }
+    engine.state.held[:] = [exchanged.get(fragment, fragment) for fragment in held]
+    try:
+        engine.state.check_guard()
+    except LayoutMismatch as mismatch:
+        return str(mismatch)
+    return ""

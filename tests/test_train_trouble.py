@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from launcher import checkpoint_save
 from launcher.checkpoint import newest, verify
+from launcher.engine import Engine
 from launcher.run_folder import open_run
 from launcher.world import World
 from tests.helpers import TrainingText
@@ -197,3 +200,35 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(
     filler.unlink()
     assert [left.code for left in start(case, 2, plain, timeout=TIMEOUT).wait()] == [0, 0]
     assert_same_run(small_disk, straight)
+
+
+def wild_gradient(world: World, plain: dict[str, Any], at: int) -> Left:
+    """The case: from step `at` on, the gradient of one layer is no number; the loss stays one."""
+    reached = [0]
+    make = Engine.__init__
+
+    def made(self: Engine, *arguments: Any, **options: Any) -> None:
+        make(self, *arguments, **options)
+
+        def spoil(_module: object, slopes: tuple[torch.Tensor | None, ...], _out: object) -> tuple | None:
+            wild = tuple(None if slope is None else slope * float("nan") for slope in slopes)
+            return wild if reached[0] >= at else None
+
+        self.model.layers[1].feed.down.register_full_backward_hook(spoil)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "__init__", made)
+        return trainer(world, plain, before=lambda number: reached.__setitem__(0, number))
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+def test_a_gradient_that_is_no_number_stops_the_run_before_it_is_saved(
+    text: TrainingText, tmp_path: Path, zero: int
+) -> None:
+    plain = config(text, tmp_path, steps=8, layout={"zero": zero, "micro_batch": 2}, checkpoint={"every": 4})
+    line = one_line(start(wild_gradient, 2, plain, 8, timeout=TIMEOUT))
+    assert "the loss or its gradient is no longer a number" in line
+    assert "the newest of step 4)" in line
+    train(2, plain)
+    assert last_step(tmp_path) == 8
+    assert all(np.isfinite(array).all() for array in saved(tmp_path).values())
