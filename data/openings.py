@@ -43,8 +43,9 @@ class OpeningsLog:
             raise BadInput(f"{self._path}: cannot be written: the disk is full")
 
     def sync(self) -> None:
-        """What was written is on the disk when this returns; BadInput where it refuses. Each rank syncs its log
-        before a checkpoint is published: a run that goes on from it opens nothing of before again."""
+        """What was written is on the disk when this returns; BadInput where it refuses. To be called
+        on each rank before a checkpoint is published: a run that goes on from it opens nothing of before
+        again."""
         with writing(self._path):
             os.fsync(self._file)
             sync_folder(self._path.parent)

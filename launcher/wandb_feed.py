@@ -6,8 +6,10 @@
 The feeder may be slow, blocked by a dead network, or dead itself: the training process neither waits for it
 nor hears of it, except for a bounded farewell at the end. What did not reach wandb is not lost, since the
 file is the truth: the next feeder, or `headrace wandb RUN`, goes on after the last step that wandb has. So
-a run has one id over all its attempts (runs/NAME/wandb/id), and feeding twice adds nothing. Steps that are
-trained again after a crash have the same values and are passed over.
+a run has one id over all its restarts (runs/NAME/wandb/id), and feeding twice adds nothing. Steps that are
+trained again under the same config have the same values and are passed over. Trained again under another one
+they have not, and wandb cannot take back what it has: then its history goes on under a new id and name (ID-2
+and NAME-2, then -3), which begins with the run's first step, and the abandoned one stays as it was.
 
 wandb is imported in this file alone, and only in the feeder. Its key stays in wandb's own environment.
 """
@@ -26,16 +28,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from data.durable import write_once
+from data.durable import read_lines, write_once
 from data.errors import BadInput
 from launcher import config as configs
-from launcher.metrics import merged
+from launcher.metrics import first_line, merged
 from launcher.respawn import command
 from launcher.run_folder import RunFolder, open_run
 
 FAREWELL_SECONDS = 8.0
 """How long the feeder has, once training is over, to hand on what is left."""
 POLL_SECONDS = 1.0
+WITHOUT_EFFECT = {"run", "wandb", "log", "checkpoint", "layout"}
+"""Sections of a config on which the values of a step do not depend, but for rounding."""
 INIT_SECONDS = 30.0
 """How long wandb's server may take to answer at the start; without an answer the feeder works offline."""
 
@@ -79,7 +83,7 @@ def sync(run: RunFolder) -> int:
 
 
 def run_id(run: RunFolder) -> str:
-    """The run's id at wandb, made at the first call and the same ever after."""
+    """The run's first id at wandb, made at the first call and the same ever after."""
     path = run.path / "wandb" / "id"
     if not path.exists():
         try:
@@ -88,6 +92,28 @@ def run_id(run: RunFolder) -> str:
             raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
         write_once(path, secrets.token_hex(8).encode())
     return path.read_text()
+
+
+def history_number(run: RunFolder) -> int:
+    """1, and one more for each attempt whose lineage is not what wandb may have been sent before: it trained
+    steps again, or took up an abandoned future, under another config."""
+    number, reached = 1, 0
+    histories: dict[int | None, list[tuple[int, dict[str, Any]]]] = {None: []}
+    sent = histories[None]
+    for attempt in run.attempts():
+        first, path = first_line(run, attempt), run.attempt_path(attempt)
+        # (step, config) of its lineage, oldest first: what was trained with after which step.
+        history = [part for part in histories.get(first["parent"], []) if part[0] < first["step"]]
+        whole = configs.plain(configs.load(path / "config.yaml"))
+        config = {name: value for name, value in whole.items() if name not in WITHOUT_EFFECT}
+        if not history or history[-1][1] != config:
+            history.append((first["step"], config))
+        if [part for part in history if part[0] < reached] != [part for part in sent if part[0] < reached]:
+            number, reached = number + 1, 0
+        told = (line["step"] for line in read_lines(path / "metrics.jsonl", "step"))
+        reached = max([reached, first["step"], *told])
+        histories[attempt] = sent = history
+    return number
 
 
 def _host() -> str:
@@ -104,21 +130,24 @@ def _has_key() -> bool:
 
 
 class _Target:
-    """wandb's side: one run, opened again under its id."""
+    """wandb's side: one run, opened again under the id of its newest history."""
 
     def __init__(self, run: RunFolder, mode: str, fall_back: bool = True) -> None:
         """fall_back: work offline where the server cannot be had; otherwise that is BadInput."""
         import wandb  # only the feeder pays for this import
 
         config = run.current_config()
+        number = history_number(run)
+        suffix = f"-{number}" if number > 1 else ""
+        self._id = run_id(run) + suffix
         self.mode = mode if mode != "online" or _has_key() else "offline"
         if self.mode != mode:
             print("wandb: no key, so offline; later: headrace wandb RUN", flush=True)
         options: dict[str, Any] = {
             "project": config.wandb.project,
             "entity": config.wandb.entity,
-            "name": config.run.name,
-            "id": run_id(run),
+            "name": config.run.name + suffix,
+            "id": self._id,
             "resume": "allow",
             "dir": str(run.path),
             "config": configs.plain(config),
@@ -142,7 +171,8 @@ class _Target:
         self.last_step = self._run.step - 1 if self.mode == "online" else self._marked()
 
     def _marked(self) -> int:
-        return int(json.loads(self._mark.read_text())["step"]) if self._mark.exists() else -1
+        mark = json.loads(self._mark.read_text()) if self._mark.exists() else {}
+        return int(mark["step"]) if mark.get("id") == self._id else -1
 
     def send(self, line: dict[str, Any]) -> int:
         """Hand one line to wandb under its step, which is returned."""
@@ -158,7 +188,7 @@ class _Target:
     def mark(self) -> None:
         """Remember how far an offline feeder came."""
         temporary = self._mark.with_suffix(".new")
-        temporary.write_text(json.dumps({"step": self.last_step}))
+        temporary.write_text(json.dumps({"id": self._id, "step": self.last_step}))
         temporary.replace(self._mark)
 
     def finish(self) -> None:

@@ -201,9 +201,11 @@ with quiet(Path(sys.argv[1])) as terminal:
     assert "seen by the user" in done.stderr
 
 
-def attempt_of(run: RunFolder, first: int, last: int, parent: int | None, mode: str = "offline") -> float:
+def attempt_of(
+    run: RunFolder, first: int, last: int, parent: int | None, mode: str = "offline", *edits: str
+) -> float:
     """One attempt with its feeder, steps first … last; returns the seconds that closing the feeder took."""
-    config = configs.edit(run.current_config(), [f"wandb.mode={mode}"])
+    config = configs.edit(run.current_config(), [f"wandb.mode={mode}", *edits])
     attempt = claim(run, config)
     attempt.begin(first - 1, parent)
     feed = wandb_feed.Feed(run, attempt.number, attempt.path / "wandb.log")
@@ -234,18 +236,24 @@ def leveldb_records(content: bytes) -> Iterator[bytes]:
 
 def fed(run: RunFolder) -> tuple[set[str], list[int]]:
     """The ids and steps in wandb's own offline files."""
+    histories = fed_by_id(run)
+    return set(histories), [step for steps in histories.values() for step in steps]
+
+
+def fed_by_id(run: RunFolder) -> dict[str, list[int]]:
+    """The steps in wandb's own offline files."""
     from wandb.proto import wandb_internal_pb2
 
-    ids, steps = set(), []
+    histories: dict[str, list[int]] = {}
     for path in sorted((run.path / "wandb").glob("offline-run-*/*.wandb"), key=os.path.getmtime):
         for data in leveldb_records(path.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             if record.HasField("run"):
-                ids.add(record.run.run_id)
+                steps = histories.setdefault(record.run.run_id, [])
             if record.HasField("history"):
                 steps.append(record.history.step.num)
-    return ids, steps
+    return histories
 
 
 def test_wandb_has_one_id_and_each_step_once_over_restarts(run: RunFolder) -> None:
@@ -254,6 +262,34 @@ def test_wandb_has_one_id_and_each_step_once_over_restarts(run: RunFolder) -> No
     ids, steps = fed(run)
     assert ids == {wandb_feed.run_id(run)}
     assert steps == list(range(1, 21))
+
+
+def test_wandb_gets_a_rewound_run_from_the_beginning_under_a_new_id(run: RunFolder) -> None:
+    attempt_of(run, 1, 12, None)
+    attempt_of(run, 6, 9, 1, "offline", "optimizer.lr=1e-3")
+    attempt_of(run, 8, 14, 2)  # a restart of the rewound run
+    first = wandb_feed.run_id(run)
+    assert fed_by_id(run) == {first: list(range(1, 13)), f"{first}-2": list(range(1, 15))}
+
+
+def test_a_history_goes_on_at_wandb_unless_other_weights_came_of_it(run: RunFolder) -> None:
+    def number(first: int, last: int, parent: int | None, *edits: str) -> int:
+        attempt = claim(run, configs.edit(run.current_config(), edits))
+        attempt.begin(first - 1, parent)
+        for step in range(first, last + 1):
+            Tracker(attempt.path).write(replace(STEP, step=step, attempt=attempt.number))
+        attempt.close()
+        return wandb_feed.history_number(run)
+
+    assert number(1, 8, None) == 1
+    assert number(5, 7, 1) == 1, "after a crash"
+    assert number(5, 10, 1, "layout.micro_batch=2", "wandb.mode=online") == 1, "after two, on another machine"
+    assert number(11, 20, 3, "optimizer.lr=1e-3") == 1, "an edit where the run had stopped"
+    assert number(16, 25, 4, "steps=40", "optimizer.lr=1e-4") == 2, (
+        "an edit with steps that wandb has otherwise"
+    )
+    assert number(21, 21, 4) == 3, "a future that was abandoned, taken up again"
+    assert number(22, 30, 6) == 3
 
 
 @pytest.fixture
