@@ -15,7 +15,7 @@ import xxhash
 
 from data.errors import BadInput
 from data.index import Index
-from data.store import CacheOptions, Store, expand, is_local, shown
+from data.store import CacheOptions, CutOff, Store, expand, is_local, shown
 from data.tar import Sample, TarTrouble, samples
 from data.transports import ShardTrouble
 
@@ -67,6 +67,8 @@ class Corpus:
                     self.store.read(self.shards[shard], self.index.files[shard], rows, fresh=fresh)
                 )
             except ShardTrouble as error:
+                if isinstance(error, CutOff) and not fresh:
+                    continue
                 raise self._trouble(first, str(error)) from error
             parts, place = [], offset
             for end in ends:

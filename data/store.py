@@ -58,6 +58,10 @@ class CacheOptions:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than {least}")
 
 
+class CutOff(ShardTrouble):
+    """A file ends before what was indexed does: the shard's, or one in the cache that another shard left."""
+
+
 def is_local(url: str) -> bool:
     """Whether `url` is a path of this machine."""
     return "://" not in url and not url.startswith("pipe:")
@@ -267,5 +271,5 @@ def _pread(file: BinaryIO, offset: int, length: int) -> bytes:
         offset += len(part)
         left -= len(part)
     if left:
-        raise ShardTrouble(f"cut off: it ends at byte {offset}, {left} bytes too early")
+        raise CutOff(f"cut off: it ends at byte {offset}, {left} bytes too early")
     return parts[0] if len(parts) == 1 else b"".join(parts)

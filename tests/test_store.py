@@ -345,6 +345,19 @@ def test_pipe(tmp_path: Path, options: CacheOptions) -> None:
             build_index([f"pipe:{command}"], tmp_path / "q.index", cache=options)
 
 
+def test_a_command_that_gave_a_shorter_shard_before(
+    tmp_path: Path, options: CacheOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same words in two folders name two shards, and the cache knows a command by its words."""
+    for folder, texts in (("long", TEXTS), ("short", TEXTS[:5])):
+        pack_texts(tmp_path / folder, "c", texts)
+        monkeypatch.chdir(tmp_path / folder)
+        build_index(["pipe:cat c-000000.tar"], "pipe.index", cache=options)
+    for folder, texts in (("long", TEXTS), ("short", TEXTS[:5])):
+        monkeypatch.chdir(tmp_path / folder)
+        assert read(open_corpus("c", ["pipe:cat c-000000.tar"], "pipe.index", options)) == texts
+
+
 def test_the_cache_keeps_its_bound_and_what_was_used_last(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 10_000)
     for number in range(100):
