@@ -2,15 +2,17 @@
 
 import bisect
 import itertools
-import math
 from dataclasses import dataclass
 from typing import Any
+
+MOST = 1e9
+"""As of a corpus's weight: sums of weights, and losses times a coefficient, must be numbers in float32."""
 
 
 @dataclass(frozen=True)
 class Schedule:
     """points: (global row, value) in ascending order of rows; before the first and after the last the value
-    stays. Values are finite and not negative."""
+    stays. Values are from 0 to MOST."""
 
     points: tuple[tuple[int, float], ...]
 
@@ -25,8 +27,8 @@ class Schedule:
                 raise ValueError(f"expected [row, value], got {point!r}")
             if not isinstance(point[0], int) or isinstance(point[0], bool) or point[0] < 0:
                 raise ValueError(f"expected a global row (a whole number from 0 on), got {point[0]!r}")
-            if not math.isfinite(point[1]) or point[1] < 0:
-                raise ValueError(f"expected a number of at least 0, got {point[1]}")
+            if not 0 <= point[1] <= MOST:
+                raise ValueError(f"expected a number from 0 to {MOST:g}, got {point[1]}")
         rows = [row for row, _ in points]
         if any(later <= earlier for earlier, later in itertools.pairwise(rows)):
             raise ValueError(f"expected rows in ascending order, got {rows}")
