@@ -7,6 +7,7 @@ tells the result). Exactly one rank shows the line; the others leave with the sa
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,9 @@ from data.errors import BadInput
 from launcher.world import World
 
 T = TypeVar("T")
+
+STILL = 60.0
+"""Seconds after which rank 0 says that it is still at work; far below the time-out of a collective."""
 
 
 class Told(BadInput):
@@ -55,6 +59,18 @@ def together(world: World, make: Callable[[], T]) -> T:
 
 
 def from_first(world: World, make: Callable[[], Any]) -> Any:
-    """Rank 0's `make()`, a JSON-able value, on every rank; its BadInput is every rank's. A collective."""
-    made = together(world, lambda: make() if world.rank == 0 else None)
-    return gather(world, made if world.rank == 0 else None)[0]
+    """Rank 0's `make()`, a JSON-able value, on every rank; its BadInput is every rank's. A collective.
+
+    It may take longer than a collective waits, as reading a large checkpoint does: rank 0 works beside and
+    says every now and then that the others are to wait on.
+    """
+    if world.rank > 0:
+        while gather(world, None)[0]:
+            pass
+        together(world, lambda: None)
+        return gather(world, None)[0]
+    with ThreadPoolExecutor(1, "first") as pool:
+        work = pool.submit(make)
+        while gather(world, not wait([work], STILL).done)[0]:
+            pass
+    return gather(world, together(world, work.result))[0]

@@ -25,14 +25,15 @@ def step_record(
     totals, progress = step.ready.totals, step.progress
     weight, source = totals.weight, totals.source
     # The plain sums Σ weight · cross-entropy; an objective without weight in this step has none.
-    plain = np.divide(
-        step.sums, step.scale[:, None], out=np.zeros_like(step.sums), where=step.scale[:, None] > 0
-    )
+    counts = step.scale[:, None] > 0
+    plain = np.divide(step.sums, step.scale[:, None], out=np.zeros_like(step.sums), where=counts)
+    # One of coefficient 0 has no part in the loss, so its own is not known.
+    optimised = np.where(counts, weight, 0.0)
     every = source.sum()
     used = [o for o in range(len(NAMES)) if weight[o].any() or source[o].any()]
     objectives = {
         NAMES[o]: ObjectiveRecord(
-            loss=_mean(plain[o].sum(), weight[o].sum()),
+            loss=_mean(plain[o].sum(), optimised[o].sum()),
             weight=float(weight[o].sum()),
             tokens=round(source[o].sum()),
             share=_share(source[o].sum(), every),
@@ -41,7 +42,7 @@ def step_record(
     }
     by_corpus = {
         name: CorpusRecord(
-            loss=_mean(plain[:, c].sum(), weight[:, c].sum()),
+            loss=_mean(plain[:, c].sum(), optimised[:, c].sum()),
             rows=round(totals.rows[c]),
             share=_share(source[:, c].sum(), every),
             epoch=_share(totals.places[c], blocks[c]),

@@ -94,6 +94,10 @@ class TrainingSession:
         memory[world.rank] = memory_in_use()
         vector = self.engine.reducer.start(np.concatenate([sums.ravel(), flags, memory])).wait()
         whole, (stop, failed, unwritten, wild), memory = np.split(vector, [sums.size, sums.size + len(flags)])
+        if failed or unwritten or wild or not np.isfinite(whole).all():
+            # Whoever left now would leave the others little time, and rank 0 may have a save to publish.
+            self.settle()
+            self.engine.reduce(np.zeros(1))
         if failed:
             self.checkpoints.raise_failure()
         if unwritten:

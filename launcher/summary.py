@@ -74,11 +74,16 @@ def _show_losses(run: RunFolder, first: dict[str, Any], last: dict[str, Any], to
     )
     output.table(titles, rows)
     for corpus, cells in last["eval"].items():
-        if "causal" in cells and cells["causal"]["bits_per_byte"] is not None:
-            before = first["eval"][corpus]["causal"]["bits_per_byte"]
+        after = _bits(cells)
+        if after is not None:
+            before = _bits(first["eval"].get(corpus, {}))  # None: the corpus or causal came later
             output.say(
-                f"{corpus}: {before:.3f} → {cells['causal']['bits_per_byte']:.3f} bits a byte (causal)"
+                f"{corpus}: {'–' if before is None else f'{before:.3f}'} → {after:.3f} bits a byte (causal)"
             )
+
+
+def _bits(cells: dict[str, Any]) -> float | None:
+    return cells.get("causal", {}).get("bits_per_byte")
 
 
 def _over_corpora(line: dict[str, Any], objective: str, figure: str) -> float | None:

@@ -118,7 +118,8 @@ class Reducer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A batch, the sums over all ranks, and the seconds that this rank waited for it."""
+    """A batch, the sums over all ranks, and the seconds that this step waited for data on this rank: for the
+    next batch, as a rule, since this one was there."""
 
     batch: Batch
     totals: Totals
@@ -144,22 +145,23 @@ def ahead(batches: Iterator[Batch], reducer: Reducer, corpora: int) -> Iterator[
     Where the stream of one rank fails, every rank gets Trouble at the same batch: none is left waiting.
     """
 
-    def fetch() -> tuple[Batch | BadInput, Handle, float]:
-        begin = perf_counter()
+    def fetch() -> tuple[Batch | BadInput, Handle]:
         batch: Batch | BadInput
         try:
             batch = next(batches)
         except BadInput as error:
             batch = error
         own = Totals.failed(corpora) if isinstance(batch, BadInput) else count(batch, corpora)
-        return batch, reducer.start(own.vector), perf_counter() - begin
+        return batch, reducer.start(own.vector)
 
+    begin = perf_counter()
     upcoming = fetch()
     while True:
-        batch, handle, waited = upcoming
+        batch, handle = upcoming
         totals = Totals.of_vector(handle.wait(), corpora)
         if totals.failures:
             raise Trouble(batch if isinstance(batch, BadInput) else None)
         assert not isinstance(batch, BadInput)
         upcoming = fetch()
-        yield Ready(batch, totals, waited)
+        yield Ready(batch, totals, perf_counter() - begin)
+        begin = perf_counter()
