@@ -4,7 +4,7 @@ A step frees and asks again for the same hundreds of megabytes. By default glibc
 the kernel and gives it back at once, so every step pays for fresh zeroed pages (measured: 180 000 page faults
 a step, 600 with these settings; facts/step.md). The process then holds the memory of its largest step, which
 it would need again anyway. Transparent huge pages help on top, but torch reads THP_MEM_ALLOC_ENABLE when it
-first allocates: it is for the environment that a launcher gives its processes, not for this function.
+first allocates: it is for the environment that launcher/launch.py gives its ranks, not for this function.
 """
 
 import ctypes

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from launcher.allocator import ENVIRONMENT
 from launcher.signals import ASKING, STOPPED, deliver, early_stop, hold_back
 
 BAD_INPUT = 2
@@ -87,7 +88,8 @@ def launch(processes: int, command: Sequence[str]) -> int:
 
 
 def _variables(rank: int, processes: int, folder: Path) -> dict[str, str]:
-    variables = {
+    variables = {name: value for name, value in ENVIRONMENT.items() if name not in os.environ}
+    variables |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(processes),
