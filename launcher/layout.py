@@ -46,7 +46,7 @@ class LayoutConfig(BaseModel):
 
     zero: Stage = 1
     """0: whole copies; 1: optimizer state, 2: gradients too, 3: weights too are divided over processes."""
-    micro_batch: Annotated[int, Field(ge=1)] = 8
+    micro_batch: Annotated[int, Field(ge=1, le=2**16)] = 8
     """Rows that one process computes at a time."""
     precision: Precision = "fp32"
     """Weights and activations; masters, moments, gradient sums and their reduction are fp32 always."""

@@ -11,10 +11,19 @@ import os
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from data.store import CacheOptions
 from launcher.credentials import refuse_secret
+from model.config import require_temperature
 
 
 class Section(BaseModel):
@@ -147,8 +156,13 @@ class Samples(Section):
 
     prompts: tuple[str, ...] = ()
     tokens: Annotated[int, Field(ge=1)] = 64
-    temperature: Annotated[float, Field(ge=0)] = 0.8
+    temperature: float = 0.8
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Samples":
+        require_temperature(self.temperature)
+        return self
 
 
 class EvalConfig(Section):

@@ -19,8 +19,30 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """The values of each key that is a word."""
 
+MOST = {
+    "layers": 2**12,
+    "width": 2**17,
+    "heads": 2**17,
+    "kv_heads": 2**17,
+    "hidden": 2**20,
+    "chunk": 2**20,
+    "longest": 2**20,
+}
+"""Far above any model: what is larger is a slip of the hand, and no memory would hold it."""
+
+COLDEST, HOTTEST = 1e-6, 1e6
+"""Temperatures between which logits can be divided in float32 and the likeliest is still drawn."""
+
 NARROWEST_FLEX = 16
 """The least width of a head that FlexAttention takes."""
+
+
+def require_temperature(temperature: float) -> None:
+    """ValueError unless tokens can be drawn at it. Here, so that a config asks without importing torch."""
+    if temperature != 0 and not COLDEST <= temperature <= HOTTEST:
+        raise ValueError(
+            f"temperature: expected 0, or a number from {COLDEST:g} to {HOTTEST:g}, got {temperature:g}"
+        )
 
 
 @dataclass(frozen=True)
@@ -59,10 +81,12 @@ class ModelConfig:
         for key, known in CHOICES.items():
             if getattr(self, key) not in known:
                 raise ValueError(f"{key}: expected one of {', '.join(known)}, got {getattr(self, key)!r}")
-        for key in ("layers", "width", "heads", "kv_heads", "hidden", "chunk", "longest"):
+        for key, most in MOST.items():
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ValueError(f"{key}: expected a whole number of at least 1, got {value}")
+            if value is not None and value > most:
+                raise ValueError(f"{key}: expected a whole number of at most {most}, got {value}")
         for key in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"{key}: expected a number from 0 to below 1, got {getattr(self, key)}")

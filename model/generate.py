@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model.attention import dense
+from model.config import require_temperature
 from model.layers import Memory
 from model.transformer import Transformer
 from model.visibility import see
@@ -29,8 +30,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature: expected a finite number of at least 0, got {self.temperature}")
+        require_temperature(self.temperature)
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k: expected a whole number of at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -68,7 +68,9 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tens
     """int64 [rows]: one token for each of float32 logits [rows, V]; on the CPU, the same on every device."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    scores = logits.float().cpu() / sampling.temperature
+    scores = logits.float().cpu()
+    # From the greatest down: divided by a small temperature, scores as they are would all be infinite.
+    scores = (scores - scores.amax(-1, keepdim=True)) / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < scores.shape[-1]:
         least = scores.topk(sampling.top_k).values[:, -1:]
         scores = scores.masked_fill(scores < least, -torch.inf)
@@ -76,6 +78,7 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tens
     if sampling.top_p is not None:
         ranked, order = chances.sort(dim=-1, descending=True, stable=True)
         beyond = ranked.cumsum(-1) - ranked >= sampling.top_p
+        beyond[:, 0] = False  # also where top_p is 0 in float32
         chances = torch.zeros_like(chances).scatter(-1, order, ranked.masked_fill(beyond, 0.0))
     return torch.multinomial(chances, 1, generator=generator)[:, 0].to(logits.device)
 

@@ -476,7 +476,7 @@ def test_what_is_no_run(headrace: Commands, home: Path, arguments: list[str]) ->
         (["evaluate", "one"], "no corpus of this run holds text out"),
         (["generate", "one", "word " * 200], "this model reads at most 64"),
         (["generate", "one", "a", "--suffix", "b"], "--suffix: belongs to --order infill"),
-        (["generate", "one", "a", "-t", "inf"], "temperature: expected a finite number"),
+        (["generate", "one", "a", "-t", "inf"], "temperature: expected 0, or a number from 1e-06"),
         (["generate", "one", "a", "--seed", "9" * 30], "seed: expected a whole number of 64 bits"),
         (["generate", "one", os.fsdecode(b"\xff")], "PROMPT: expected text in UTF-8"),
         (["data", "trace", "one", "--step", "9"], "has not done step 9; its newest is 3"),

@@ -93,6 +93,9 @@ def frequencies(sampling: Sampling, chances: list[float]) -> list[float]:
         (Sampling(), [0.1, 0.5, 0.15, 0.25]),
         (Sampling(temperature=0), [0, 1, 0, 0]),
         (Sampling(temperature=0.5), [0.029, 0.725, 0.065, 0.181]),
+        (Sampling(temperature=1e-6), [0, 1, 0, 0]),
+        (Sampling(temperature=1e6), [0.25, 0.25, 0.25, 0.25]),
+        (Sampling(top_p=1e-320), [0, 1, 0, 0]),
         (Sampling(top_k=2), [0, 2 / 3, 0, 1 / 3]),
         (Sampling(top_p=0.6), [0, 2 / 3, 0, 1 / 3]),
         (Sampling(top_p=0.5), [0, 1, 0, 0]),
@@ -102,6 +105,12 @@ def frequencies(sampling: Sampling, chances: list[float]) -> list[float]:
 )
 def test_draws_have_the_chances_that_the_settings_leave(sampling: Sampling, expected: list[float]) -> None:
     assert frequencies(sampling, [0.1, 0.5, 0.15, 0.25]) == pytest.approx(expected, abs=0.015)
+
+
+def test_scores_of_any_size_are_drawn_from_at_any_temperature() -> None:
+    scores = torch.tensor([[3e38, -3e38, 2.9e38, -torch.inf]]).expand(20, -1)
+    tokens = draw(scores, Sampling(temperature=1e-6), torch.Generator().manual_seed(0))
+    assert tokens.tolist() == [0] * 20
 
 
 def test_the_three_forms_are_those_of_the_objectives() -> None:
@@ -114,6 +123,9 @@ def test_the_three_forms_are_those_of_the_objectives() -> None:
     "ask, message",
     [
         (lambda: Sampling(temperature=-1), "temperature: expected"),
+        (lambda: Sampling(temperature=1e-40), "temperature: expected 0, or a number from 1e-06 to 1e"),
+        (lambda: Sampling(temperature=1e300), "temperature: expected 0, or a number from 1e-06 to 1e"),
+        (lambda: Sampling(temperature=float("nan")), "temperature: expected"),
         (lambda: Sampling(top_k=0), "top_k: expected"),
         (lambda: Sampling(top_p=0), "top_p: expected"),
         (lambda: generate(build(), [], limit=1, stop=0, sampling=Sampling()), "at least one id"),
