@@ -126,9 +126,9 @@ def _plain(
     data: dict[str, Any] = {}
     for key_node, value_node in node.value:
         here = key_node.start_mark.line + 1
-        if not isinstance(key_node, yaml.ScalarNode):
+        word = _text(key_node) if isinstance(key_node, yaml.ScalarNode) else ""
+        if not word.strip():
             raise BadInput(f"{name}:{here}: expected a plain word as a key")
-        word = key_node.value
         if word in data:
             first = places[(*key, word)].rpartition(":")[2]
             raise BadInput(f"{name}:{here}: {dotted((*key, word))}: stands twice, first in line {first}")
@@ -138,13 +138,26 @@ def _plain(
 
 
 def _scalar(loader: _Loader, node: yaml.Node) -> Any:
-    if node.tag == _YAML + "int":
-        if len(node.value) > 40:  # Python refuses to read a number of thousands of digits
-            raise yaml.MarkedYAMLError(problem="a number too long to mean one", problem_mark=node.start_mark)
-        return int(node.value.replace("_", ""))
-    if node.tag.removeprefix(_YAML) not in ("str", "float", "bool", "null"):
-        raise yaml.MarkedYAMLError(problem=f"a value of type {node.tag}", problem_mark=node.start_mark)
-    return loader.construct_object(node)
+    text, kind = _text(node), node.tag.removeprefix(_YAML)
+    if kind not in ("str", "int", "float", "bool", "null"):
+        raise _refusal(node, f"a value of type {node.tag}")
+    if kind == "int" and len(text) > 40:  # Python refuses to read a number of thousands of digits
+        raise _refusal(node, "a number too long to mean one")
+    try:
+        return int(text.replace("_", "")) if kind == "int" else loader.construct_object(node)
+    except (ValueError, LookupError):  # a tag may be written before anything: !!bool maybe
+        raise _refusal(node, f"{text[:40]!r} is no {kind}") from None
+
+
+def _text(node: yaml.Node) -> str:
+    """What stands there. Escapes can spell half of a surrogate pair, which no file could hold again."""
+    if any("\ud800" <= character <= "\udfff" for character in node.value):
+        raise _refusal(node, "an escape that is half of a surrogate pair; write the character itself")
+    return str(node.value)
+
+
+def _refusal(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 def _line(message: object) -> str:

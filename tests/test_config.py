@@ -228,6 +228,13 @@ def test_a_missing_tokenizer_is_named(file: Path) -> None:
         ("", "c.yaml: is empty; expected sections"),
         ("a: " + "[" * 5000, "nested too deep"),
         ("a: " + "9" * 5000, "a number too long"),
+        ('a: !!int "0x4"', ":1: not YAML: '0x4' is no int"),
+        ("a:\n  b: !!bool maybe", ":2: not YAML: 'maybe' is no bool"),
+        ("a: !!float abc", ":1: not YAML: 'abc' is no float"),
+        ('a: !!float ""', ":1: not YAML: '' is no float"),
+        ('run: {name: "\\ud800"}', ":1: not YAML: an escape that is half of a surrogate pair"),
+        ('run: {"\\ud800": a}', ":1: not YAML: an escape that is half of a surrogate pair"),
+        ('run:\n  "": a', ":2: expected a plain word as a key"),
         (
             "a0: &a0 []\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)),
             "more than",
