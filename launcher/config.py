@@ -9,6 +9,7 @@ called by whoever starts something. After `load` a Config never changes; what a 
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -190,7 +191,7 @@ def difference(old: Config, new: Config) -> list[str]:
 
 def require_files(config: Config) -> None:
     """BadInput unless the tokenizer that the config names is there."""
-    if not Path(config.tokenizer.model).is_file():
+    if not os.path.isfile(config.tokenizer.model):  # pathlib's is_file() raises for a name that is too long
         raise BadInput(
             f"tokenizer.model: no file {config.tokenizer.model}; make one with 'headrace tokenizer train'"
         )

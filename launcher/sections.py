@@ -36,6 +36,8 @@ class Section(BaseModel):
 
 def absolute(path: str) -> str:
     """A local path made absolute; URLs and pipe: commands stay as they are."""
+    if "\0" in path:
+        raise ValueError("expected a path without a zero character in it")
     if "://" in path or path.startswith("pipe:"):
         return path
     return os.path.abspath(os.path.expanduser(path))
@@ -88,7 +90,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 class Run(Section):
     """Where the run lives: FOLDER/NAME."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     folder: LocalPath = "runs"
 
 

@@ -7,6 +7,7 @@ of a run, along the attempts that led to its newest step, and open only the bloc
 Steps are counted from 1 here, as in metrics.jsonl, and from 0 in data/.
 """
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,12 +36,16 @@ from launcher.stream_settings import open_corpora, stream_settings
 
 def show(config: Config, step: int, row: int | None, json: bool) -> None:
     """Print the rows of a step of a run that would be started afresh with this config."""
+    if step > config.steps:  # the rows up to it would all be read first
+        raise BadInput(
+            f"--step: the config has {config.steps:,} steps, got {step:,}; to look further, add steps={step}"
+        )
     configs.require_files(config)
     tokenizer = Tokenizer.load(config.tokenizer.model)
     corpora = open_corpora(config)
     history = History(((0, make_plan(stream_settings(config, corpora, tokenizer.hash))),))
     wanted = _global_rows(history, step, row)
-    if (config.path / "plan.jsonl").exists():
+    if os.path.exists(config.path / "plan.jsonl"):
         what = f"headrace data trace {config.path} --step {step}"
         _note(f"{config.path} exists; these are the rows of a fresh run; what it really did: {what}")
     with output.progress(f"reading up to step {step:,}") as report:

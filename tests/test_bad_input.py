@@ -320,6 +320,11 @@ def test_a_config_with_a_mistake(headrace: Commands, tmp_path: Path, content: st
         (["train", "c.yaml", "tokenizer.model=c.yaml"], "c.yaml: is not a SentencePiece model"),
         (["train", "c.yaml", "run.folder=c.yaml"], "c.yaml/one: cannot be written: Not a directory"),
         (["check", "c.yaml", "run.folder=c.yaml"], "run.folder: "),
+        (["check", "c.yaml", "run.folder=" + "a" * 300], "cannot be read: File name too long"),
+        (["train", "c.yaml", "run.folder=" + "a" * 300], "cannot be read: File name too long"),
+        (["check", "c.yaml", 'run.folder="a\\0b"'], "expected a path without a zero character"),
+        (["train", "c.yaml", "run.name=" + "a" * 101], "run.name: string should have at most 100 characters"),
+        (["train", "c.yaml", "tokenizer.model=" + "a" * 300], "tokenizer.model: no file"),
         (
             ["train", "c.yaml", "data.corpora.a.text_field=body"],
             "asks for 'body'; make it again: headrace data index",
@@ -333,6 +338,7 @@ def test_a_config_with_a_mistake(headrace: Commands, tmp_path: Path, content: st
             ["train", "c.yaml", "data.corpora.aa.quarantine=['000000001']"],
             "data.corpora.aa.shards: is missing; did you mean data.corpora.a?",
         ),
+        (["data", "show", "c.yaml", "--step", "4"], "--step: the config has 3 steps, got 4"),
         (["data", "show", "c.yaml", "--step", "1", "--row", "9"], "step 1 has the rows 0 to 3, got 9"),
         (["data", "pack", "--out", "p"], "expected files or folders to pack"),
         (["data", "pack", "none", "--out", "p"], "none: no such file or folder"),
@@ -479,6 +485,7 @@ def test_what_is_no_run(headrace: Commands, home: Path, arguments: list[str]) ->
         (["generate", "one", "a", "-t", "inf"], "temperature: expected 0, or a number from 1e-06"),
         (["generate", "one", "a", "--seed", "9" * 30], "seed: expected a whole number of 64 bits"),
         (["generate", "one", os.fsdecode(b"\xff")], "PROMPT: expected text in UTF-8"),
+        (["status", "a" * 300], ": cannot be read: File name too long"),
         (["data", "trace", "one", "--step", "9"], "has not done step 9; its newest is 3"),
         (["data", "seen", "one", "a/1"], "a/1: no such sample in a; one that is: a/000000000"),
         (
