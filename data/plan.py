@@ -36,7 +36,8 @@ class CorpusPlan:
 
 @dataclass(frozen=True)
 class OnBad:
-    """action: 'stop' or 'skip' when a sample is bad or a unit cannot be read; budget: the most to skip."""
+    """action: 'stop' or 'skip' when a sample is bad or a unit cannot be read; budget: the most to skip,
+    by one process since its start."""
 
     action: str = "stop"
     budget: int = 100

@@ -9,6 +9,7 @@
 Whatever can fail for a user's reason fails here, on all ranks together, before the first step.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -89,8 +90,15 @@ def assemble(
     # Nobody reads rows of a plan that is not on the disk yet.
     tracker = together(world, lambda: _begin(world, claimed, stream, stack, terminal))
     held_out, sampler = together(world, lambda: _evaluation(world, config, stream))
-    loader = together(world, lambda: _loader(world, claimed, stream, stack))
-    checkpoints = together(world, lambda: _checkpoints(world, claimed, engine, stream))
+    openings = together(world, lambda: _openings(world, claimed, stack))
+    loader = together(world, lambda: _loader(world, claimed, stream, openings, stack))
+
+    def sync() -> None:
+        openings.sync()
+        if tracker is not None:
+            tracker.sync()
+
+    checkpoints = together(world, lambda: _checkpoints(world, claimed, engine, stream, sync))
     session = TrainingSession(
         config=config,
         plan=stream.plan,
@@ -179,11 +187,16 @@ def _evaluation(world: World, config: Config, stream: Stream) -> tuple[HeldOut |
     return held_out, Sampler(config, stream.tokenizer, plain)
 
 
-def _loader(world: World, claimed: Claimed, stream: Stream, stack: ExitStack) -> Loader:
-    path = claimed.run.attempt_path(claimed.number)
-    log = OpeningsLog(path / f"openings-{world.rank:04d}.bin")
+def _openings(world: World, claimed: Claimed, stack: ExitStack) -> OpeningsLog:
+    log = OpeningsLog(claimed.run.attempt_path(claimed.number) / f"openings-{world.rank:04d}.bin")
     stack.callback(log.close)
-    data = claimed.config.data
+    return log
+
+
+def _loader(
+    world: World, claimed: Claimed, stream: Stream, openings: OpeningsLog, stack: ExitStack
+) -> Loader:
+    path, data = claimed.run.attempt_path(claimed.number), claimed.config.data
     loader = Loader(
         stream.history,
         stream.corpora,
@@ -195,15 +208,18 @@ def _loader(world: World, claimed: Claimed, stream: Stream, stack: ExitStack) ->
         micro_batch=claimed.config.layout.micro_batch,
         threads=data.threads,
         memory_bytes=data.memory_mib << 20,
-        log=log,
+        log=openings,
         on_left_out=partial(record_left_out, claimed.run, path),
     )
     stack.callback(loader.close)
     return loader
 
 
-def _checkpoints(world: World, claimed: Claimed, engine: Engine, stream: Stream) -> Checkpoints:
+def _checkpoints(
+    world: World, claimed: Claimed, engine: Engine, stream: Stream, sync: Callable[[], None]
+) -> Checkpoints:
     settings, found = claimed.config.checkpoint, claimed.checkpoint
+
     return Checkpoints(
         claimed.run.checkpoints,
         world,
@@ -213,4 +229,5 @@ def _checkpoints(world: World, claimed: Claimed, engine: Engine, stream: Stream)
         parent={"step": found.step, "attempt": found.attempt} if found else None,
         about={"versions": versions(), "tokenizer": stream.tokenizer.hash},
         may_publish=claimed.attempt.may_publish if claimed.attempt else lambda: False,
+        sync=sync,
     )

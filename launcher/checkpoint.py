@@ -11,7 +11,7 @@ from typing import Any
 
 from data.durable import sync_folder
 from data.errors import BadInput
-from launcher.checkpoint_format import Damaged, step_name
+from launcher.checkpoint_format import Damaged, step_name, weights_name
 from launcher.checkpoint_read import Stored, problems, read_manifest
 from launcher.retention import steps_in
 
@@ -78,10 +78,10 @@ def abandon(folder: Path, after: int, attempt: int) -> list[str]:
     """Rename every checkpoint of a later step than `after`: attempt `attempt` goes on from there, and what
     was saved of the other future must not be chosen again. The new names. For rank 0."""
     renamed = []
-    for step in steps_in(folder):
-        if step > after:
-            aside = folder / f"{step_name(step)}.abandoned-{attempt:04d}"
-            (folder / step_name(step)).rename(aside)
+    for kind, name_of in (("step", step_name), ("weights", weights_name)):
+        for name in [name_of(step) for step in steps_in(folder, kind) if step > after]:
+            aside = folder / f"{name}.abandoned-{attempt:04d}"
+            (folder / name).rename(aside)
             renamed.append(aside.name)
     if renamed:
         sync_folder(folder)

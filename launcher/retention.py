@@ -74,10 +74,11 @@ class Retention:
         return [step_name(step) for step in gone if not (folder / step_name(step)).exists()]
 
 
-def steps_in(folder: Path) -> list[int]:
-    """The steps of the published checkpoints in a folder, ascending; nothing is opened."""
-    names = [entry.name for entry in folder.glob("step-*")] if folder.is_dir() else []
-    return sorted(int(name[5:]) for name in names if name[5:].isdigit())
+def steps_in(folder: Path, kind: str = "step") -> list[int]:
+    """The steps of the published checkpoints in a folder, or of the weights, ascending; nothing is opened."""
+    names = [entry.name for entry in folder.glob(f"{kind}-*")] if folder.is_dir() else []
+    numbers = [name.removeprefix(f"{kind}-") for name in names]
+    return sorted(int(number) for number in numbers if number.isdigit())
 
 
 def clean(folder: Path, attempt: int) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 from data.errors import BadInput
 from launcher import retention
 from launcher.agreement import Told
-from launcher.checkpoint import newest, verify
+from launcher.checkpoint import abandon, newest, verify
 from launcher.checkpoint_format import step_name, weights_name
 from launcher.retention import Retention, clean
 from launcher.world import World
@@ -224,3 +224,17 @@ def test_nothing_whole_is_refused_and_not_begun_again(two_checkpoints: Path) -> 
         newest(two_checkpoints)
     for manifest, content in zip(manifests, contents):
         manifest.write_bytes(content)
+
+
+def test_weights_of_a_future_that_was_given_up_step_aside_too(two_checkpoints: Path, tmp_path: Path) -> None:
+    """Else step 2 of the new future would be deleted for the weights of the old one."""
+    folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
+    for step in (3, 4):
+        shutil.copytree(folder / step_name(2), folder / step_name(step))
+    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
+    rules.apply(folder, published=4, attempt=1, damaged=set())
+    assert {step_name(3), weights_name(1), weights_name(2)} <= set(names(folder))
+    abandon(folder, after=1, attempt=2)
+    assert f"{weights_name(2)}.abandoned-0002" in names(folder)
+    assert weights_name(1) in names(folder), "of the past that both futures share"
+    assert weights_name(2) not in names(folder)
