@@ -27,19 +27,30 @@ def memory_in_use() -> float:
 
 @contextmanager
 def enough_memory(layout: LayoutConfig) -> Iterator[None]:
-    """BadInput, with what to change, where a GPU's memory runs out within it."""
+    """BadInput, with what to change, where the memory of a GPU or of the machine runs out within it."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         free, whole = torch.cuda.mem_get_info()
-        remedies = [
-            f"lower layout.micro_batch (it is {layout.micro_batch})" if layout.micro_batch > 1 else "",
-            "set layout.activation_checkpointing" if not layout.activation_checkpointing else "",
-            "raise layout.zero" if layout.zero < 3 and torch.distributed.get_world_size() > 1 else "",
-            "take more GPUs",
-        ]
         raise BadInput(
             f"layout: the GPU's memory is not enough ({(whole - free) / 2**30:.1f} of "
             f"{whole / 2**30:.1f} GiB are taken, {memory_in_use():.1f} at most by tensors of this process): "
-            f"{', '.join(filter(None, remedies))} and go on, with the same batches; or begin a smaller model"
+            f"{_remedies(layout, 'take more GPUs')}"
         ) from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):  # torch has no class for it
+            raise
+        raise BadInput(
+            f"layout: the machine's memory is not enough (this process holds {memory_in_use():.1f} GiB): "
+            f"{_remedies(layout, 'take a larger machine')}"
+        ) from error
+
+
+def _remedies(layout: LayoutConfig, larger: str) -> str:
+    remedies = [
+        f"lower layout.micro_batch (it is {layout.micro_batch})" if layout.micro_batch > 1 else "",
+        "set layout.activation_checkpointing" if not layout.activation_checkpointing else "",
+        "raise layout.zero" if layout.zero < 3 and torch.distributed.get_world_size() > 1 else "",
+        larger,
+    ]
+    return f"{', '.join(filter(None, remedies))} and go on, with the same batches; or begin a smaller model"

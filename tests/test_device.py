@@ -64,6 +64,20 @@ def test_too_little_memory_is_one_line_and_loses_no_checkpoint(text: TrainingTex
     assert [line["step"] for line in ledger if line["event"] == "checkpoint"] == [1, 2, 3]
 
 
+def short_of_machine(world: World, plain: dict[str, Any]) -> Left:
+    """The case: the second step asks for more than any machine has."""
+    return trainer(world, plain, before=lambda number: torch.empty(1 << (10 if number == 1 else 59)))
+
+
+def test_a_machine_without_enough_memory_is_one_line_too(text: TrainingText, tmp_path: Path) -> None:
+    (left,) = run(short_of_machine, 1, config(text, tmp_path, checkpoint={"every": 1, "keep": 3}))
+    assert left.code == 2
+    assert left.line is not None
+    assert left.line.startswith("layout: the machine's memory is not enough (this process holds ")
+    events = [line["event"] for line in open_run(tmp_path / "run").ledger()]
+    assert "checkpoint" in events, events
+
+
 @pytest.mark.parametrize(
     ("gpu", "layout", "model", "length", "refusal"),
     [
