@@ -68,13 +68,17 @@ def is_local(url: str) -> bool:
 
 
 def shown(url: str) -> str:
-    """A URL for messages and indexes: without user, password and query, which may be secrets."""
+    """A URL for messages and indexes: without user, password and query, which may be secrets. BadInput for
+    what is none."""
     if url.startswith("pipe:"):
         words = url.removeprefix("pipe:").split()
         return f"pipe:{words[0] if words else ''} #{zlib.crc32(url.encode()):08x}"
     if is_local(url):
         return url
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise BadInput(f"{url.partition('://')[0]}://…: is not a URL ({error})") from error
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 

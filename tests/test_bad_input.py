@@ -353,6 +353,7 @@ def test_a_config_with_a_mistake(headrace: Commands, tmp_path: Path, content: st
             "expected the beginning of file names, such as sub/mine",
         ),
         (["data", "pack", "x.jsonl", "--field", "body", "--out", "c.yaml/p"], "cannot be written"),
+        (["data", "index", "http://[::1/x.tar", "--out", "p.index"], "http://…: is not a URL"),
         (["data", "index", "c.yaml", "--out", "p.index"], "c.yaml: no tar header at byte 0"),
         (["data", "index", "a-000000.tar", "--out", "c.yaml"], "exists and is no index that can be added to"),
         (["data", "index", "a-000000.tar", "--out", "c.yaml/p.index"], "cannot be written: c.yaml is a file"),
