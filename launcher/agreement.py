@@ -19,7 +19,7 @@ from launcher.world import World
 T = TypeVar("T")
 
 STILL = 60.0
-"""Seconds after which rank 0 says that it is still at work; far below the time-out of a collective."""
+"""Seconds after which a rank says that it is still at work; far below the time-out of a collective."""
 
 
 class Told(BadInput):

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from data.errors import BadInput
-from launcher.agreement import Told
+from launcher.agreement import STILL, Told
 from launcher.checkpoint import abandon
 from launcher.checkpoint_format import BLOCK, FORMAT, KINDS, Damaged, step_name
 from launcher.distributed import HostSums
@@ -97,7 +97,7 @@ class Checkpoints:
 
         BadInput on rank 0, Told on the others, when the disk has no room or the save before failed.
         """
-        self.settle()
+        self.settle_together()
         state = engine.state
         numbers = {name: number for number, name in enumerate(state.shapes)}
         elements = sum(int(np.prod(shape)) for shape in state.shapes.values())
@@ -156,7 +156,7 @@ class Checkpoints:
 
     def finish(self) -> None:
         """Wait for the save under way; raise what failed on any rank. A collective."""
-        self.settle()
+        self.settle_together()
         if self._reducer.start(np.array([float(self.failed)])).wait()[0]:
             self.raise_failure()
 
@@ -172,6 +172,17 @@ class Checkpoints:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def settle_together(self) -> None:
+        """`settle` on all ranks at once. A collective that takes as long as the slowest rank: a disk may be
+        slower than a single reduction waits."""
+        busy = True
+        while busy:
+            if self._thread is not None:
+                self._thread.join(STILL)
+            own = self._thread is not None and self._thread.is_alive()
+            busy = bool(self._reducer.start(np.array([own])).wait()[0])
+        self.settle()
 
     def _refusal(self, elements: int) -> str | None:
         needed = 4 * len(KINDS) * elements + self._world.size * BLOCK + LEFT_FREE

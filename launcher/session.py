@@ -96,8 +96,8 @@ class TrainingSession:
         whole, (stop, failed, unwritten, wild), memory = np.split(vector, [sums.size, sums.size + len(flags)])
         if failed or unwritten or wild or not np.isfinite(whole).all():
             # Whoever left now would leave the others little time, and rank 0 may have a save to publish.
+            self.checkpoints.settle_together()
             self.settle()
-            self.engine.reduce(np.zeros(1))
         if failed:
             self.checkpoints.raise_failure()
         if unwritten:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launcher import agreement, totals
+from launcher import agreement, checkpoint_save, totals
 from launcher.agreement import from_first
 from launcher.checkpoint_format import step_name
 from launcher.distributed import connect, disconnect
@@ -96,6 +96,7 @@ def slow_to_publish(world: World, plain: dict[str, Any]) -> bool:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SaveJob, "publish", later)
+        patch.setattr(checkpoint_save, "STILL", 0.2)
         left = trainer(world, plain)
     assert left.code == 2
     return (Path(plain["run"]["folder"]) / "run" / "checkpoints" / step_name(1)).exists()
