@@ -20,7 +20,7 @@ Out = TypeVar("Out")
 Progress = Callable[[int, int | None], None]
 """Is told (done, in all), in all None where nobody knows."""
 _AHEAD = 2
-_A_CORE = 4
+_MOST_A_CORE = 4
 
 
 def ordered_map(function: Callable[[In], Out], items: Iterable[In], workers: int) -> Iterator[Out]:
@@ -29,7 +29,7 @@ def ordered_map(function: Callable[[In], Out], items: Iterable[In], workers: int
     A pool starts all its processes at once: never more than there are items, as far as that is known, nor
     than a few a core, which is enough to wait for storage with some while the others compute.
     """
-    workers = min(workers, length_hint(items, workers), _A_CORE * len(os.sched_getaffinity(0)))
+    workers = min(workers, length_hint(items, workers), _MOST_A_CORE * len(os.sched_getaffinity(0)))
     if workers <= 1:
         yield from map(function, items)
         return

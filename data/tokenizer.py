@@ -88,7 +88,9 @@ class Tokenizer:
         digest.update(json.dumps(layout, sort_keys=True).encode())
         self.hash: str = digest.hexdigest()
         _make_control(proto, used)
-        self._encoder, self._decoder = _processor(unescaped(proto)), _processor(proto)
+        encoding = unescaped(proto)
+        self._escapes = encoding.normalizer_spec.escape_whitespaces
+        self._encoder, self._decoder = _processor(encoding), _processor(proto)
         self._inside_encoder, self._inside_decoder = self._encoder, self._decoder
         if has_edges(proto):
             inside = without_edges(proto)
@@ -122,7 +124,9 @@ class Tokenizer:
             text for text, fits in zip(texts, ordinary & ~is_byte, strict=True) if fits and len(text) == 1
         }
         fallback = bool(is_byte.any())
-        self._spells_blank = fallback
+        by_name = {proto.pieces[number].piece: number for number in np.flatnonzero(is_byte).tolist()}
+        ids = [by_name[f"<0x{value:02X}>"] for value in BLANK.encode()] if fallback else []
+        self._blank = np.array(ids, dtype=np.int32)  # the ids of U+2581, where the model has byte pieces
         for number in np.flatnonzero(ordinary | is_byte).tolist():
             text = texts[number]
             if is_byte[number]:
@@ -143,10 +147,24 @@ class Tokenizer:
     def encode_documents(self, texts: list[str], *, inside: bool = False) -> list[np.ndarray]:
         """int32 [n] for each text, in one SentencePiece call that releases the GIL. Arrays are read-only.
         inside: the texts go on from others."""
-        if not self._spells_blank:
-            texts = [text.replace(BLANK, " ") for text in texts]
         encoder = self._inside_encoder if inside else self._encoder
-        return encoder.encode(texts, return_type="numpy", num_threads=1)
+        if not len(self._blank):
+            texts = [text.replace(BLANK, " ") for text in texts]
+        encoded = encoder.encode(texts, return_type="numpy", num_threads=1)
+        if self._escapes and len(self._blank):
+            for number, text in enumerate(texts):
+                if BLANK in text:
+                    encoded[number] = self._around_blanks(text, encoder)
+        return encoded
+
+    def _around_blanks(self, text: str, encoder: SentencePieceProcessor) -> np.ndarray:
+        parts: list[np.ndarray] = []
+        for part in re.split(f"({BLANK}+)", text):
+            if part.startswith(BLANK):
+                parts += [self._blank] * len(part)
+            elif part:
+                parts.append((self._inside_encoder if parts else encoder).encode(part, return_type="numpy"))
+        return np.concatenate(parts, dtype=np.int32)
 
     def decode(self, tokens: np.ndarray | Iterable[int], *, inside: bool = False) -> str:
         """The text of ids. Control ids stand for none; bytes that are no character come out as U+FFFD.

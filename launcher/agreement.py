@@ -6,8 +6,9 @@ tells the result). Exactly one rank shows the line; the others leave with the sa
 """
 
 import json
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 import torch
@@ -69,8 +70,16 @@ def from_first(world: World, make: Callable[[], Any]) -> Any:
             pass
         together(world, lambda: None)
         return gather(world, None)[0]
-    with ThreadPoolExecutor(1, "first") as pool:
-        work = pool.submit(make)
-        while gather(world, not wait([work], STILL).done)[0]:
-            pass
+    work: Future = Future()
+
+    def attempt() -> None:
+        try:
+            work.set_result(make())
+        except BaseException as error:
+            work.set_exception(error)
+
+    # As a daemon: whoever interrupts the wait does not wait for the work either.
+    threading.Thread(target=attempt, name="first", daemon=True).start()
+    while gather(world, not wait([work], STILL).done)[0]:
+        pass
     return gather(world, together(world, work.result))[0]

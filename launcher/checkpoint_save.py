@@ -11,7 +11,6 @@ next reduction. What was published before is touched only after the new one has 
 """
 
 import errno
-import os
 import queue
 import threading
 import time
@@ -30,12 +29,9 @@ from launcher.checkpoint_format import BLOCK, FORMAT, KINDS, Damaged, step_name
 from launcher.distributed import HostSums
 from launcher.engine import Engine
 from launcher.fragments import StateMap
-from launcher.retention import Retention, clean
+from launcher.retention import LEFT_FREE, Retention, clean, room
 from launcher.save_job import SaveFailed, SaveJob
 from launcher.world import World
-
-LEFT_FREE = 64 << 20
-"""Bytes that a save leaves free beyond what it writes: logs and metrics must go on."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +66,8 @@ class Checkpoints:
         each manifest (versions, tokenizer). may_publish: asked by rank 0 right before the rename. sync:
         called in each rank's thread, long before that; what the rank logged up to the saved step is on the
         disk when it returns. patience: seconds that rank 0 waits for the slowest rank. What lies beyond the
-        parent, damaged or given up, steps aside; what dead attempts left unfinished is cleared away. BadInput
-        on rank 0 where the disk refuses that."""
+        parent, damaged or given up, steps aside: BadInput on rank 0 where the disk refuses that. What dead
+        attempts left unfinished is cleared away as far as it can be."""
         self.folder, self._world, self._attempt = folder, world, attempt
         self._reducer, self._retention, self._patience = reducer, retention, patience
         self._parent, self._about = parent, dict(about or {})
@@ -186,8 +182,7 @@ class Checkpoints:
 
     def _refusal(self, elements: int) -> str | None:
         needed = 4 * len(KINDS) * elements + self._world.size * BLOCK + LEFT_FREE
-        disk = os.statvfs(self.folder)
-        free = disk.f_bavail * disk.f_frsize
+        free = room(self.folder)
         if free >= needed:
             return None
         return (

@@ -14,7 +14,9 @@ from launcher.commands_train import AsJson, ConfigFile, Overrides, RunPath
 
 data = typer.Typer(help="Pack, index and verify shards; show and trace rows.", no_args_is_help=True)
 
-Workers = Annotated[int, typer.Option("--workers", "-w", min=1, help="Processes that work at the same time.")]
+Workers = Annotated[
+    int, typer.Option("--workers", "-w", min=1, help="Processes at work, four a core at most.")
+]
 TextField = Annotated[
     str | None, typer.Option("--text-field", help="For .json members: the field that holds the text.")
 ]

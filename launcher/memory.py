@@ -21,6 +21,10 @@ def memory_in_use() -> float:
     """GiB: the most that this process has held so far, of its GPU, or resident where there is none."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
+    return _resident()
+
+
+def _resident() -> float:
     kilobyte = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte / 2**30
 
@@ -41,7 +45,7 @@ def enough_memory(layout: LayoutConfig) -> Iterator[None]:
         if "DefaultCPUAllocator" not in str(error):  # torch has no class for it
             raise
         raise BadInput(
-            f"layout: the machine's memory is not enough (this process holds {memory_in_use():.1f} GiB): "
+            f"layout: the machine's memory is not enough (this process holds {_resident():.1f} GiB): "
             f"{_remedies(layout, 'take a larger machine')}"
         ) from error
 

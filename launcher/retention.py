@@ -6,8 +6,11 @@ file system refuses here (a file that somebody holds open on NFS, no room for a 
 checkpoint, so it ends no run: it is said once, and tried again at the next save and the next start.
 """
 
+import errno
 import functools
 import logging
+import math
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +32,9 @@ from launcher.checkpoint_format import (
     write_file,
 )
 from launcher.checkpoint_read import Request, Stored
+
+LEFT_FREE = 64 << 20
+"""Bytes that checkpoints leave free beyond what they take: logs and metrics must go on."""
 
 _log = logging.getLogger("headrace")
 
@@ -56,6 +62,8 @@ class Retention:
         is added to `damaged`, which the attempt keeps: told once, and not read again at each save.
         """
         gone, bare = self.plan([step for step in steps_in(folder) if step <= published])
+        for path in [*folder.glob("*.deleting"), *(folder / step_name(step) for step in gone)]:
+            _delete(path)
         for step in bare:
             path = folder / step_name(step)
             if step in damaged:
@@ -68,9 +76,8 @@ class Retention:
             except OSError as error:
                 _warn(f"{path}: its weights alone cannot be kept, so it stays for now: {error.strerror}")
             else:
+                _delete(path)
                 gone.append(step)
-        for path in [*folder.glob("*.deleting"), *(folder / step_name(step) for step in gone)]:
-            _delete(path)
         return [step_name(step) for step in gone if not (folder / step_name(step)).exists()]
 
 
@@ -79,6 +86,12 @@ def steps_in(folder: Path, kind: str = "step") -> list[int]:
     names = [entry.name for entry in folder.glob(f"{kind}-*")] if folder.is_dir() else []
     numbers = [name.removeprefix(f"{kind}-") for name in names]
     return sorted(int(number) for number in numbers if number.isdigit())
+
+
+def room(folder: Path) -> int:
+    """Bytes that are free in a folder's file system."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
 
 
 def clean(folder: Path, attempt: int) -> list[str]:
@@ -113,6 +126,8 @@ def _keep_weights(folder: Path, step: int, attempt: int) -> None:
     if target.exists():
         return
     stored = Stored(folder / step_name(step))
+    if room(folder) < sum(4 * math.prod(shape) for shape in stored.shapes.values()) + LEFT_FREE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     partial = target.with_name(f"{target.name}.partial-{attempt:04d}")
     partial.mkdir(exist_ok=True)
     try:

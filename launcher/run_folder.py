@@ -108,15 +108,15 @@ class RunFolder:
 def open_run(path: str | Path) -> RunFolder:
     """The run in a folder. BadInput where there is none."""
     folder = RunFolder(Path(path).absolute())
-    if not _there(folder.path):
+    if not exists(folder.path):
         raise BadInput(f"{path}: no such folder; expected that of a run, such as runs/first")
     if not folder.config_file.is_file():
         raise BadInput(f"{path}: expected the folder of a run, with a config.yaml in it")
     return folder
 
 
-def _there(path: Path) -> bool:
-    """Whether it exists. BadInput where the file system cannot say: a name may be too long for it."""
+def exists(path: Path) -> bool:
+    """Whether it is there. BadInput where the file system cannot say: a name may be too long for it."""
     try:
         return path.exists()
     except OSError as error:
@@ -127,7 +127,7 @@ def going_on(config: Config) -> tuple[RunFolder, Config] | None:
     """What `start` would go on with, were it called now: None where it would begin a run. Writes nothing, and
     refuses with the same line."""
     folder = RunFolder(config.path)
-    if not _there(folder.config_file) or _unused(folder, config):
+    if not exists(folder.config_file) or _unused(folder, config):
         return None
     return folder, _same_run(folder, config)
 

@@ -65,8 +65,7 @@ class SaveJob:
         return self.folder / step_name(self.step)
 
     def write_own(self) -> None:
-        """This rank's fragment file, block table and, last, the note that says so."""
-        self.partial.mkdir(exist_ok=True)
+        """This rank's fragment file, block table and, last, the note that says so, into `partial`."""
         name, elements = fragment_name(self.rank), self.data.shape[1]
         head = header(KINDS, elements)
         table = write_blocks(self.partial / name, [head, *(memoryview(kind) for kind in self.data)])

@@ -88,21 +88,22 @@ class TrainingSession:
         failed on any rank, a record could not be written, or the loss or its gradient is no number: before
         anything of it can be saved. (With such a gradient DeepSpeed leaves out the update without a word.)"""
         world, sums = self.world, result.sums
-        wild = not math.isfinite(result.grad_norm)
-        flags = [bool(self.stop), self.checkpoints.failed, self._unwritten is not None, wild]
+        no_number = not math.isfinite(result.grad_norm)
+        flags = [bool(self.stop), self.checkpoints.failed, self._unwritten is not None, no_number]
         memory = np.zeros(world.size)
         memory[world.rank] = memory_in_use()
         vector = self.engine.reducer.start(np.concatenate([sums.ravel(), flags, memory])).wait()
         whole, (stop, failed, unwritten, wild), memory = np.split(vector, [sums.size, sums.size + len(flags)])
-        if failed or unwritten or wild or not np.isfinite(whole).all():
-            # Whoever left now would leave the others little time, and rank 0 may have a save to publish.
+        lost = wild or not np.isfinite(whole).all()
+        if failed or unwritten or lost:
+            # Rank 0 may have a save to publish, for which launch.GRACE is too short once others have left.
             self.checkpoints.settle_together()
-            self.settle()
+            failed = self.engine.reduce(np.array([self.checkpoints.failed]))[0]
         if failed:
             self.checkpoints.raise_failure()
         if unwritten:
             raise self._unwritten or Told("a record could not be written")
-        if wild or not np.isfinite(whole).all():
+        if lost:
             error = BadInput if world.rank == 0 else Told
             raise error(
                 f"{self.checkpoints.folder.parent}: the loss or its gradient is no longer a number. The "

@@ -118,8 +118,8 @@ class Reducer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A batch, the sums over all ranks, and the seconds that this step waited for data on this rank: for the
-    next batch, as a rule, since this one was there."""
+    """A batch, the sums over all ranks, and the seconds that this step spent until it had them: waiting for
+    the ranks' sums of this batch, and for this rank's next one, whose sums are then under way."""
 
     batch: Batch
     totals: Totals

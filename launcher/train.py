@@ -52,7 +52,7 @@ def train(config: Config) -> int:
 
 def start(config: Config) -> tuple[RunFolder, Config]:
     """run_folder.start; before a new run is written, that what its config names can be opened."""
-    if not RunFolder(config.path).config_file.exists():
+    if not run_folder.exists(RunFolder(config.path).config_file):
         require_room(config, Tokenizer.load(config.tokenizer.model))
         _warn(refuse_unknown(config, open_corpora(config)))
     return run_folder.start(config)
@@ -162,7 +162,7 @@ def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> i
 
 def _train(session: TrainingSession, progress: Progress, loop: Loop) -> End | Trouble:
     """How the loop ended. BadInput: on all ranks where what was trained last could not be kept, on one whose
-    GPU has too little memory."""
+    GPU or machine has too little memory."""
     try:
         with enough_memory(session.config.layout), collected_by_step():
             if progress.step == 0:

@@ -38,8 +38,11 @@ from launcher.run_folder import RunFolder, open_run
 FAREWELL_SECONDS = 8.0
 """How long the feeder has, once training is over, to hand on what is left."""
 POLL_SECONDS = 1.0
-WITHOUT_EFFECT = {"run", "wandb", "log", "checkpoint", "layout"}
-"""Sections of a config on which the values of a step do not depend, but for rounding."""
+WITHOUT_EFFECT = {
+    *("run", "wandb", "log", "checkpoint", "layout", "fingerprint"),
+    *("data.threads", "data.memory_mib", "data.cache", "eval.samples"),
+}
+"""Parts of a config on which a step's values do not depend, but for rounding and where dropout falls."""
 INIT_SECONDS = 30.0
 """How long wandb's server may take to answer at the start; without an answer the feeder works offline."""
 
@@ -104,8 +107,7 @@ def history_number(run: RunFolder) -> int:
         first, path = first_line(run, attempt), run.attempt_path(attempt)
         # (step, config) of its lineage, oldest first: what was trained with after which step.
         history = [part for part in histories.get(first["parent"], []) if part[0] < first["step"]]
-        whole = configs.plain(configs.load(path / "config.yaml"))
-        config = {name: value for name, value in whole.items() if name not in WITHOUT_EFFECT}
+        config = _effective(configs.plain(configs.load(path / "config.yaml")))
         if not history or history[-1][1] != config:
             history.append((first["step"], config))
         if [part for part in history if part[0] < reached] != [part for part in sent if part[0] < reached]:
@@ -114,6 +116,15 @@ def history_number(run: RunFolder) -> int:
         reached = max([reached, first["step"], *told])
         histories[attempt] = sent = history
     return number
+
+
+def _effective(config: dict[str, Any]) -> dict[str, Any]:
+    """What has an effect, by dotted key."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        parts = value if isinstance(value, dict) else {}
+        flat |= {f"{name}.{key}": part for key, part in parts.items()} or {name: value}
+    return {key: value for key, value in flat.items() if not {key, key.partition(".")[0]} & WITHOUT_EFFECT}
 
 
 def _host() -> str:
@@ -139,7 +150,8 @@ class _Target:
         config = run.current_config()
         number = history_number(run)
         suffix = f"-{number}" if number > 1 else ""
-        self._id = run_id(run) + suffix
+        self._first_id = run_id(run)
+        self._id = self._first_id + suffix
         self.mode = mode if mode != "online" or _has_key() else "offline"
         if self.mode != mode:
             print("wandb: no key, so offline; later: headrace wandb RUN", flush=True)
@@ -171,8 +183,9 @@ class _Target:
         self.last_step = self._run.step - 1 if self.mode == "online" else self._marked()
 
     def _marked(self) -> int:
-        mark = json.loads(self._mark.read_text()) if self._mark.exists() else {}
-        return int(mark["step"]) if mark.get("id") == self._id else -1
+        mark = json.loads(self._mark.read_text()) if self._mark.exists() else {"step": -1}
+        # Marks without an id are of before a run could have several.
+        return int(mark["step"]) if mark.get("id", self._first_id) == self._id else -1
 
     def send(self, line: dict[str, Any]) -> int:
         """Hand one line to wandb under its step, which is returned."""

@@ -24,6 +24,7 @@ from objectives.example import ControlIds, Source
 from objectives.reverse import Reverse
 from tests.helpers import Corpora, make_corpus
 
+AS_IT_IS = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
 NASTY = [
     " leading and trailing ",
     "tabs\tand\r\nnewlines\n\n\n   ",
@@ -94,7 +95,22 @@ def t5(texts: list[str]) -> Tokenizer:
     return foreign(texts, model_type="unigram", vocab_size=600, user_defined_symbols=extra, **ids)
 
 
-@pytest.mark.parametrize("name", ["ours", "llama", "mistral"])
+@pytest.fixture(scope="module")
+def gemma(texts: list[str]) -> Tokenizer:
+    """As Gemma's, but unigram: byte fallback, runs of blanks as user-defined pieces, which keep U+2581."""
+    symbols = ["▁▁▁▁", "\n\n"]
+    return foreign(
+        texts,
+        model_type="unigram",
+        vocab_size=800,
+        byte_fallback=True,
+        add_dummy_prefix=False,
+        user_defined_symbols=symbols,
+        **AS_IT_IS,
+    )
+
+
+@pytest.mark.parametrize("name", ["ours", "llama", "mistral", "gemma"])
 def test_any_text_comes_back_as_it_was(name: str, request: pytest.FixtureRequest) -> None:
     tokenizer = request.getfixturevalue(name)
     for text, tokens in zip(NASTY, tokenizer.encode_documents(NASTY), strict=True):
@@ -107,7 +123,6 @@ def test_any_text_comes_back_as_it_was(name: str, request: pytest.FixtureRequest
     assert len(tokenizer.encode("")) == 0
 
 
-AS_IT_IS = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
 MODELS: list[dict[str, object]] = [
     {"model_type": "unigram"},
     {"model_type": "unigram", "byte_fallback": True, "normalization_rule_name": "identity"},

@@ -27,8 +27,9 @@ from launcher.optimizer import OptimizerConfig, parameter_groups
 from launcher.world import World
 from model.initialise import initialise
 from model.transformer import Transformer
-from tests.bench.model import CONFIG, VOCABULARY, T
+from tests.bench.model import CONFIG, T
 
+VOCABULARY = 8192
 OPTIMIZER = OptimizerConfig()
 
 
