@@ -65,11 +65,6 @@ def from_first(world: World, make: Callable[[], Any]) -> Any:
     It may take longer than a collective waits, as reading a large checkpoint does: rank 0 works beside and
     says every now and then that the others are to wait on.
     """
-    if world.rank > 0:
-        while gather(world, None)[0]:
-            pass
-        together(world, lambda: None)
-        return gather(world, None)[0]
     work: Future = Future()
 
     def attempt() -> None:
@@ -78,8 +73,11 @@ def from_first(world: World, make: Callable[[], Any]) -> Any:
         except BaseException as error:
             work.set_exception(error)
 
-    # As a daemon: whoever interrupts the wait does not wait for the work either.
-    threading.Thread(target=attempt, name="first", daemon=True).start()
+    if world.rank == 0:
+        # As a daemon: whoever interrupts the wait does not wait for the work either.
+        threading.Thread(target=attempt, name="first", daemon=True).start()
+    else:
+        work.set_result(None)
     while gather(world, not wait([work], STILL).done)[0]:
         pass
     return gather(world, together(world, work.result))[0]

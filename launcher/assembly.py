@@ -219,7 +219,6 @@ def _checkpoints(
     world: World, claimed: Claimed, engine: Engine, stream: Stream, sync: Callable[[], None]
 ) -> Checkpoints:
     settings, found = claimed.config.checkpoint, claimed.checkpoint
-
     return Checkpoints(
         claimed.run.checkpoints,
         world,

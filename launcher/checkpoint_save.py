@@ -12,6 +12,7 @@ next reduction. What was published before is touched only after the new one has 
 
 import errno
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,7 +30,7 @@ from launcher.checkpoint_format import BLOCK, FORMAT, KINDS, Damaged, step_name
 from launcher.distributed import HostSums
 from launcher.engine import Engine
 from launcher.fragments import StateMap
-from launcher.retention import LEFT_FREE, Retention, clean, room
+from launcher.retention import LEFT_FREE, Retention, clean
 from launcher.save_job import SaveFailed, SaveJob
 from launcher.world import World
 
@@ -182,7 +183,7 @@ class Checkpoints:
 
     def _refusal(self, elements: int) -> str | None:
         needed = 4 * len(KINDS) * elements + self._world.size * BLOCK + LEFT_FREE
-        free = room(self.folder)
+        free = shutil.disk_usage(self.folder).free
         if free >= needed:
             return None
         return (

@@ -88,12 +88,6 @@ def steps_in(folder: Path, kind: str = "step") -> list[int]:
     return sorted(int(number) for number in numbers if number.isdigit())
 
 
-def room(folder: Path) -> int:
-    """Bytes that are free in a folder's file system."""
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
-
-
 def clean(folder: Path, attempt: int) -> list[str]:
     """Clear away what older attempts and cut-off deletions left behind; the names. For rank 0, at a start."""
     left = [entry for entry in folder.glob("*.deleting") if entry.is_dir()]
@@ -126,7 +120,8 @@ def _keep_weights(folder: Path, step: int, attempt: int) -> None:
     if target.exists():
         return
     stored = Stored(folder / step_name(step))
-    if room(folder) < sum(4 * math.prod(shape) for shape in stored.shapes.values()) + LEFT_FREE:
+    needed = sum(4 * math.prod(shape) for shape in stored.shapes.values()) + LEFT_FREE
+    if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     partial = target.with_name(f"{target.name}.partial-{attempt:04d}")
     partial.mkdir(exist_ok=True)

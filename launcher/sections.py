@@ -24,6 +24,7 @@ from pydantic import (
 from data.store import CacheOptions
 from launcher.credentials import refuse_secret
 from model.config import require_temperature
+from objectives.schedule import MOST
 
 
 class Section(BaseModel):
@@ -107,7 +108,7 @@ class CorpusConfig(Section):
     """Globs, paths or URLs of its tar shards."""
     index: LocalPath | None = None
     """Its unit index; by default NAME.index beside the shards."""
-    weight: Annotated[float, Field(ge=0, le=1e9)] = 1.0
+    weight: Annotated[float, Field(ge=0, le=MOST)] = 1.0
     """Its share of the rows, relative to the other corpora; 0 drops it and keeps its place."""
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """The share of its units that is set aside for evaluation and never trained on."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST = 1e9
-"""As of a corpus's weight: sums of weights, and losses times a coefficient, must be numbers in float32."""
+"""Of a weight, a corpus's too, and of a coefficient: sums of weights, and losses times a coefficient, must be
+numbers in float32."""
 
 
 @dataclass(frozen=True)
