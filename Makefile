@@ -38,7 +38,7 @@ test: check
 
 test-full: check
 	$(BIN)/python -m pytest -m "full or not full" --junitxml=$(VENV)/test-full.xml
-	$(BIN)/python -m tests.table $(VENV)/test-full.xml > docs/test-full.md
+	$(BIN)/python -m tests.support.table $(VENV)/test-full.xml > docs/test-full.md
 
 clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

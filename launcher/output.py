@@ -4,13 +4,10 @@ What was asked for goes to stdout, progress to stderr, so that `headrace … --j
 """
 
 import json
-import shlex
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -36,16 +33,6 @@ def say_json(value: Any) -> None:
 def counted(count: int, thing: str, plural: str = "s") -> str:
     """'1 shard', '2,000 shards'."""
     return f"{count:,} {thing}{plural if count != 1 else ''}"
-
-
-def activation() -> str | None:
-    """The command after which the shell knows `headrace`; None where it does already, or where this is no
-    virtual environment."""
-    script = Path(sys.prefix) / "bin" / "activate"
-    if shutil.which("headrace") or not script.is_file():
-        return None
-    here = Path.cwd()
-    return f". {shlex.quote(str(script.relative_to(here) if script.is_relative_to(here) else script))}"
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -106,3 +93,16 @@ def _plain_report(label: str) -> Report:
         print(f"{label}: {part}", file=sys.stderr, flush=True)
 
     return report
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number for the eye, or –."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def clock(seconds: float | None) -> str:
+    """h:mm:ss, or –."""
+    if seconds is None:
+        return "–"
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -10,19 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.sources import source_files
+
 # Tiny tensors: a second thread only waits, and two test processes would fight over two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import data
-from data import builtin
-from data.corpus import open_corpus
-from data.documents import Document
-from data.pack import pack_documents
-from data.train_tokenizer import train
-from tests.commands import Commands
-from tests.helpers import Corpora, TrainingText
+from data.prepare import builtin
+from data.prepare.documents import Document
+from data.prepare.pack import pack_documents
+from data.shards.corpus import open_corpus
+from data.tokenization.train import train
+from tests.support.commands import Commands
+from tests.support.helpers import Corpora, TrainingText
 
-_SOURCES = ("pack", "shard_writer", "builtin", "index", "tar", "tokenizer", "train_tokenizer")
+_SOURCES = ("prepare", "shards", "tokenization")
+"""Packages of data/ whose code decides what the corpora and the tokenizer are: a change of it makes them
+anew."""
 
 
 def _first_bytes(name: str, limit: int) -> Iterator[Document]:
@@ -39,8 +42,10 @@ def _first_bytes(name: str, limit: int) -> Iterator[Document]:
 
 def _key() -> str:
     digest = hashlib.sha256(sys.version.encode() + Path(__file__).read_bytes())
-    for name in _SOURCES:
-        digest.update((Path(data.__file__).parent / f"{name}.py").read_bytes())
+    files = [path for package in _SOURCES for path in source_files(f"data/{package}")]
+    assert len(files) > 15, files
+    for path in files:
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -74,15 +79,16 @@ def corpora() -> Corpora:
 @pytest.fixture(scope="session")
 def text(corpora: Corpora, tmp_path_factory: pytest.TempPathFactory) -> TrainingText:
     """Text of `corpora` in small units, for whole runs; read-only for tests."""
-    from tests.training import small_text  # put off: imports torch, which most tests do without
+    from tests.support.training import small_text  # put off: imports torch, which most tests do without
 
     return small_text(corpora, tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="session")
 def straight(text: TrainingText, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the run of tests/training.py's config, 40 steps on 2 ranks that nothing disturbed."""
-    from tests.training import config, train  # put off: see above
+    """The folder of the run of tests/support/training.py's config, 40 steps on 2 ranks that nothing
+    disturbed."""
+    from tests.support.training import config, train  # put off: see above
 
     folder = tmp_path_factory.mktemp("straight")
     train(2, config(text, folder))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher.allocator import keep_memory
+from launcher.distributed.allocator import keep_memory
 from model.attention import BACK_ENDS
 
 HEADS, WIDTH, POSITIONS, LAYERS = 6, 64, 4096, 6

@@ -9,12 +9,13 @@ children. Both sides of a ratio are measured in alternation within a round, bare
 block, so that a busy machine is unfair to both alike; printed are the median and the range of the rounds'
 ratios of tokens per CPU second.
 
-The process is set as a trainer's is: freed memory is kept (launcher/allocator.py), and garbage is collected
-when asked for (launcher/collector.py). That holds for both sides.
+The process is set as a trainer's is: freed memory is kept (launcher/distributed/allocator.py), and garbage is
+collected when asked for (launcher/training/gc_schedule.py). That holds for both sides.
 
 - bare: SentencePiece's `encode` by the model as it was trained, of lists of freshly decoded texts (a str
   caches its UTF-8 form), one thread. The loader encodes by a form of the model that gives the same ids in
-  less time (data/blanks.py) and so can be faster than bare; the ratio over that form alone stands beside.
+  less time (data/tokenization/whitespace.py) and so can be faster than bare; the ratio over that form alone
+  stands beside.
 - loader: data.loader from shards to batches, T 1024, B 64, one rank, no threads.
 - webdataset: tar reading, shuffle(1000), encode of each text, concatenate and chop, one worker; beside it the
   loader with one thread that opens and one that assembles.
@@ -34,19 +35,19 @@ import numpy as np
 import webdataset
 from sentencepiece import SentencePieceProcessor
 
-from data import builtin
-from data.corpus import Corpus, open_corpus
-from data.documents import Document
-from data.loader import Batch, Loader
-from data.pack import pack, pack_documents
-from data.plan import History
-from data.planning import CorpusSettings, StreamSettings, make_plan
-from data.state import StreamsState
-from data.tokenizer import Tokenizer
-from data.trace import walk
-from data.train_tokenizer import train
-from launcher.allocator import keep_memory
-from launcher.collector import collected_by_step
+from data.plan.make import CorpusSettings, StreamSettings, make_plan
+from data.plan.plan import History
+from data.plan.positions import StreamsState
+from data.prepare import builtin
+from data.prepare.documents import Document
+from data.prepare.pack import pack, pack_documents
+from data.provenance.trace import walk
+from data.shards.corpus import Corpus, open_corpus
+from data.stream.loader import Batch, Loader
+from data.tokenization.tokenizer import Tokenizer
+from data.tokenization.train import train
+from launcher.distributed.allocator import keep_memory
+from launcher.training.gc_schedule import collected_by_step
 from objectives.registry import NAMES
 
 T, B, LANES = 1024, 64, 12

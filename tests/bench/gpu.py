@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from data.rows import Rows
-from launcher.distributed import connect, disconnect
-from launcher.engine import Engine
-from launcher.layout import LayoutConfig
-from launcher.optimizer import OptimizerConfig
-from launcher.world import World
+from data.stream.rows import Rows
+from launcher.distributed.process_group import connect, disconnect
+from launcher.distributed.world import World
+from launcher.engine.layout import LayoutConfig
+from launcher.engine.optimizer import OptimizerConfig
+from launcher.engine.zero_engine import Engine
 from model.accounting import flops_per_token, mfu
 from model.attention import BACK_ENDS
 from model.config import ModelConfig

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from launcher.allocator import keep_memory
+from launcher.distributed.allocator import keep_memory
 from model.accounting import flops_per_token
 from model.config import ModelConfig
 from model.initialise import initialise

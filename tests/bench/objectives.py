@@ -11,9 +11,9 @@ import statistics
 import sys
 import time
 
-from data.builtin import documents
-from data.planning import usual_block_bytes
-from data.tokenizer import Tokenizer
+from data.plan.make import usual_block_bytes
+from data.prepare.builtin import documents
+from data.tokenization.tokenizer import Tokenizer
 from objectives.mixture import Mixture, Texts, dress
 from objectives.registry import NAMES
 

@@ -4,9 +4,10 @@
         [--threads N] [--plain-allocator]
 
 The model of tests/bench/model.py on rows of several packed pieces, T 512. In each round one step of the
-engine (launcher/engine.py, whole: lr, dropout seed, forward, backward, reduce, clip, fused AdamW, sums) and
-one of the plain loop (the same batch from the same rows, clip_grad_norm_, fused AdamW) take turns, in
-changing order; the figure is the median of the rounds' ratios. Goal: ≤ 1.05 with 2 048 tokens a step or more.
+engine (launcher/engine/zero_engine.py, whole: lr, dropout seed, forward, backward, reduce, clip, fused AdamW,
+sums) and one of the plain loop (the same batch from the same rows, clip_grad_norm_, fused AdamW) take turns,
+in changing order; the figure is the median of the rounds' ratios. Goal: ≤ 1.05 with 2 048 tokens a step or
+more.
 """
 
 import argparse
@@ -17,14 +18,14 @@ import time
 import numpy as np
 import torch
 
-from data.rows import Rows
-from launcher.allocator import keep_memory
-from launcher.distributed import connect, disconnect
-from launcher.engine import Engine
-from launcher.forward import place
-from launcher.layout import LayoutConfig
-from launcher.optimizer import OptimizerConfig, parameter_groups
-from launcher.world import World
+from data.stream.rows import Rows
+from launcher.distributed.allocator import keep_memory
+from launcher.distributed.process_group import connect, disconnect
+from launcher.distributed.world import World
+from launcher.engine.forward import place
+from launcher.engine.layout import LayoutConfig
+from launcher.engine.optimizer import OptimizerConfig, parameter_groups
+from launcher.engine.zero_engine import Engine
 from model.initialise import initialise
 from model.transformer import Transformer
 from tests.bench.model import CONFIG, T

@@ -20,12 +20,12 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from data.block import Opener
-from data.corpus import Corpus, open_corpus
-from data.plan import History
-from data.regimes import Regimes
-from data.state import Position, StreamsState
-from data.tokenizer import Tokenizer
+from data.plan.plan import History
+from data.plan.positions import Position, StreamsState
+from data.plan.segments import Regimes
+from data.shards.corpus import Corpus, open_corpus
+from data.stream.block import Opener
+from data.tokenization.tokenizer import Tokenizer
 from objectives.registry import NAMES
 from tests.bench.data import B, cpu_seconds, history, loader, prepare, spread
 

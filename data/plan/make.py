@@ -1,0 +1,146 @@
+"""Makes the plan of a run from its settings and the corpora that lie there, as the first plan or as an edit.
+
+An edit keeps what the plan in force has fixed: a corpus keeps its id, its streams and its eras; a corpus that
+the settings no longer name stays with weight 0, so that its position is kept; shards that were appended open
+an era behind the last place that any stream has reached (data/plan/epochs.py).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from data.errors import BadInput
+from data.plan.blocks import Blocks
+from data.plan.corpus_mix import streams_for
+from data.plan.epochs import Era
+from data.plan.plan import BatchRows, CorpusPlan, OnBad, Plan, refuse_change
+from data.plan.positions import StreamsState
+from data.shards.index import fingerprint
+from objectives.mixture import Mixture
+
+
+class HasUnits(Protocol):
+    """What the plan reads of an index: its table of units."""
+
+    @property
+    def units(self) -> np.ndarray:
+        """An array of data.index.UNITS, in the order of the shards."""
+
+
+@dataclass(frozen=True)
+class CorpusSettings:
+    """A corpus as the user asks for it."""
+
+    index: HasUnits
+    weight: float
+    held_out: float
+
+
+def usual_block_bytes(longest: int) -> int:
+    """Bytes of text a block for rows of up to `longest` positions: among its few hundred rows half a row of
+    padding is little, and so is what a block costs whatever its size."""
+    return 1024 * longest
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """All that the user can say about the stream; fields as in Plan. block_bytes None: the usual."""
+
+    seed: int
+    tokenizer: str
+    lanes: int
+    length: int
+    batch_rows: BatchRows
+    corpora: Mapping[str, CorpusSettings]
+    objectives: Mapping[str, Any]
+    longest: int | None = None
+    block_bytes: int | None = None
+    normalise: str = "global"
+    quarantine: Sequence[tuple[str, str]] = ()
+    on_bad: OnBad = field(default_factory=OnBad)
+
+
+def make_plan(
+    settings: StreamSettings, before: Plan | None = None, state: StreamsState | None = None
+) -> Plan:
+    """The plan that the settings ask for. `before`: the plan that an edit changes (History.before(row));
+    `state`: where all streams stand at that row. BadInput for what cannot be edited, or is not there."""
+    longest = settings.longest or (before.longest if before else settings.length)
+    block_bytes = settings.block_bytes or (before.block_bytes if before else usual_block_bytes(longest))
+    old = before.corpora if before else ()
+    corpora = []
+    for corpus in old:
+        asked = settings.corpora.get(corpus.name)
+        if asked is None:
+            corpora.append(replace(corpus, weight=0.0))
+            continue
+        furthest = (state or StreamsState()).furthest(corpus.name)
+        eras = _grown(corpus, asked, settings.seed, block_bytes, furthest)
+        corpora.append(replace(corpus, weight=float(asked.weight), held_out=asked.held_out, eras=eras))
+    known = {corpus.name for corpus in old}
+    for name, asked in settings.corpora.items():
+        if name not in known:
+            corpora.append(_entering(name, len(corpora), asked, settings, block_bytes))
+    if len(corpora) > 127:
+        raise BadInput(f"data.corpora: {len(corpora)} in this run's history; at most 127 have an id")
+    names = [corpus.name for corpus in corpora]
+    unknown = [name for name, _ in settings.quarantine if name not in names]
+    if unknown:
+        raise BadInput(f"quarantine: no corpus {unknown[0]}; there are {', '.join(names)}")
+    if not any(corpus.weight > 0 for corpus in corpora):
+        raise BadInput("data.corpora: all weights are 0; one must be above 0")
+    plan = Plan(
+        seed=settings.seed,
+        tokenizer=settings.tokenizer,
+        lanes=settings.lanes,
+        block_bytes=block_bytes,
+        longest=longest,
+        length=settings.length,
+        batch_rows=settings.batch_rows,
+        corpora=tuple(corpora),
+        objectives=_objectives(settings.objectives),
+        normalise=settings.normalise,
+        quarantine=tuple(sorted((corpus, sample) for corpus, sample in settings.quarantine)),
+        on_bad=settings.on_bad,
+    )
+    if before:
+        refuse_change(before, plan)
+    return plan
+
+
+def _objectives(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The mixture, complete with defaults: equal mixtures give equal plans."""
+    try:
+        return Mixture.parse(config).describe()
+    except ValueError as error:
+        raise BadInput(f"objectives.{error}") from error
+
+
+def _entering(
+    name: str, number: int, asked: CorpusSettings, settings: StreamSettings, block_bytes: int
+) -> CorpusPlan:
+    units = asked.index.units
+    if not len(units):
+        raise BadInput(f"corpus {name}: its shards hold no text")
+    blocks = len(Blocks(settings.seed, name, units, [len(units)], asked.held_out, block_bytes))
+    era = Era(0, len(units), blocks, fingerprint(units))
+    streams = streams_for(settings.lanes, blocks)
+    return CorpusPlan(name, number, float(asked.weight), asked.held_out, streams, (era,))
+
+
+def _grown(
+    corpus: CorpusPlan, asked: CorpusSettings, seed: int, block_bytes: int, furthest: int
+) -> tuple[Era, ...]:
+    """The eras of a corpus whose index may list more shards than its plan."""
+    units, last = asked.index.units, corpus.eras[-1]
+    same = len(units) >= last.units and fingerprint(units[: last.units]) == last.fingerprint
+    if not same or len(units) == last.units:
+        return corpus.eras if same else (Era(0, len(units), 0, fingerprint(units)),)
+    if units["shard"][last.units] == units["shard"][last.units - 1]:
+        raise BadInput(f"corpus {corpus.name}: its last shard has grown; append text as new shards")
+    counts = [*(era.units for era in corpus.eras), len(units)]
+    blocks = len(Blocks(seed, corpus.name, units, counts, corpus.held_out, block_bytes))
+    place = (furthest + 1) * corpus.streams
+    return (*corpus.eras, Era(place, len(units), blocks, fingerprint(units)))

@@ -1,0 +1,245 @@
+"""The plan: everything that shapes the rows of a run, and its history.
+
+A Plan is frozen and JSON-able. A History is the list of plans with the global row from which each holds: the
+rows are a function of it, so an edit is on disk (`plan.jsonl`, fsynced) before a row uses it, and a segment
+that begins at row n supersedes those recorded later (a run rewound to n forgets what came after). What must
+never change within a run is refused here, with what was and what is asked.
+"""
+
+import json
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from data.durable import append_record
+from data.errors import BadInput
+from data.plan.epochs import Era
+
+BatchRows = int | tuple[tuple[int, int], ...]
+"""B, or ((row, B), …): B of the steps that begin at that row or later."""
+
+
+@dataclass(frozen=True)
+class CorpusPlan:
+    """A corpus in the plan. id: never used again for another corpus (it stands in rows); weight: 0 when
+    dropped, the position is kept; held_out: fraction of the units; streams: S."""
+
+    name: str
+    id: int
+    weight: float
+    held_out: float
+    streams: int
+    eras: tuple[Era, ...]
+
+
+@dataclass(frozen=True)
+class OnBad:
+    """action: 'stop' or 'skip' when a sample is bad or a unit cannot be read; budget: the most to skip,
+    by one process since its start."""
+
+    action: str = "stop"
+    budget: int = 100
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A unit that could not be read and is left out at one place of its corpus, for ever."""
+
+    corpus: str
+    place: int
+    unit: int
+
+
+STREAM = 4
+"""Version of the stream: raised where the same plan would give other rows than before."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """tokenizer: its hash; lanes: L; length: T; longest: the longest T planned; objectives:
+    Mixture.describe(); quarantine: ((corpus, sample key), …); stream: the version that gives its rows."""
+
+    seed: int
+    tokenizer: str
+    lanes: int
+    block_bytes: int
+    longest: int
+    length: int
+    batch_rows: BatchRows
+    corpora: tuple[CorpusPlan, ...]
+    objectives: Mapping[str, Any]
+    normalise: str = "global"
+    quarantine: tuple[tuple[str, str], ...] = ()
+    on_bad: OnBad = field(default_factory=OnBad)
+    stream: int = STREAM
+
+    def __post_init__(self) -> None:
+        if self.stream != STREAM:
+            raise BadInput(
+                f"the run's stream is of version {self.stream}, this headrace gives other rows (version "
+                f"{STREAM}): go on with the headrace that began it, or begin a new run"
+            )
+        if self.length > self.longest:
+            raise BadInput(
+                f"sequence_length: {self.length} is above the longest planned, {self.longest}; "
+                "a new run can plan a longer one"
+            )
+        if [corpus.id for corpus in self.corpora] != list(range(len(self.corpora))):
+            raise ValueError("corpora: ids must be 0, 1, 2, … in order")
+
+    def corpus(self, name: str) -> CorpusPlan | None:
+        """The corpus of that name."""
+        return next((corpus for corpus in self.corpora if corpus.name == name), None)
+
+    def rows_at(self, row: int) -> int:
+        """B of a step that begins at a global row."""
+        if isinstance(self.batch_rows, int):
+            return self.batch_rows
+        at = bisect_right(self.batch_rows, row, key=lambda point: point[0])
+        return self.batch_rows[max(at - 1, 0)][1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "Plan":
+        """What to_json made, also after a trip through JSON."""
+        batch_rows = value["batch_rows"]
+        corpora = tuple(
+            CorpusPlan(**{**corpus, "eras": tuple(Era(**era) for era in corpus["eras"])})
+            for corpus in value["corpora"]
+        )
+        rest = {
+            "batch_rows": batch_rows if isinstance(batch_rows, int) else tuple((r, b) for r, b in batch_rows),
+            "corpora": corpora,
+            "quarantine": tuple((corpus, sample) for corpus, sample in value["quarantine"]),
+            "on_bad": OnBad(**value["on_bad"]),
+        }
+        return Plan(**{"stream": 1, **value, **rest})
+
+
+def refuse_change(old: Plan, new: Plan) -> None:
+    """BadInput where a plan changes what must not change within a run."""
+    for name in ("seed", "tokenizer", "lanes", "block_bytes", "longest"):
+        was, asked = getattr(old, name), getattr(new, name)
+        if was != asked:
+            raise BadInput(f"{name}: the run was started with {was}, got {asked}; this cannot be edited")
+    for corpus in old.corpora:
+        same = new.corpus(corpus.name)
+        if same is None or same.id != corpus.id or same.streams != corpus.streams:
+            raise BadInput(f"corpus {corpus.name}: it left the plan; drop it by weight 0")
+        if same.held_out != corpus.held_out:
+            raise BadInput(
+                f"data.corpora.{corpus.name}.held_out: the run was started with {corpus.held_out}, "
+                f"got {same.held_out}; this cannot be edited"
+            )
+        if same.eras[: len(corpus.eras)] != corpus.eras:
+            raise BadInput(
+                f"corpus {corpus.name}: its shards changed, or some are missing or in another order "
+                f"(fingerprint {corpus.eras[-1].fingerprint}, now {same.eras[-1].fingerprint}); "
+                "shards can only be appended"
+            )
+
+
+@dataclass(frozen=True)
+class History:
+    """segments: ((first global row, Plan), …) in ascending order from row 0 on; skips: the units left out."""
+
+    segments: tuple[tuple[int, Plan], ...]
+    skips: tuple[Skip, ...] = ()
+
+    def __post_init__(self) -> None:
+        rows = [row for row, _ in self.segments]
+        if not rows or rows[0] != 0 or sorted(set(rows)) != rows:
+            raise ValueError(f"segments: expected ascending rows from 0 on, got {rows}")
+
+    def at(self, row: int) -> Plan:
+        """The plan in force at a global row."""
+        return self.segments[self._segment(row)][1]
+
+    @property
+    def newest(self) -> Plan:
+        """The plan of the last segment."""
+        return self.segments[-1][1]
+
+    def before(self, row: int) -> Plan | None:
+        """The plan of the row before: what an edit at `row` is compared with. None at row 0."""
+        return self.at(row - 1) if row else None
+
+    def end_of(self, row: int) -> int | None:
+        """The first row of the segment after that of `row`; None in the last one."""
+        following = self._segment(row) + 1
+        return self.segments[following][0] if following < len(self.segments) else None
+
+    def _segment(self, row: int) -> int:
+        return bisect_right(self.segments, row, key=lambda segment: segment[0]) - 1
+
+    def extended(self, row: int, plan: Plan) -> "History":
+        """With `plan` from `row` on; what was recorded for later rows is forgotten. The same history where
+        that plan is in force already."""
+        if self.segments[-1][0] <= row and self.newest == plan:
+            return self
+        before = self.before(row)
+        if before is not None:
+            refuse_change(before, plan)
+        kept = tuple(segment for segment in self.segments if segment[0] < row)
+        return replace(self, segments=(*kept, (row, plan)))
+
+    def with_skip(self, skip: Skip) -> "History":
+        """With one more unit left out."""
+        return self if skip in self.skips else replace(self, skips=(*self.skips, skip))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The records of plan.jsonl."""
+        segments = [{"row": row, "plan": plan.to_json()} for row, plan in self.segments]
+        return segments + [{"skip": asdict(skip)} for skip in self.skips]
+
+    @staticmethod
+    def from_json(records: "list[dict[str, Any]]") -> "History":
+        """From records in the order in which they were written."""
+        segments: list[tuple[int, Plan]] = []
+        skips: list[Skip] = []
+        for record in records:
+            if "skip" in record:
+                skips.append(Skip(**record["skip"]))
+            else:
+                segments = [segment for segment in segments if segment[0] < record["row"]]
+                segments.append((record["row"], Plan.from_json(record["plan"])))
+        return History(tuple(segments), tuple(dict.fromkeys(skips)))
+
+    def append_to(self, path: Path) -> None:
+        """Writes the newest segment to plan.jsonl, fsynced, so that it is on the record before it acts."""
+        row, plan = self.segments[-1]
+        append_record(path, {"row": row, "plan": plan.to_json()})
+
+
+def append_skip(path: Path, skip: Skip) -> None:
+    """Writes a skip to plan.jsonl, fsynced."""
+    append_record(path, {"skip": asdict(skip)})
+
+
+def read_history(path: Path) -> History:
+    """The history in plan.jsonl. BadInput where the file is damaged other than by lines cut short."""
+    remedy = "bring it back; or move it away, and a resume writes it again from its checkpoint"
+    records = []
+    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            if line.startswith(b"{") and line.count(b"{") > line.count(b"}"):
+                continue
+            record = None
+        if not isinstance(record, dict) or not ("skip" in record or {"row", "plan"} <= record.keys()):
+            raise BadInput(f"{path}:{number}: is damaged: expected a plan segment or a skip; {remedy}")
+        records.append(record)
+    if not any("plan" in record for record in records):
+        raise BadInput(f"{path}: is damaged: no plan stands in it; {remedy}")
+    try:
+        return History.from_json(records)
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"{path}: not a plan history that this version can read ({error}); {remedy}"
+        ) from error

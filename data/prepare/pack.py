@@ -1,0 +1,244 @@
+"""Text into WebDataset shards and their unit index: `headrace data pack`.
+
+The parent reads documents, names them by running numbers and cuts them into units; workers turn batches of
+units into tar bytes with webdataset's TarWriter; the parent appends these to the shards in order. Cutting
+depends on the documents alone and every member carries mtime 0, so the shards are the same bytes for any
+number of workers, today and next year.
+
+Everything is written into a folder of its own beside the target and renamed at the end, the index last: an
+interrupted pack leaves no shard, and no index vouches for a part.
+"""
+
+import glob
+import io
+import itertools
+import json
+import os
+import shutil
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+import zstandard
+from webdataset.writer import TarWriter
+
+from data.errors import BadInput
+from data.prepare import builtin
+from data.prepare.documents import Document, find_files, read_files
+from data.prepare.parallel import Progress, ordered_map
+from data.prepare.shard_writer import Packed, ShardWriter
+from data.shards.index import UNITS, Shard, fingerprint, runs, write
+from data.shards.tar import BLOCK
+
+SHARD_BYTES = 1 << 28
+_BATCH_BYTES = 1 << 20
+_NAMED_PROBLEMS = 20
+
+
+@dataclass
+class PackReport:
+    """What was packed. `problems` counts what did not become a sample, by reason; `examples` names some."""
+
+    index: Path
+    shards: list[Path] = field(default_factory=list)
+    samples: int = 0
+    units: int = 0
+    text_bytes: int = 0
+    fingerprint: str = ""
+    problems: Counter[str] = field(default_factory=Counter)
+    examples: list[str] = field(default_factory=list)
+
+
+class _Entry(NamedTuple):
+    """A sample on its way into a unit."""
+
+    key: str
+    text: bytes
+    meta: bytes
+
+    def size(self) -> tuple[int, int]:
+        """Bytes of text, bytes of tar."""
+        return len(self.text), sum(BLOCK + _padded(len(part)) for part in (self.text, self.meta))
+
+
+def _padded(length: int) -> int:
+    return (length + BLOCK - 1) // BLOCK * BLOCK
+
+
+def pack(
+    inputs: Sequence[str | Path],
+    prefix: str | Path,
+    *,
+    field: str = "text",
+    zstd: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> PackReport:
+    """Pack files, folders, globs and `builtin:code|prose` into PREFIX-000000.tar … and PREFIX.index.
+
+    field: where the text is in .jsonl and .parquet. zstd: write .tar.zst, one frame a unit. shard_bytes: a
+    shard is closed when its tar exceeds this. progress: called with (bytes done, bytes in all) of the inputs.
+    Raises BadInput where the target exists or an input cannot be read.
+    """
+    names = [str(entry) for entry in inputs if str(entry).startswith("builtin:")]
+    others = [entry for entry in inputs if not str(entry).startswith("builtin:")]
+    documents: Iterator[Document] = itertools.chain.from_iterable(
+        builtin.documents(name.removeprefix("builtin:")) for name in names
+    )
+    left_out: Counter[str] = Counter()
+    if others:
+        files = find_files(others)
+        left_out.update({"files of another suffix": files.ignored, "files named twice": files.repeated})
+        total = None if names else sum(os.path.getsize(path) for path in files.paths)
+        read = read_files(files.paths, field, _running(progress, total))
+        documents = itertools.chain(documents, read)
+    report = pack_documents(documents, prefix, zstd=zstd, shard_bytes=shard_bytes, workers=workers)
+    report.problems.update(+left_out)
+    return report
+
+
+def _running(progress: Progress | None, total: int | None) -> Callable[[int], None] | None:
+    """A callback that adds up what it is told and passes the sum on."""
+    if progress is None:
+        return None
+    done = 0
+
+    def add(size: int) -> None:
+        nonlocal done
+        done += size
+        progress(done, total)
+
+    return add
+
+
+def pack_documents(
+    documents: Iterable[Document],
+    prefix: str | Path,
+    *,
+    zstd: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+) -> PackReport:
+    """Pack documents into PREFIX-000000.tar … and PREFIX.index; see `pack`."""
+    if str(prefix).endswith("/") or Path(prefix).name in ("", ".."):
+        example = os.path.join(prefix, "mine")
+        raise BadInput(f"--out {str(prefix)!r}: expected the beginning of file names, such as {example}")
+    prefix = Path(prefix)
+    _refuse_existing(prefix)
+    part = prefix.parent / f".{prefix.name}.part-{socket.gethostname()}-{os.getpid()}"
+    report = PackReport(index=prefix.with_name(prefix.name + ".index"))
+    try:
+        _sweep(prefix)
+        part.mkdir(parents=True)
+        units = ordered_map(_Packer(zstd), _batches(_entries(documents, report)), workers)
+        writer = ShardWriter(part, prefix.name, ".tar.zst" if zstd else ".tar", shard_bytes)
+        for packed in itertools.chain.from_iterable(units):
+            writer.add(packed)
+        writer.close()
+        if not writer.rows:
+            raise BadInput(f"{prefix}: no document to pack" + _because(report))
+        _publish(part, prefix, writer, zstd, report)
+    except OSError as error:
+        raise BadInput(f"{prefix}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return report
+
+
+def _because(report: PackReport) -> str:
+    if not report.problems:
+        return ""
+    return ": " + ", ".join(f"{count} {problem}" for problem, count in report.problems.most_common(3))
+
+
+def _refuse_existing(prefix: Path) -> None:
+    """BadInput where anything of this name is there already: pack never overwrites."""
+    pattern = glob.escape(str(prefix))
+    there = sorted(glob.glob(pattern + "-[0-9]*.tar*") + glob.glob(pattern + ".index"))
+    if there:
+        raise BadInput(f"{there[0]}: exists already; choose another --out or remove it first")
+
+
+def _sweep(prefix: Path) -> None:
+    """Remove what a killed pack of this name on this host left behind."""
+    start = f".{prefix.name}.part-{socket.gethostname()}-"
+    for folder in prefix.parent.glob(glob.escape(start) + "*"):
+        pid = folder.name.removeprefix(start)
+        if pid.isdigit() and int(pid) != os.getpid() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _entries(documents: Iterable[Document], report: PackReport) -> Iterator[_Entry]:
+    """Number the documents that hold text, count the others."""
+    for document in documents:
+        if document.text is None:
+            place = document.source if document.line is None else f"{document.source}:{document.line}"
+            report.problems[str(document.problem).split(" at byte ")[0]] += 1
+            if len(report.examples) < _NAMED_PROBLEMS:
+                report.examples.append(f"{place}: {document.problem}")
+            continue
+        source: dict[str, str | int] = {"source": document.source}
+        if document.line is not None:
+            source["line"] = document.line
+        meta = json.dumps(source, ensure_ascii=True).encode()
+        yield _Entry(f"{report.samples:09d}", document.text.encode(), meta)
+        report.samples += 1
+
+
+def _batches(entries: Iterable[_Entry]) -> Iterator[list[list[_Entry]]]:
+    """Units in batches that are worth sending to another process."""
+    batch: list[list[_Entry]] = []
+    waiting = 0
+    for unit in runs(entries, _Entry.size):
+        batch.append(unit)
+        waiting += sum(entry.size()[1] for entry in unit)
+        if waiting >= _BATCH_BYTES:
+            yield batch
+            batch, waiting = [], 0
+    if batch:
+        yield batch
+
+
+class _Packer:
+    """Units of samples → their bytes. A class and no closure, so that it reaches a worker process."""
+
+    def __init__(self, zstd: bool) -> None:
+        self.zstd = zstd
+
+    def __call__(self, batch: list[list[_Entry]]) -> list[Packed]:
+        return [self._unit(entries) for entries in batch]
+
+    def _unit(self, entries: list[_Entry]) -> Packed:
+        stream = io.BytesIO()
+        writer = TarWriter(stream, encoder=False, mtime=0)
+        for entry in entries:
+            writer.write({"__key__": entry.key, "json": entry.meta, "txt": entry.text})
+        length = writer.tarstream.offset
+        writer.close()
+        data = stream.getvalue()[:length]  # without the end mark: more units follow
+        stored = zstandard.ZstdCompressor(level=3).compress(data) if self.zstd else data
+        text_bytes = sum(len(entry.text) for entry in entries)
+        return Packed(stored, length, len(entries), text_bytes, xxhash.xxh64_intdigest(data))
+
+
+def _publish(part: Path, prefix: Path, writer: ShardWriter, zstd: bool, report: PackReport) -> None:
+    """Rename the shards to their final names, then write the index."""
+    _refuse_existing(prefix)  # another pack may have finished meanwhile
+    shards = []
+    for path in writer.paths:
+        target = prefix.parent / path.name
+        path.rename(target)
+        status = target.stat()
+        shards.append(Shard(target.name, status.st_size, status.st_mtime_ns, "zstd" if zstd else "plain"))
+        report.shards.append(target)
+    units = np.array(writer.rows, UNITS)
+    write(report.index, shards, units)
+    report.units = len(units)
+    report.text_bytes = int(units["text_bytes"].sum())
+    report.fingerprint = fingerprint(units)

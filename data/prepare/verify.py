@@ -1,0 +1,152 @@
+"""Check every byte of a corpus against its index: `headrace data verify`.
+
+Each unit is read as training would read it and its checksum compared; then every header in it is verified,
+every text decoded, and the counts compared with the index. What is wrong becomes a finding with its place;
+checking goes on, so one run shows everything.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from data.errors import BadInput
+from data.prepare.parallel import ordered_map
+from data.shards.corpus import Corpus, ReadTrouble, match, remedy
+from data.shards.index import Index
+from data.shards.store import CacheOptions, Store, expand, is_local, shown
+from data.shards.tar import BLOCK, TarTrouble, has_end_mark, samples
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong. kind: 'shard' or 'unit' (training cannot read it), 'sample' (has no text)."""
+
+    kind: str
+    shard: str
+    unit: int | None
+    offset: int | None
+    """Bytes from the start of the tar."""
+    key: str | None
+    what: str
+
+
+@dataclass
+class VerifyReport:
+    """What was checked, and what was found, in the order of the shards."""
+
+    corpus: str
+    shards: int = 0
+    units: int = 0
+    samples: int = 0
+    text_bytes: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def damaged(self) -> bool:
+        """Whether training could not read all of it. Samples without text are not damage."""
+        return any(finding.kind != "sample" for finding in self.findings)
+
+
+class _Task(NamedTuple):
+    path: Path
+    url: str
+    number: int
+    cache: CacheOptions
+
+
+def verify(
+    index: str | Path,
+    shards: Sequence[str] | None = None,
+    *,
+    workers: int = 1,
+    cache: CacheOptions | None = None,
+    progress: Callable[[int, int | None], None] | None = None,
+) -> VerifyReport:
+    """Check the corpus of an index. `shards` only where they no longer lie where the index says.
+
+    progress: (text bytes checked, text bytes). Raises BadInput where the index itself cannot be read or is
+    not of these shards; everything else is a finding.
+    """
+    opened = Index.open(index)
+    urls = match(opened, expand(shards), remedy(index, shards)) if shards else recorded(opened)
+    report = VerifyReport(opened.name)
+    if not opened.intact():
+        again = "make it again with headrace data index"
+        report.findings.append(
+            Finding("shard", str(index), None, None, None, f"its table is damaged; {again}")
+        )
+        return report
+    total = opened.text_bytes
+    tasks = [_Task(opened.path, url, n, cache or CacheOptions()) for n, url in enumerate(urls)]
+    for number, found in enumerate(ordered_map(_verify_shard, tasks, workers)):
+        first, stop = opened.range_of(number)
+        report.shards += 1
+        report.units += stop - first
+        report.samples += int(opened.units["samples"][first:stop].sum())
+        report.text_bytes += int(opened.units["text_bytes"][first:stop].sum())
+        report.findings += found
+        if progress is not None:
+            progress(report.text_bytes, total)
+    return report
+
+
+def recorded(index: Index) -> list[str]:
+    """Where the index says that its shards lie. BadInput for a pipe: no command is taken from an index, which
+    may be somebody else's file."""
+    hidden = [name for name in index.shards if name.startswith("pipe:")]
+    if hidden:
+        raise BadInput(f"{index.path}: does not keep the command of {hidden[0]}: name the shards")
+    folder = index.path.parent
+    return [os.path.join(folder, name) if is_local(name) else name for name in index.shards]
+
+
+def _verify_shard(task: _Task) -> list[Finding]:
+    index = Index.open(task.path)
+    store = Store(task.cache)
+    shard = index.files[task.number]
+    urls = list(index.shards)
+    urls[task.number] = task.url
+    corpus = Corpus(index.name, index, urls, store)
+    name = shown(task.url)
+    try:
+        size = store.status(task.url).size
+    except BadInput as error:
+        return [Finding("shard", name, None, None, None, str(error))]
+    found = []
+    if size != shard.size and not task.url.startswith("pipe:"):
+        found.append(
+            Finding("shard", name, None, None, None, f"has {size} bytes and had {shard.size} when indexed")
+        )
+    first, stop = index.range_of(task.number)
+    for unit in range(first, stop):
+        found += _verify_unit(corpus, unit, name)
+    if is_local(task.url) and shard.packing == "plain" and not found and stop > first:
+        row = index.unit(stop - 1)
+        with open(task.url, "rb") as file:
+            file.seek(row.offset + row.length)
+            if not has_end_mark(file.read(BLOCK), 0):
+                found.append(Finding("shard", name, None, row.offset + row.length, None, "has no end mark"))
+    return found
+
+
+def _verify_unit(corpus: Corpus, unit: int, name: str) -> Iterator[Finding]:
+    row = corpus.index.unit(unit)
+    try:
+        data = corpus.read_bytes(unit, unit + 1)[0]
+        documents = samples(data, corpus.index.text_field, check=True)
+    except ReadTrouble as error:
+        yield Finding("unit", name, unit, row.offset, None, error.what)
+        return
+    except TarTrouble as error:
+        yield Finding("unit", name, unit, row.offset, None, str(error))
+        return
+    text_bytes = sum(len(document.text.encode()) for document in documents if document.text is not None)
+    if (len(documents), text_bytes) != (row.samples, row.text_bytes):
+        what = (
+            f"holds {len(documents)} samples and {text_bytes} bytes of text, indexed were {row.samples} and"
+        )
+        yield Finding("unit", name, unit, row.offset, None, f"{what} {row.text_bytes}")
+    for document in documents:
+        if document.problem is not None:
+            yield Finding("sample", name, unit, row.offset, document.key, document.problem)

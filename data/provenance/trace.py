@@ -1,0 +1,252 @@
+"""What stood in a past row, and in which steps a document was used: from the openings log, without a replay.
+
+The last opening of a row's stream before the row names the block and the dressing; the draws of the stream in
+between, counted by x(n), name the row in it. So a look-up opens one block, at any step of any run.
+"""
+
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from data.errors import BadInput
+from data.plan.plan import CorpusPlan, History
+from data.plan.positions import StreamsState
+from data.plan.segments import Regimes
+from data.plan.steps import rows_of_step, step_of_row
+from data.shards.corpus import Corpus
+from data.shards.find import find_documents
+from data.stream.block import OpenBlock, Opener
+from data.stream.packing import lay
+from data.stream.prefetch import Ahead
+from data.stream.reading import Encoder, UnitTrouble
+from data.stream.rows import Rows
+from data.stream.streams import Streams
+from objectives.registry import NAMES
+
+
+@dataclass(frozen=True)
+class Part:
+    """Source tokens [start, stop) of a document."""
+
+    shard: str
+    key: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class TracedPiece:
+    """A piece of a row. piece: its number among the pieces of its document in this dressing; first: its first
+    position; parts: the text that it uses (a false next-sentence pair has two)."""
+
+    corpus: str
+    piece: int
+    objective: str
+    first: int
+    length: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class TracedRow:
+    """A global row: its arrays (Rows of one) and its pieces."""
+
+    number: int
+    rows: Rows
+    pieces: tuple[TracedPiece, ...]
+
+
+@dataclass(frozen=True)
+class Use:
+    """A document in a row of a step."""
+
+    step: int
+    row: int
+    objective: str
+
+
+def describe(block: OpenBlock, index: int, corpus: Corpus) -> tuple[TracedPiece, ...]:
+    """The pieces of a row of an open block."""
+    table, documents = block.dressing.rows.table, block.documents
+    heads = table.spans[table.span_ends[:-1]]
+    order = np.lexsort((heads[:, 1], heads[:, 0]))
+    ordered = heads[order, 0]
+    number = np.empty(len(order), dtype=np.int64)
+    number[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
+
+    def part(document: int, start: int, stop: int) -> Part:
+        shard = corpus.shards[int(corpus.index.units["shard"][documents.units[document]])]
+        return Part(shard, documents.keys[document], start, stop)
+
+    return tuple(
+        TracedPiece(
+            block.corpus.name,
+            int(number[piece]),
+            NAMES[table.objective[piece]],
+            int(table.offset[piece]),
+            int(table.length[piece]),
+            tuple(part(*span) for span in table.spans_of(piece)),
+        )
+        for piece in table.pieces_of(index)
+    )
+
+
+def _laid_out(block: OpenBlock, index: int, encoder: Encoder) -> Rows:
+    """A row of an open block."""
+    packed = block.dressing.rows
+    return lay([(packed, index)], 1, packed.length, encoder.control.pad)
+
+
+def walk(
+    history: History,
+    corpora: Mapping[str, Corpus],
+    encoder: Encoder,
+    step: int,
+    start: tuple[int, StreamsState] = (0, StreamsState()),
+    *,
+    only: Container[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[TracedRow]:
+    """The rows of a step that no run has logged: draws from `start` (a row and the state there) on.
+
+    Only the streams that these rows draw from are walked, so `only` (global rows: those of the step that are
+    wanted) makes it cheaper. progress(rows passed, rows in all)."""
+    regimes = Regimes(history)
+    opener = Opener(regimes, corpora, encoder)
+    row, state = start
+    streams = Streams(regimes, opener, Ahead(0, ""), state, rank=0, world=1, memory_bytes=1 << 30)
+    first, count = rows_of_step(history, step)
+    wanted = {number for number in range(first, first + count) if only is None or number in only}
+    followed = {_stream_of(regimes, number) for number in wanted}
+    traced = []
+    for number in range(row, first + count):
+        if _stream_of(regimes, number) not in followed:
+            continue
+        if progress:
+            progress(number - row, first + count - row)
+        plan = _corpus_of(regimes, number)
+        found = streams.draw(plan, number)
+        if found and number in wanted:
+            block, index = found
+            rows = _laid_out(block, index, encoder)
+            traced.append(TracedRow(number, rows, describe(block, index, corpora[plan.name])))
+    return traced
+
+
+def _corpus_of(regimes: Regimes, row: int) -> CorpusPlan:
+    regime = regimes.at(row)
+    return regime.plan.corpora[regime.shares.corpus_of(row)]
+
+
+def _stream_of(regimes: Regimes, row: int) -> tuple[int, int]:
+    corpus = _corpus_of(regimes, row)
+    return corpus.id, row % corpus.streams
+
+
+class Tracer:
+    """Looks into the past rows of a run."""
+
+    def __init__(
+        self, history: History, corpora: Mapping[str, Corpus], encoder: Encoder, openings: np.ndarray
+    ) -> None:
+        """openings: data.openings.merge_openings along the run's lineage."""
+        self._history = history
+        self._regimes = Regimes(history)
+        self._opener = Opener(self._regimes, corpora, encoder)
+        self._corpora = corpora
+        self._openings = openings
+
+    def step(self, step: int) -> list[TracedRow]:
+        """The rows of a step."""
+        first, count = rows_of_step(self._history, step)
+        return self.rows(range(first, first + count))
+
+    def rows(self, numbers: Iterable[int]) -> list[TracedRow]:
+        """Some global rows; blocks that several of them share are opened once."""
+        blocks: dict[tuple[int, ...], OpenBlock] = {}
+        traced = []
+        for number in numbers:
+            plan = _corpus_of(self._regimes, number)
+            records = self._records(plan, number % plan.streams)
+            records = records[records["row"] <= number]
+            if not len(records):
+                raise BadInput(f"row {number}: the run's openings log has nothing for it")
+            records = records[records["j"] == records["j"][-1]]
+            dressed_at = int(records["row"][-1])
+            index = self._regimes.count_draws(plan, number % plan.streams, dressed_at, number)
+            if index >= int(records["rows"][-1]):
+                raise BadInput(f"row {number}: the run's openings log ends before it")
+            at = plan.id, number % plan.streams, dressed_at
+            if at not in blocks:
+                blocks[at] = self._open(plan, records)
+            rows = _laid_out(blocks[at], index, self._opener.encoder)
+            traced.append(TracedRow(number, rows, describe(blocks[at], index, self._corpora[plan.name])))
+        return traced
+
+    def seen(
+        self,
+        corpus: str,
+        keys: Sequence[str],
+        end_row: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, list[Use]]:
+        """Key → the steps before `end_row` (the rows that the run has consumed) in which a document was used.
+        BadInput for a key that the corpus does not have."""
+        if corpus not in self._corpora:
+            raise BadInput(f"corpus {corpus}: is not in the run's plan")
+        places = find_documents(self._corpora[corpus], keys, progress)
+        for key, found in places.items():
+            if not found:
+                raise BadInput(f"corpus {corpus}: has no sample {key}")
+        return {key: self.uses(corpus, found, end_row) for key, found in places.items()}
+
+    def uses(self, corpus: str, places: Sequence[tuple[int, int]], end_row: int) -> list[Use]:
+        """The same for the document at some places of a corpus, (unit, number in it) each."""
+        plan = self._history.at(end_row).corpus(corpus)
+        if plan is None:
+            raise BadInput(f"corpus {corpus}: is not in the run's plan")
+        rows = sorted(use for unit, number in places for use in self._uses(plan, unit, number, end_row))
+        return [Use(step_of_row(self._history, row), row, objective) for row, objective in rows]
+
+    def held_out(self, corpus: str, unit: int) -> bool:
+        """Whether a unit was set aside for evaluation, so that no row ever draws from it."""
+        return bool(np.isin(unit, self._opener.blocks[corpus].held_out))
+
+    def _uses(self, plan: CorpusPlan, unit: int, number: int, end_row: int) -> Iterable[tuple[int, str]]:
+        """(row, objective) of every use of a document."""
+        block = self._opener.blocks[plan.name].block_of(unit)
+        if block is None:
+            return
+        mine = self._openings[self._openings["corpus"] == plan.id]
+        limit = (int(mine["j"].max(initial=-1)) + 1) * plan.streams
+        for place in self._opener.orders[plan.name].places_of(block, limit):
+            stream = place % plan.streams
+            records = mine[(mine["stream"] == stream) & (mine["j"] == place // plan.streams)]
+            for count in range(1, len(records) + 1):
+                following = int(records["row"][count]) if count < len(records) else end_row
+                opened = self._open(plan, records[:count])
+                documents = opened.documents
+                at = np.flatnonzero((documents.units == unit) & (documents.numbers == number))
+                table = opened.dressing.rows.table
+                spans = np.flatnonzero(np.isin(table.spans[:, 0], at))
+                for piece in np.unique(np.searchsorted(table.span_ends, spans, side="right") - 1).tolist():
+                    row = self._regimes.draw_after(
+                        plan, stream, int(records["row"][count - 1]), int(table.row[piece])
+                    )
+                    if row is not None and row < min(following, end_row):
+                        yield row, NAMES[table.objective[piece]]
+
+    def _records(self, plan: CorpusPlan, stream: int) -> np.ndarray:
+        return self._openings[(self._openings["corpus"] == plan.id) & (self._openings["stream"] == stream)]
+
+    def _open(self, plan: CorpusPlan, records: np.ndarray) -> OpenBlock:
+        """A block as it was after the last of its records."""
+        stream, j = int(records["stream"][0]), int(records["j"][0])
+        rows = [*records["row"].tolist()]
+        emitted = [self._regimes.count_draws(plan, stream, a, b) for a, b in pairwise(rows)]
+        try:
+            return self._opener.open(plan.name, stream + j * plan.streams, list(zip(rows, [*emitted, 0])))
+        except UnitTrouble as trouble:
+            raise BadInput(str(trouble)) from trouble

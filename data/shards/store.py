@@ -1,0 +1,279 @@
+"""Where shards lie and how their bytes are read: local files, http(s), fsspec's file systems, `pipe:`.
+
+    units ──▶ Store.read ─┬─ local ──────────────────────────────── pread
+                          ├─ remote, ranges ── retry, back-off ──── one request, kept in the cache
+                          └─ pipe, no ranges, packed as a whole ─── once into the cache, pread
+
+Reading never depends on what the cache holds, only its speed does.
+"""
+
+import contextlib
+import glob
+import logging
+import os
+import random
+import re
+import threading
+import time
+import urllib.parse
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+from braceexpand import braceexpand
+
+from data.errors import BadInput
+from data.shards.cache import Cache, default_folder
+from data.shards.compression import unpack
+from data.shards.index import Shard
+from data.shards.transports import Fsspec, Http, NoRanges, Pipe, ShardTrouble, Status, Transient, Transport
+
+Result = TypeVar("Result")
+_CHUNK = 1 << 20
+_REQUEST = 8 << 20
+_LONGEST_WAIT = 30.0
+_log = logging.getLogger("headrace")
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """`data.cache` of the config: for shards that are remote or packed as a whole."""
+
+    folder: str | None = None
+    """Where files are kept; by default ~/.cache/headrace/shards."""
+    bytes: int = 20 << 30
+    """Bound of the folder."""
+    retries: int = 5
+    """Attempts after the first."""
+    backoff: float = 0.5
+    """Seconds before the second attempt; doubled before each further one."""
+    timeout: float = 30.0
+    """Seconds without a byte after which an attempt has failed."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("bytes", 1), ("retries", 0), ("backoff", 0.0), ("timeout", 0.001)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than {least}")
+
+
+class CutOff(ShardTrouble):
+    """A file ends before what was indexed does: the shard's, or one in the cache that another shard left."""
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` is a path of this machine."""
+    return "://" not in url and not url.startswith("pipe:")
+
+
+def shown(url: str) -> str:
+    """A URL for messages and indexes: without user, password and query, which may be secrets. BadInput for
+    what is none."""
+    if url.startswith("pipe:"):
+        words = url.removeprefix("pipe:").split()
+        return f"pipe:{words[0] if words else ''} #{zlib.crc32(url.encode()):08x}"
+    if is_local(url):
+        return url
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise BadInput(f"{url.partition('://')[0]}://…: is not a URL ({error})") from error
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def expand(shards: Sequence[str]) -> list[str]:
+    """The shards that paths, globs, URLs and braces ({000..099}, {a,b}) name, in order.
+
+    BadInput where a path or a glob matches nothing.
+    """
+    found: list[str] = []
+    for pattern in shards:
+        try:
+            names = list(braceexpand(pattern)) if re.search(r"\{.*(\.\.|,).*\}", pattern) else [pattern]
+        except ValueError as error:
+            raise BadInput(f"{shown(pattern)}: unbalanced braces") from error
+        for name in names:
+            found += _expand(name)
+    if not found:
+        raise BadInput("no shards were given")
+    return found
+
+
+def _expand(name: str) -> list[str]:
+    name = name.removeprefix("file://")
+    if is_local(name):
+        found = (
+            [name]
+            if os.path.isfile(name)
+            else sorted(filter(os.path.isfile, glob.glob(name, recursive=True)))
+        )
+        if not found and os.path.isdir(name):
+            raise BadInput(f"{name}: is a folder; name the shards in it: '{os.path.join(name, '*.tar')}'")
+        if not found:
+            hint = "; [ ] in a path are read as a glob: name the shards one by one" if "[" in name else ""
+            raise BadInput(f"{name}: no such shard{hint}")
+        return found
+    if name.startswith(("pipe:", "http://", "https://")) or not re.search(r"[*?\[]", name):
+        return [name]
+    try:
+        found = Fsspec().glob(name)
+    except (ShardTrouble, Transient) as error:
+        raise BadInput(f"{shown(name)}: {error}") from error
+    if not found:
+        raise BadInput(f"{shown(name)}: no such shard")
+    return found
+
+
+class Store:
+    """Reads bytes of shards. May be used from several threads; connections are kept between reads."""
+
+    def __init__(self, options: CacheOptions | None = None) -> None:
+        self.options = options or CacheOptions()
+        self.cache = Cache(self.options.folder or default_folder(), self.options.bytes)
+        self._http = Http(self.options.timeout)
+        self._fsspec = Fsspec()
+        self._pipe = Pipe(self.options.timeout)
+        self._rangeless: set[str] = set()
+        self._locks: dict[str, threading.Lock] = {}
+
+    def status(self, url: str) -> Status:
+        """Size and mtime of a shard. Raises ShardTrouble."""
+        if is_local(url):
+            with _local_errors():
+                status = os.stat(url)
+            return Status(status.st_size, status.st_mtime_ns)
+        return self._attempts(url, lambda: self._transport(url).status(url))
+
+    def read(self, url: str, shard: Shard, units: np.ndarray, *, fresh: bool = False) -> bytes:
+        """The tar bytes of consecutive units of one shard (rows of index.UNITS).
+
+        fresh: do not trust the cache, fetch again. Raises ShardTrouble, never returns too few bytes.
+        """
+        first, last = units[0], units[-1]
+        offset = int(first["offset"])
+        length = int(last["offset"]) + int(last["length"]) - offset
+        if not int(first["stored_length"]):
+            with self.unpacked(url, shard, fresh=fresh) as tar:
+                return _pread(tar, offset, length)
+        start = int(first["stored_offset"])
+        stored = self._range(
+            url, shard, start, int(last["stored_offset"] + last["stored_length"]) - start, fresh
+        )
+        if shard.packing == "plain":
+            return stored
+        data = b"".join(unpack([stored], shard.packing))
+        if len(data) != length:
+            raise ShardTrouble(f"{len(data)} bytes were packed where {length} had been indexed")
+        return data
+
+    def fetched(self, url: str) -> BinaryIO:
+        """The whole shard as it is, opened: the file itself, or a fresh copy in the cache."""
+        if is_local(url):
+            with _local_errors():
+                return open(url, "rb")
+        return self._keep(url, _whole(url, self.status(url).size), lambda: self._chunks(url), fresh=True)
+
+    def unpacked(self, url: str, shard: Shard, *, fresh: bool = False) -> BinaryIO:
+        """The tar of a shard that was packed as a whole, opened in the cache."""
+        key = unpacked_key(url, shard.size, shard.mtime_ns)
+        return self._keep(url, key, lambda: unpack(self._chunks(url), shard.packing), fresh)
+
+    def _range(self, url: str, shard: Shard, offset: int, length: int, fresh: bool) -> bytes:
+        if is_local(url):
+            with _local_errors(), open(url, "rb", buffering=0) as file:
+                return _pread(file, offset, length)
+        if url not in self._rangeless:
+            key = f"{url} {shard.size} {shard.mtime_ns} {offset}+{length}"
+            try:
+                kept = None if fresh else self.cache.open(key)
+                if kept is None:
+                    transport = self._transport(url)
+                    data = self._attempts(url, lambda: transport.read(url, offset, length, shard.size))
+                    self.cache.put(key, [data]).close()
+                    return data
+                with kept:
+                    return _pread(kept, offset=0, length=length)
+            except NoRanges:
+                self._rangeless.add(url)
+        with self._keep(url, _whole(url, shard.size), lambda: self._chunks(url), fresh) as file:
+            return _pread(file, offset, length)
+
+    def _keep(self, url: str, key: str, chunks: Callable[[], Iterable[bytes]], fresh: bool) -> BinaryIO:
+        """The cached file of `key`, made from chunks() where there is none; by one thread at a time."""
+        with self._locks.setdefault(key, threading.Lock()):
+            kept = None if fresh else self.cache.open(key)
+            return kept or self._attempts(url, lambda: self.cache.put(key, chunks()))
+
+    def _chunks(self, url: str) -> Iterator[bytes]:
+        """The whole shard as it is, by requests of a few megabytes where the far side serves ranges."""
+        if is_local(url):
+            with _local_errors(), open(url, "rb") as file:
+                while chunk := file.read(_CHUNK):
+                    yield chunk
+            return
+        transport = self._transport(url)
+        if url not in self._rangeless:
+            size = self.status(url).size
+            try:
+                for offset in range(0, size, _REQUEST):
+                    length = min(_REQUEST, size - offset)
+                    yield self._attempts(url, lambda: transport.read(url, offset, length, size))  # noqa: B023
+                if size:
+                    return
+            except NoRanges:
+                if offset:
+                    raise Transient("the server served ranges and then no more") from None
+                self._rangeless.add(url)
+        yield from transport.stream(url)
+
+    def _transport(self, url: str) -> Transport:
+        if url.startswith(("http://", "https://")):
+            return self._http
+        return self._pipe if url.startswith("pipe:") else self._fsspec
+
+    def _attempts(self, url: str, attempt: Callable[[], Result]) -> Result:
+        """attempt(), again after a pause that doubles while it fails in a way that may pass."""
+        begun = time.monotonic()
+        for number in range(self.options.retries + 1):
+            try:
+                return attempt()
+            except Transient as error:
+                if number == self.options.retries:
+                    seconds = time.monotonic() - begun
+                    raise ShardTrouble(f"{error} ({number + 1} attempts in {seconds:.1f} s)") from error
+                _log.warning("%s: %s; trying again", shown(url), error)
+            wait = min(self.options.backoff * 2**number, _LONGEST_WAIT)
+            time.sleep(wait * random.uniform(0.5, 1.0))  # many ranks should not come back at one instant
+        raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def _local_errors() -> Iterator[None]:
+    """Turns the operating system's errors into ShardTrouble."""
+    try:
+        yield
+    except OSError as error:
+        raise ShardTrouble(error.strerror or str(error)) from error
+
+
+def _whole(url: str, size: int) -> str:
+    """The cache's key of a shard as it is. A command's output has no size before it ran."""
+    return f"{url} whole" if url.startswith("pipe:") else f"{url} {size} whole"
+
+
+def unpacked_key(url: str, size: int, mtime_ns: int) -> str:
+    """The cache's key of a shard's unpacked tar; size and mtime as the index records them."""
+    return f"{os.path.abspath(url) if is_local(url) else url} {size} {mtime_ns} unpacked"
+
+
+def _pread(file: BinaryIO, offset: int, length: int) -> bytes:
+    parts = []
+    left = length
+    while left and (part := os.pread(file.fileno(), left, offset)):
+        parts.append(part)
+        offset += len(part)
+        left -= len(part)
+    if left:
+        raise CutOff(f"cut off: it ends at byte {offset}, {left} bytes too early")
+    return parts[0] if len(parts) == 1 else b"".join(parts)

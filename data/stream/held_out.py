@@ -1,0 +1,99 @@
+"""The fixed rows of held-out text on which a run is evaluated.
+
+Held-out units are taken in an order drawn by key until the byte limit is reached, then dressed by each
+objective alone. No document gives more than an eighth of the limit: of a single long one the losses would say
+little, and next-sentence would have no false pair. The rows depend on the seed, the corpus, T and the
+objective's settings, not on ranks, steps or weights, so two evaluations are comparable; ranks share them out
+(row i to rank i mod D). Where shards were appended, their held-out units join those of the start, so the
+limit decides whether the set stays.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.errors import BadInput
+from data.plan.blocks import Blocks
+from data.plan.plan import CorpusPlan, Plan
+from data.shards.corpus import Corpus
+from data.stream.block import remainder
+from data.stream.packing import best_fit, lay, pack
+from data.stream.reading import Encoder, UnitTrouble, read_documents
+from data.stream.rows import Rows
+from objectives.draws import Draws, key
+from objectives.mixture import Mixture, dress
+from objectives.pieces import Texts
+
+_DOCUMENTS = 8
+"""At least so many documents, where the held-out text has them."""
+_BY_TEXT = ("causal", "reverse")
+"""Objectives that predict every token of the text once: their loss is also stated in bits per byte."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """rows: of one objective alone; text_bytes: UTF-8 bytes of the text that its targets stand for (None
+    where they are not the whole text): bits_per_byte = Σ loss in nats / ln 2 / text_bytes."""
+
+    objective: str
+    rows: Rows
+    text_bytes: int | None
+    documents: int
+
+
+def heldout_rows(
+    corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan, encoder: Encoder, *, limit_bytes: int
+) -> list[HeldOut]:
+    """Rows for each objective of the plan's mixture, from about `limit_bytes` of held-out text, at least one
+    document. Empty where the corpus holds nothing out. Bad and quarantined samples are left out."""
+    texts, rests, draws, text_bytes = heldout_text(corpus, corpus_plan, plan, encoder, limit_bytes)
+    found = []
+    for name, settings in plan.objectives.items():
+        mixture = Mixture.parse({name: {**settings, "weight": 1.0}})
+        dressing = key(plan.seed, "evaluate", corpus_plan.name, -1, name)
+        pieces = dress(texts, rests, mixture, 0, plan.length, encoder, dressing, draws)
+        packed = pack(pieces, best_fit(pieces.lengths, plan.length), plan.length, corpus_plan.id)
+        chosen = [(packed, row) for row in range(len(packed))]
+        rows = lay(chosen, len(chosen), plan.length, encoder.control.pad)
+        found.append(HeldOut(name, rows, text_bytes if name in _BY_TEXT else None, len(rests)))
+    return found if len(rests) else []
+
+
+def heldout_text(
+    corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan, encoder: Encoder, limit_bytes: int
+) -> tuple[Texts, np.ndarray, list[int], int]:
+    """What is evaluated on: documents, int64 [n, 3] what is used of each (document, 0, stop), their keys of
+    draws, and the bytes of text used."""
+    counts = [era.units for era in corpus_plan.eras]
+    units = corpus.index.units
+    held = Blocks(plan.seed, corpus_plan.name, units, counts, corpus_plan.held_out, plan.block_bytes).held_out
+    most = -(-limit_bytes // _DOCUMENTS)
+    quarantined = {sample for name, sample in plan.quarantine if name == corpus_plan.name}
+    order = Draws(key(plan.seed, "evaluate", corpus_plan.name)).bits(len(units))[held].argsort()
+    kept: list[np.ndarray] = []
+    stops: list[int] = []
+    draws: list[int] = []
+    total = 0
+    for unit in held[order].tolist():
+        try:
+            documents = read_documents(corpus, encoder, plan.seed, corpus_plan.name, -1, [unit])
+        except UnitTrouble as trouble:
+            raise BadInput(f"{trouble}; it is held out: there is no evaluation without it") from trouble
+        for number in remainder(documents, np.empty((0, 3), dtype=np.int64), quarantined)[:, 0].tolist():
+            if total < limit_bytes:
+                kept.append(documents.tokens[number])
+                stops.append(_beginning(kept[-1], encoder, most))
+                draws.append(int(documents.draws[number]))
+                total += encoder.byte_length(kept[-1][: stops[-1]])
+        if total >= limit_bytes:
+            break
+    texts = Texts.of(kept, encoder.control)
+    rests = texts.whole()
+    rests[:, 2] = stops
+    return texts, rests, draws, total
+
+
+def _beginning(tokens: np.ndarray, encoder: Encoder, most: int) -> int:
+    """How many tokens stand for the first `most` bytes of a document, or a little more: the last is whole."""
+    return bisect_left(range(1, len(tokens)), most, key=lambda n: encoder.byte_length(tokens[:n])) + 1

@@ -1,0 +1,227 @@
+"""The loader of a rank: the steps' batches, in order, for ever.
+
+For each global row n of a step it asks x(n) for the corpus, n mod S for the stream, and draws; rows of its
+own lanes (lane mod ranks = rank) are written into the batch, draws of other lanes only move the stream on. A
+batch carries the state *after itself*: what was prepared ahead but not consumed leaves no trace in a
+checkpoint.
+
+With threads = 0 all work is done in the caller. Otherwise `threads` threads open blocks ahead, and one more
+assembles the next batches, so that the caller finds them ready.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.errors import BadInput
+from data.plan.plan import History, Plan, Skip
+from data.plan.positions import StreamsState
+from data.plan.segments import Regimes
+from data.plan.steps import step_at
+from data.shards.corpus import Corpus
+from data.stream.block import OpenBlock, Opener
+from data.stream.packing import Packed, lay
+from data.stream.prefetch import Ahead, Relay
+from data.stream.reading import Encoder
+from data.stream.rows import Rows
+from data.stream.streams import LeftOut, Opening, Streams
+from objectives.registry import OBJECTIVES
+
+READY = 2
+"""Batches assembled ahead."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step of one rank. rows: padded with blank rows to the same number on every rank, a multiple of the
+    micro-batch; numbers: int64, the global row of each, −1 for blank ones; source_tokens: int64 [objectives,
+    corpora] of these rows; state: after this batch, of the streams that this rank reports; history: that in
+    force."""
+
+    first_row: int
+    rows_global: int
+    rows: Rows
+    numbers: np.ndarray
+    micro_batches: list[Rows]
+    source_tokens: np.ndarray
+    state: StreamsState
+    history: History
+
+
+class _Closed(Exception):
+    """The loader was closed while it was at work."""
+
+
+class Loader:
+    """Iterate over it for Batches; `close` it, or use it in a `with` block."""
+
+    def __init__(
+        self,
+        history: History,
+        corpora: Mapping[str, Corpus],
+        encoder: Encoder,
+        *,
+        rank: int,
+        world: int,
+        first_row: int,
+        state: StreamsState,
+        micro_batch: int,
+        threads: int = 1,
+        memory_bytes: int = 2 << 30,
+        log: Callable[[Opening], None] | None = None,
+        on_left_out: Callable[[LeftOut], None] | None = None,
+    ) -> None:
+        """state: where all streams stand at first_row, the first row of a step. memory_bytes: what open
+        blocks may hold; those beyond it are opened again when needed. log: called for every opening, before
+        its rows are handed over. on_left_out: called before a bad sample or an unreadable unit is left out;
+        the record of a unit must be on disk when it returns. BadInput for what cannot work."""
+        plan = history.at(first_row)
+        if world > plan.lanes:
+            raise BadInput(f"lanes: {plan.lanes} lanes cannot serve {world} data-parallel ranks")
+        self._regimes = Regimes(history)
+        for name in self._regimes.corpora_from(first_row):
+            if name not in corpora:
+                raise BadInput(f"corpus {name}: is in the plan, but its shards were not opened")
+        self._history, self._rank, self._world = history, rank, world
+        self._row, self._micro_batch = first_row, micro_batch
+        self._pad, self._memory_bytes = encoder.control.pad, memory_bytes
+        self._closing = threading.Event()
+        self._notify = on_left_out
+        self._opener = Opener(self._regimes, corpora, encoder)
+        self._ahead: Ahead[OpenBlock] = Ahead(threads, f"open {rank}")
+        self._streams = Streams(
+            self._regimes,
+            self._opener,
+            self._ahead,
+            state,
+            rank=rank,
+            world=world,
+            memory_bytes=memory_bytes,
+            log=log,
+            on_left_out=self._record,
+        )
+        self._relay: Relay[Batch] | None = None
+        if threads:
+            self._relay = Relay(READY)
+            self._assembler = threading.Thread(target=self._work, name=f"assemble {rank}", daemon=True)
+            self._assembler.start()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._closing.is_set():
+            raise StopIteration
+        return self._relay.get() if self._relay else self._assemble()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the threads; a block that is being opened is finished first."""
+        self._closing.set()
+        if self._relay:
+            self._relay.close()
+            self._assembler.join()
+        self._ahead.close()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of open blocks, to about a tenth."""
+        return self._streams.held_bytes
+
+    @property
+    def openings(self) -> int:
+        """Blocks opened so far, also those opened again for want of memory."""
+        return self._streams.openings
+
+    def _work(self) -> None:
+        assert self._relay
+        try:
+            self._streams.start(self._row)
+            while self._relay.put(self._assemble()):
+                pass
+        except _Closed:
+            pass
+        except BaseException as error:
+            self._relay.fail(error)
+
+    def _record(self, left_out: LeftOut) -> None:
+        if self._notify:
+            self._notify(left_out)
+        if left_out.key is None:
+            skip = Skip(left_out.corpus, left_out.place, left_out.unit)
+            self._history = self._history.with_skip(skip)
+
+    def _assemble(self) -> Batch:
+        """The next step."""
+        first = self._row
+        count = step_at(self._history, first)
+        regime = self._regimes.at(first)
+        plan = regime.plan
+        rows = np.arange(first, first + count)
+        corpora = regime.shares.corpora_of(rows)
+        owners = rows % plan.lanes % self._world
+        mine = owners == self._rank
+        most = int(np.bincount(owners, minlength=self._world).max())
+        height = -(-most // self._micro_batch) * self._micro_batch
+        numbers = np.full(height, -1, dtype=np.int64)
+        numbers[: mine.sum()] = rows[mine]
+        source_tokens = np.zeros((len(OBJECTIVES), len(plan.corpora)), dtype=np.int64)
+        batch, tokens = self._draw(plan, rows, corpora, mine, height)
+        np.add.at(source_tokens.T, corpora[mine], tokens)
+        self._row = first + count
+        return Batch(
+            first_row=first,
+            rows_global=count,
+            rows=batch,
+            numbers=numbers,
+            micro_batches=[
+                batch[start : start + self._micro_batch] for start in range(0, height, self._micro_batch)
+            ],
+            source_tokens=source_tokens,
+            state=self._streams.state(),
+            history=self._history,
+        )
+
+    def _draw(
+        self, plan: Plan, rows: np.ndarray, corpora: np.ndarray, mine: np.ndarray, height: int
+    ) -> tuple[Rows, np.ndarray]:
+        """Draws rows, those of other ranks too where they move a stream that this one follows. Returns its
+        own, in order and padded to `height`, and int64 [own, objectives]: their source tokens.
+
+        Until rows are written out their blocks stay in memory, those too that are used up or were dropped:
+        so it is done as soon as these hold half of what open blocks may.
+        """
+        parts: list[Rows] = []
+        tokens: list[np.ndarray] = []
+        drawn: list[tuple[Packed, int]] = []
+        held: set[int] = set()
+        room = self._memory_bytes // 2
+
+        def write_out(count: int) -> None:
+            parts.append(lay(drawn, count, plan.length, self._pad))
+            tokens.append(np.array([packed.table.tokens[index] for packed, index in drawn], np.int64))
+            drawn.clear()
+            held.clear()
+
+        for row, corpus_id, own in zip(rows.tolist(), corpora.tolist(), mine.tolist()):
+            if self._closing.is_set():
+                raise _Closed
+            found = self._streams.draw(plan.corpora[corpus_id], row)
+            if found and own:
+                packed, index = found[0].dressing.rows, found[1]
+                drawn.append((packed, index))
+                if id(packed) not in held:
+                    held.add(id(packed))
+                    room -= found[0].nbytes
+                    if room < 0:
+                        write_out(len(drawn))
+                        room = self._memory_bytes // 2
+        write_out(height - sum(map(len, parts)))
+        return Rows.join(parts), np.concatenate([part.reshape(-1, len(OBJECTIVES)) for part in tokens])

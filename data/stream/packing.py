@@ -1,0 +1,190 @@
+"""Packing: which pieces share a row, and the rows' arrays.
+
+Best fit, longest first: each piece goes to the row in which it leaves the least room. Free rooms are a bit
+mask with one stack of rows per room, and pieces of equal length are placed together, so the search costs a
+shift and a mask. Waste is about half a row a block, for a block is packed by itself.
+
+A block keeps its pieces as they were dressed; `lay` writes rows out when a batch takes them. Tokens and
+targets of all rows are one concatenation each; the other arrays are written for the whole batch as they
+usually are, and where a piece says otherwise over that. For a call of numpy costs as much as a hundred
+positions: most are paid once a batch, and once a piece only what is not usual.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+
+import numpy as np
+
+from data.stream.rows import Rows
+from objectives.example import Examples, usual_weights
+from objectives.pieces import Pieces, Place
+from objectives.ragged import starts_of
+from objectives.registry import OBJECTIVES
+
+
+def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
+    """Rows as lists of indices into `lengths` (int [n], each from 1 to capacity)."""
+    order = np.argsort(-lengths, kind="stable")
+    sizes = lengths[order]
+    ends = np.flatnonzero(np.diff(sizes, append=0)) + 1
+    pieces = order.tolist()
+    rows: list[list[int]] = []
+    rows_by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
+    rooms = 0
+    place = 0
+    for end, size in zip(ends.tolist(), sizes[ends - 1].tolist()):
+        while place < end:
+            fitting = rooms >> size
+            if fitting:
+                room = size + (fitting & -fitting).bit_length() - 1
+                row = rows_by_room[room].pop()
+                if not rows_by_room[room]:
+                    rooms ^= 1 << room
+            else:
+                room, row = capacity, len(rows)
+                rows.append([])
+            taken = min(room // size, end - place)
+            rows[row] += pieces[place : place + taken]
+            place += taken
+            room -= taken * size
+            if room:
+                rows_by_room[room].append(row)
+                rooms |= 1 << room
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class PieceTable:
+    """Where the pieces of a dressing lie and which source tokens they used, in the order of the rows.
+
+    Per piece: row, offset (first position), length, objective (registry id). spans: int64 [spans, 3]
+    (document, start, stop), those of piece i being span_ends[i] … span_ends[i+1]. tokens: int64 [rows,
+    objectives], source tokens of each row by objective.
+    """
+
+    row: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+    objective: np.ndarray
+    span_ends: np.ndarray
+    spans: np.ndarray
+    tokens: np.ndarray
+
+    def used(self, rows: int) -> np.ndarray:
+        """int64 [spans, 3]: what the first `rows` rows used."""
+        return self.spans[: self.span_ends[np.searchsorted(self.row, rows)]]
+
+    def pieces_of(self, row: int) -> range:
+        """The pieces of a row."""
+        first, end = np.searchsorted(self.row, [row, row + 1])
+        return range(int(first), int(end))
+
+    def spans_of(self, piece: int) -> list[tuple[int, int, int]]:
+        """(document, start, stop) of the text that a piece uses."""
+        first, end = self.span_ends[piece : piece + 2]
+        return [(document, start, stop) for document, start, stop in self.spans[first:end].tolist()]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(getattr(self, name).nbytes for name in self.__slots__)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The rows of a block, yet to be laid out. length: T; rows: where the pieces of each lie; rooms: its
+    padding; corpus: its id."""
+
+    pieces: Pieces
+    length: int
+    rows: list[list[Place]]
+    rooms: list[int]
+    corpus: int
+    table: PieceTable
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, to about a tenth."""
+        return self.pieces.nbytes + self.table.nbytes
+
+
+def pack(pieces: Pieces, rows: Sequence[Sequence[int]], length: int, corpus: int) -> Packed:
+    """Rows of T = length positions of these pieces, each a list of their numbers; corpus: its id."""
+    table = _table(pieces, rows)
+    used = np.bincount(table.row, table.length, len(rows)).astype(np.int64)
+    places = [[pieces.places[piece] for piece in row] for row in rows]
+    return Packed(pieces, length, places, (length - used).tolist(), corpus, table)
+
+
+def lay(chosen: Sequence[tuple[Packed, int]], height: int, length: int, pad: int) -> Rows:
+    """Writes out rows. chosen: (block, number of the row) of each, and padding behind them up to `height`
+    rows; length: T; pad: the token of padding."""
+    padding = _padding(length, pad)
+    places: list[Place] = [(padding, slice(0, 0), 0)]  # so that there is something to join, in any case
+    for packed, row in chosen:
+        places += packed.rows[row]
+        if room := packed.rooms[row]:
+            places.append((padding, slice(0, room), room))
+    blank = height - len(chosen)
+    places += [(padding, slice(0, length), length)] * blank
+    makers = [examples.maker for examples, _, _ in places]
+    corpora = [packed.corpus for packed, _ in chosen] + [-1] * blank
+    sizes = np.array([size for _, _, size in places])
+    begins = starts_of(sizes)
+
+    tokens = np.concatenate([examples.tokens[positions] for examples, positions, _ in places])
+    targets = np.concatenate([examples.targets[positions] for examples, positions, _ in places])
+    weights = usual_weights(targets)
+    start = np.repeat((begins % length).astype(np.int32), sizes)
+    bound = np.tile(np.arange(length, dtype=np.int32), height)
+    objective = np.repeat(np.array(makers, np.int8), sizes)
+    corpus = np.repeat(np.array(corpora, np.int8), length)
+    # Over what is usual, what differs.
+    for (examples, positions, size), begin in zip(places, begins.tolist()):
+        own = slice(begin, begin + size)
+        if examples.weights is not None:
+            weights[own] = examples.weights[positions]
+        if examples.bound is not None:
+            np.add(examples.bound[positions], begin % length, out=bound[own])
+        if examples.objective is not None:
+            objective[own] = examples.objective[positions]
+        if examples is padding:
+            start[own], corpus[own] = bound[own], -1
+    arrays = (tokens, targets, weights, start, bound, objective, corpus)
+    return Rows(*(array.reshape(height, length) for array in arrays))
+
+
+@lru_cache(maxsize=8)
+def _padding(length: int, pad: int) -> Examples:
+    """A row of padding, in the form of a piece that nobody made."""
+    blank = Rows.blank(1, length, pad)
+    whole = np.zeros(1, np.int64), np.full(1, length)
+    return Examples(-1, *whole, blank.tokens[0], blank.targets[0])
+
+
+def _table(pieces: Pieces, rows: Sequence[Sequence[int]]) -> PieceTable:
+    order = np.fromiter(chain.from_iterable(rows), np.int64)
+    row_of = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    sizes = pieces.lengths[order]
+    before = starts_of(sizes)
+    offsets = before - before[np.searchsorted(row_of, row_of)]
+    counts = np.diff(pieces.span_ends)[order]
+    ends = np.append(0, np.cumsum(counts))
+    from_ = np.arange(ends[-1]) + np.repeat(pieces.span_ends[order] - ends[:-1], counts)
+    spans = pieces.spans[from_]
+    objective = pieces.objectives[order]
+    cell = np.repeat(row_of * len(OBJECTIVES) + objective, counts)
+    tokens = np.bincount(cell, spans[:, 2] - spans[:, 1], minlength=len(rows) * len(OBJECTIVES))
+    return PieceTable(
+        row=row_of,
+        offset=offsets,
+        length=sizes,
+        objective=objective,
+        span_ends=ends,
+        spans=spans,
+        tokens=tokens.astype(np.int64).reshape(len(rows), len(OBJECTIVES)),
+    )

@@ -1,0 +1,104 @@
+"""From a block's units to token ids: range reads, then one encode call for all documents.
+
+A sample without usable text is set apart, not dropped in silence: what to do about it is the plan's policy
+(data/stream/streams.py). It is a property of the text alone, so leaving it out needs no record.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from data.shards.corpus import Corpus, ReadTrouble
+from data.shards.tar import Sample
+from objectives.draws import extend_all, key
+from objectives.example import Lexicon
+from objectives.pieces import Texts
+
+
+class Encoder(Lexicon, Protocol):
+    """What the stream needs of a tokenizer (data/tokenization/tokenizer.py)."""
+
+    def byte_length(self, tokens: np.ndarray) -> int:
+        """UTF-8 bytes of text that ids stand for."""
+
+
+class UnitTrouble(Exception):
+    """A unit could not be read, after all retries."""
+
+    def __init__(self, unit: int, reason: str) -> None:
+        super().__init__(reason)
+        self.unit = unit
+
+
+class Bad(NamedTuple):
+    """A sample that cannot be used."""
+
+    unit: int
+    key: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """The documents of a block, in the order of the shard. numbers: of the document in its unit; draws:
+    uint64, their keys in this epoch."""
+
+    keys: list[str]
+    units: np.ndarray
+    numbers: np.ndarray
+    tokens: Texts
+    draws: np.ndarray
+    bad: tuple[Bad, ...]
+
+
+def read_documents(
+    corpus: Corpus, encoder: Encoder, seed: int, name: str, epoch: int, units: Sequence[int]
+) -> Documents:
+    """Reads and encodes the documents of some units of one shard. Raises UnitTrouble."""
+    keys: list[str] = []
+    texts: list[str] = []
+    of_unit: list[int] = []
+    numbers: list[int] = []
+    bad: list[Bad] = []
+    for unit, samples in zip(units, _samples(corpus, units)):
+        for number, (sample, text, problem) in enumerate(samples):
+            if problem is None and text:
+                keys.append(sample)
+                texts.append(text)
+                of_unit.append(unit)
+                numbers.append(number)
+            else:
+                bad.append(Bad(unit, sample, problem or "no text"))
+    encoded = encoder.encode_documents(texts) if texts else []
+    units_, numbers_ = np.array(of_unit, np.int64), np.array(numbers, np.int64)
+    epoch_key = np.full(len(texts), key(seed, "document", name, epoch), np.uint64)
+    draws = extend_all(epoch_key, units_, numbers_)
+    tokens = Texts.of(encoded, encoder.control)
+    return Documents(keys, units_, numbers_, tokens, draws, tuple(bad))
+
+
+def _samples(corpus: Corpus, units: Sequence[int]) -> list[list[Sample]]:
+    """The samples of each unit; neighbouring units by one range read."""
+    runs: list[list[int]] = []
+    for unit in units:
+        if runs and runs[-1][-1] + 1 == unit:
+            runs[-1].append(unit)
+        else:
+            runs.append([unit])
+    found: list[list[Sample]] = []
+    for run in runs:
+        try:
+            found += corpus.read_units(run[0], run[-1] + 1)
+        except ReadTrouble:
+            found += [_one(corpus, unit) for unit in run]
+    return found
+
+
+def _one(corpus: Corpus, unit: int) -> list[Sample]:
+    """A unit by itself, to know which of a run is in trouble."""
+    try:
+        return corpus.read_unit(unit)
+    except ReadTrouble as error:
+        raise UnitTrouble(unit, str(error)) from error

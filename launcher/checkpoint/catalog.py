@@ -1,0 +1,138 @@
+"""The checkpoints of a run, from outside: which are there, which one to go on from, what the run kept there.
+
+A resume takes the newest whose every byte is right and says what it passed over, and why. Where there are
+checkpoints but none is whole it is refused: starting again from nothing is never the silent answer. No torch
+here, for `check` looks too; tensors are read in load.py.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data.durable import sync_folder
+from data.errors import BadInput
+from launcher.checkpoint.format import Damaged, step_name, weights_name
+from launcher.checkpoint.read import Stored, problems, read_manifest
+from launcher.checkpoint.retention import steps_in
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that every check has passed."""
+
+    step: int
+    attempt: int
+    path: str
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON; Found(**plain) is the inverse."""
+        return asdict(self)
+
+
+def newest(
+    folder: Path, step: int | None = None, rewound: tuple[int, int] | None = None, quick: bool = False
+) -> tuple[Found | None, list[str]]:
+    """The newest checkpoint that is whole, and a line for each newer one that was passed over.
+
+    With `step` that one or BadInput. rewound (attempt, step): that attempt went back to that step, so what
+    others saved of later steps was given up, also where it was killed before it had set that aside. (None,
+    []) where nothing was ever saved; BadInput where all that was saved is damaged. Reads every byte of what
+    it returns; quick: the small files alone, and the sizes of the others.
+    """
+    steps = steps_in(folder)
+    if step is not None:
+        _require(folder, step, steps)
+        steps = [step]
+    passed_over: list[str] = []
+    for number in reversed(steps):
+        path = folder / step_name(number)
+        wrong = problems(path, quick)
+        if not wrong:
+            attempt = read_manifest(path)["attempt"]
+            if step is None and rewound and number > rewound[1] and attempt != rewound[0]:
+                continue
+            return Found(number, attempt, str(path)), passed_over
+        passed_over += [f"{path}/{line}" for line in wrong]
+    if passed_over and step is not None:
+        others = f"'headrace checkpoint ls {folder.parent}' shows the others"
+        raise BadInput(f"the checkpoint of step {step} is damaged: {'; '.join(passed_over)}; {others}")
+    if passed_over:
+        raise BadInput(f"no checkpoint is whole: {'; '.join(passed_over)}")
+    return None, []
+
+
+def read_progress(path: str | Path) -> dict[str, Any]:
+    """What the run kept of itself. BadInput for damage."""
+    return open_stored(Path(path)).progress
+
+
+def open_stored(path: Path) -> Stored:
+    """A checkpoint to be read. BadInput for damage."""
+    try:
+        return Stored(path)
+    except Damaged as damage:
+        raise BadInput(f"{path}/{damage}") from damage
+
+
+def abandon(folder: Path, after: int, attempt: int) -> list[str]:
+    """Rename every checkpoint of a later step than `after`: attempt `attempt` goes on from there, and what
+    was saved of the other future must not be chosen again. The new names. For rank 0."""
+    renamed = []
+    for kind, name_of in (("step", step_name), ("weights", weights_name)):
+        for name in [name_of(step) for step in steps_in(folder, kind) if step > after]:
+            aside = folder / f"{name}.abandoned-{attempt:04d}"
+            (folder / name).rename(aside)
+            renamed.append(aside.name)
+    if renamed:
+        sync_folder(folder)
+    return renamed
+
+
+def listing(folder: Path) -> list[dict[str, Any]]:
+    """A row for each folder of a checkpoint, oldest first: for `headrace checkpoint ls`.
+
+    `state` comes from the manifest and the sizes of the files; `verify` reads the content.
+    """
+    rows = []
+    newest_whole = None
+    entries = [*folder.glob("step-*"), *folder.glob("weights-*")] if folder.is_dir() else []
+    for path in sorted(entries, key=lambda p: (p.name.partition("-")[2], p.name)):
+        kind, _, rest = path.name.partition("-")
+        number, _, aside = rest.partition(".")
+        if not number.isdigit():
+            continue
+        row: dict[str, Any] = {"step": int(number), "attempt": None, "parent": None, "gigabytes": None}
+        try:
+            manifest = read_manifest(path)
+            parent = manifest["parent"]
+            row["attempt"] = manifest["attempt"]
+            row["parent"] = parent["step"] if parent else None
+            row["gigabytes"] = round(sum(manifest["sizes"].values()) / 1e9, 3)
+            state = aside or ("whole" if kind == "step" else "weights only")
+        except Damaged as damage:
+            state = aside or f"damaged: {damage}"
+        row |= {"state": state, "resume": "", "path": str(path)}
+        rows.append(row)
+        if state == "whole":
+            newest_whole = row
+    if newest_whole:
+        newest_whole["resume"] = "from here"
+    return rows
+
+
+def verify(folder: Path, step: int | None = None) -> dict[Path, list[str]]:
+    """Every checkpoint, or that of `step`, with a line for each of its damaged files; reads every byte."""
+    entries = [*sorted(folder.glob("step-????????")), *sorted(folder.glob("weights-????????"))]
+    paths = [path for path in entries if path.name.partition("-")[2].isdigit()]
+    if step is not None:
+        steps = [int(path.name.partition("-")[2]) for path in paths]
+        _require(folder, step, steps)
+        paths = [path for path, its in zip(paths, steps) if its == step]
+    return {path: [f"{path}/{line}" for line in problems(path)] for path in paths}
+
+
+def _require(folder: Path, step: int, steps: list[int]) -> None:
+    """BadInput where no checkpoint is of this step."""
+    if step not in steps:
+        known = ", ".join(str(s) for s in sorted({*steps})) or "none"
+        raise BadInput(f"{folder}: no checkpoint of step {step}; there are: {known}")

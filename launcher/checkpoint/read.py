@@ -1,0 +1,183 @@
+"""Reading a checkpoint: any element of any parameter, from whichever ranks' files hold it, each byte checked.
+
+Opening reads the small files and checks them against each other, so most damage is known before anything
+large is touched. A reader asks for runs of elements by name; which ranks wrote them, and under which layout,
+does not matter to it.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from launcher.checkpoint.format import (
+    BLOCK,
+    FORMAT,
+    INDEX,
+    MANIFEST,
+    PROGRESS,
+    Damaged,
+    blocks_name,
+    canonical,
+    check_blocks,
+    read_at,
+    sealed,
+    sha256,
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Read elements [offset, offset + len(out)) of a parameter into `out`, a contiguous float32 view."""
+
+    kind: str
+    name: str
+    offset: int
+    out: np.ndarray
+
+
+class Stored:
+    """A checkpoint that is read. Opening checks manifest, index, progress and block tables, all small."""
+
+    def __init__(self, path: Path) -> None:
+        """Damaged names the file."""
+        self.path = path
+        self.manifest = read_manifest(path)
+        self.index = json.loads(self._small(INDEX))
+        self._progress = json.loads(self._small(PROGRESS))
+        self.kinds: list[str] = self.index["kinds"]
+        self.shapes = {name: tuple(shape) for name, shape in self.index["parameters"]}
+        self._tables = [self._table(file) for file in self.index["files"]]
+        self._where: dict[str, list[tuple[int, int, int, int]]] = {name: [] for name in self.shapes}
+        names = list(self.shapes)
+        for number, file in enumerate(self.index["files"]):
+            position = 0
+            for parameter, offset, length in file["fragments"]:
+                self._where[names[parameter]].append((offset, length, number, position))
+                position += length
+        for places in self._where.values():
+            places.sort()
+
+    @property
+    def adam_step(self) -> int:
+        """Updates that Adam had made."""
+        return self._progress["adam_step"]
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """What the run gave to be kept."""
+        return self._progress["run"]
+
+    def read(self, requests: Sequence[Request]) -> None:
+        """Fill every request, each touched block checked first. Damaged names file and bytes."""
+        for file, jobs in self._jobs(requests).items():
+            name = self.index["files"][file]["name"]
+            with open(self.path / name, "rb", buffering=0) as opened:
+                number, block = -1, b""
+                for begin, out in sorted(jobs, key=lambda job: job[0]):
+                    at, end = begin, begin + len(out)
+                    while at < end:
+                        if at // BLOCK != number:
+                            number = at // BLOCK
+                            block = read_at(opened.fileno(), number * BLOCK, BLOCK)
+                            self._check(file, number, block)
+                        stop = min(end, number * BLOCK + len(block))
+                        out[at - begin : stop - begin] = memoryview(block)[
+                            at - number * BLOCK : stop - number * BLOCK
+                        ]
+                        at = stop
+
+    def problems(self) -> list[str]:
+        """Every fragment file that is not as it was written, after reading every byte."""
+        files = self.index["files"]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            found = pool.map(
+                lambda pair: check_blocks(self.path / pair[0]["name"], pair[1]), zip(files, self._tables)
+            )
+            return [f"{file['name']}: {problem}" for file, problem in zip(files, found) if problem]
+
+    def _jobs(self, requests: Sequence[Request]) -> dict[int, list[tuple[int, memoryview]]]:
+        """Fragment file → (first byte in it, where its bytes go)."""
+        jobs: dict[int, list[tuple[int, memoryview]]] = {}
+        for request in requests:
+            begin, end = request.offset, request.offset + len(request.out)
+            kind = self.kinds.index(request.kind)
+            filled = begin
+            for offset, length, file, position in self._where[request.name]:
+                low, high = max(begin, offset), min(end, offset + length)
+                if low >= high:
+                    continue
+                entry = self.index["files"][file]
+                first = entry["data"] + 4 * (kind * entry["elements"] + position + low - offset)
+                view = request.out[low - begin : high - begin].data.cast("B")
+                jobs.setdefault(file, []).append((first, view))
+                filled = high
+            if filled != end:
+                raise Damaged(f"{INDEX}: {request.name} is not covered from element {filled} on")
+        return jobs
+
+    def _check(self, file: int, number: int, block: bytes) -> None:
+        table = self._tables[file]
+        if number >= len(table) or xxhash.xxh3_64_intdigest(block) != int(table[number]):
+            name = self.index["files"][file]["name"]
+            raise Damaged(f"{name}: bytes {number * BLOCK} to {number * BLOCK + len(block)} are damaged")
+
+    def _small(self, name: str) -> bytes:
+        content = (self.path / name).read_bytes()
+        if sha256(content) != self.manifest["sha256s"][name]:
+            raise Damaged(f"{name}: its content is not what the manifest says")
+        return content
+
+    def _table(self, file: Mapping[str, Any]) -> np.ndarray:
+        name = blocks_name(file["name"])
+        content = (self.path / name).read_bytes()
+        if sha256(content) != file["blocks"]:
+            raise Damaged(f"{name}: its content is not what the index says")
+        return np.frombuffer(content, dtype="<u8")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest, checked against its own hash, and every file that it names against its size."""
+    try:
+        content = (path / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise Damaged(f"{MANIFEST}: missing") from None
+    try:
+        manifest = json.loads(content)
+        claimed = manifest.pop("sha256")
+    except (ValueError, KeyError, AttributeError):
+        raise Damaged(f"{MANIFEST}: damaged") from None
+    if claimed != sha256(canonical(manifest)) or content != sealed(manifest):
+        raise Damaged(f"{MANIFEST}: damaged")
+    if manifest["format"] != FORMAT:
+        raise Damaged(f"{MANIFEST}: format {manifest['format']}, this headrace reads format {FORMAT}")
+    wrong = [line for name, size in manifest["sizes"].items() if (line := _size_problem(path / name, size))]
+    if wrong:
+        raise Damaged("; ".join(wrong))
+    return manifest
+
+
+def _size_problem(path: Path, size: int) -> str | None:
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        return f"{path.name}: missing"
+    return None if found == size else f"{path.name}: {found} bytes, {size} were written"
+
+
+def problems(path: Path, quick: bool = False) -> list[str]:
+    """Everything wrong with a checkpoint, each line beginning with the file's name; reads every byte. quick:
+    what can be told from the small files and the sizes of the others."""
+    try:
+        stored = Stored(path)
+        return [] if quick else stored.problems()
+    except Damaged as damage:
+        return str(damage).split("; ")
+    except OSError as error:
+        return [f"{Path(error.filename or path).name}: cannot be read: {error.strerror}"]

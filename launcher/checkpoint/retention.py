@@ -1,0 +1,154 @@
+"""Which checkpoints stay: the newest n, and those of certain steps for ever, the older of these weights only.
+
+Nothing is deleted before a newer checkpoint has been published, and publishing reads it back first. A folder
+gets another name before its files go, so a deletion that is cut off leaves nothing that looks whole. What the
+file system refuses here (a file that somebody holds open on NFS, no room for a copy of the weights) costs no
+checkpoint, so it ends no run: it is said once, and tried again at the next save and the next start.
+"""
+
+import errno
+import functools
+import logging
+import math
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from launcher.checkpoint.format import (
+    Damaged,
+    blocks_name,
+    delete,
+    header,
+    publish_folder,
+    seal,
+    sha256,
+    step_name,
+    weights_name,
+    write_blocks,
+    write_file,
+)
+from launcher.checkpoint.read import Request, Stored
+
+LEFT_FREE = 64 << 20
+"""Bytes that checkpoints leave free beyond what they take: logs and metrics must go on."""
+
+_log = logging.getLogger("headrace")
+
+
+@dataclass(frozen=True)
+class Retention:
+    """The newest `keep` stay whole. Others stay if their step is a multiple of `keep_every`; of these all but
+    the newest `weights_only_after` lose their moments. None: no such rule."""
+
+    keep: int = 2
+    keep_every: int | None = None
+    weights_only_after: int | None = None
+
+    def plan(self, steps: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Of the steps that are there, those to delete and those to reduce to their weights."""
+        older = sorted(steps)[: -self.keep]
+        forever = [step for step in older if self.keep_every and step % self.keep_every == 0]
+        bare = forever[: -self.weights_only_after] if self.weights_only_after else []
+        return [step for step in older if step not in forever], bare
+
+    def apply(self, folder: Path, published: int, attempt: int, damaged: set[int]) -> list[str]:
+        """Bring a folder into this state, step `published` being the newest; the names of what went.
+
+        Where weights cannot be kept because of damage, all of it stays for its owner to look at, and the step
+        is added to `damaged`, which the attempt keeps: told once, and not read again at each save.
+        """
+        gone, bare = self.plan([step for step in steps_in(folder) if step <= published])
+        for path in [*folder.glob("*.deleting"), *(folder / step_name(step) for step in gone)]:
+            _delete(path)
+        for step in bare:
+            path = folder / step_name(step)
+            if step in damaged:
+                continue
+            try:
+                _keep_weights(folder, step, attempt)
+            except Damaged as damage:
+                _warn(f"{path}/{damage}; it is damaged, and stays as it is")
+                damaged.add(step)
+            except OSError as error:
+                _warn(f"{path}: its weights alone cannot be kept, so it stays for now: {error.strerror}")
+            else:
+                _delete(path)
+                gone.append(step)
+        return [step_name(step) for step in gone if not (folder / step_name(step)).exists()]
+
+
+def steps_in(folder: Path, kind: str = "step") -> list[int]:
+    """The steps of the published checkpoints in a folder, or of the weights, ascending; nothing is opened."""
+    names = [entry.name for entry in folder.glob(f"{kind}-*")] if folder.is_dir() else []
+    numbers = [name.removeprefix(f"{kind}-") for name in names]
+    return sorted(int(number) for number in numbers if number.isdigit())
+
+
+def clean(folder: Path, attempt: int) -> list[str]:
+    """Clear away what older attempts and cut-off deletions left behind; the names. For rank 0, at a start."""
+    left = [entry for entry in folder.glob("*.deleting") if entry.is_dir()]
+    for entry in folder.glob("*.partial-*"):
+        number = entry.name.rpartition("-")[2]
+        if number.isdigit() and int(number) < attempt:
+            left.append(entry)
+    for entry in left:
+        _delete(entry)
+    return [entry.name for entry in left if not entry.exists()]
+
+
+@functools.cache
+def _warn(line: str) -> None:
+    """Once in a process, since what is in the way is met again at each save."""
+    _log.warning("%s", line)
+
+
+def _delete(path: Path) -> None:
+    """Delete a folder as far as the file system lets it; the next save tries again."""
+    try:
+        delete(path)
+    except OSError as error:
+        _warn(f"{str(path).removesuffix('.deleting')}: cannot be deleted for now: {error.strerror}")
+
+
+def _keep_weights(folder: Path, step: int, attempt: int) -> None:
+    """Publish weights-N beside step-N."""
+    target = folder / weights_name(step)
+    if target.exists():
+        return
+    stored = Stored(folder / step_name(step))
+    needed = sum(4 * math.prod(shape) for shape in stored.shapes.values()) + LEFT_FREE
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    partial = target.with_name(f"{target.name}.partial-{attempt:04d}")
+    partial.mkdir(exist_ok=True)
+    try:
+        _write_weights(stored, partial)
+        publish_folder(partial, target, attempt)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # on a full disk, room for what is worth more
+        raise
+
+
+def _write_weights(stored: Stored, partial: Path) -> None:
+    """The weights of a checkpoint into an empty folder, sealed. One rank's part is in memory at a time."""
+    names = list(stored.shapes)
+    files = []
+    for file in stored.index["files"]:
+        weights = np.empty(file["elements"], dtype="<f4")
+        position, requests = 0, []
+        for parameter, offset, length in file["fragments"]:
+            out = weights[position : position + length]
+            requests.append(Request("w", names[parameter], offset, out))
+            position += length
+        stored.read(requests)
+        head = header(["w"], file["elements"])
+        table = write_blocks(partial / file["name"], [head, weights.data]).tobytes()
+        write_file(partial / blocks_name(file["name"]), table)
+        files.append({**file, "data": len(head), "blocks": sha256(table)})
+    manifest = {key: value for key, value in stored.manifest.items() if key not in ("sizes", "sha256s")}
+    progress = {"adam_step": stored.adam_step, "run": stored.progress}
+    seal(partial, manifest, {**stored.index, "kinds": ["w"], "files": files}, progress)

@@ -1,0 +1,211 @@
+"""`headrace data …`: from raw text to shards and their index, and back from a row to the documents in it."""
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data.errors import BadInput
+from launcher import output
+from launcher.cli.options import AsJson, ConfigFile, Overrides, RunPath
+
+data = typer.Typer(help="Pack, index and verify shards; show and trace rows.", no_args_is_help=True)
+
+Workers = Annotated[
+    int, typer.Option("--workers", "-w", min=1, help="Processes at work, four a core at most.")
+]
+TextField = Annotated[
+    str | None, typer.Option("--text-field", help="For .json members: the field that holds the text.")
+]
+Step = Annotated[int, typer.Option("--step", min=1, help="The first step of a run is 1.")]
+Row = Annotated[int | None, typer.Option("--row", min=0, help="Only this row of the step, from 0.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(data, name="data")
+
+
+@data.command()
+def pack(
+    out: Annotated[
+        str,
+        typer.Option("--out", "-o", metavar="PREFIX", help="Writes PREFIX-000000.tar … and PREFIX.index."),
+    ],
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT…", help="Files, folders, globs: .txt .md .py .jsonl[.gz|.zst] .parquet"
+        ),
+    ] = None,
+    builtin: Annotated[
+        str | None, typer.Option("--builtin", help="Text that every machine has: code or prose.")
+    ] = None,
+    field: Annotated[str, typer.Option("--field", help="Where the text is in .jsonl and .parquet.")] = "text",
+    zstd: Annotated[bool, typer.Option("--zstd", help="Write .tar.zst.")] = False,
+    shard_mib: Annotated[
+        int, typer.Option("--shard-mib", min=1, help="A shard is closed beyond this.")
+    ] = 256,
+    workers: Workers = 1,
+) -> None:
+    """Pack text into tar shards with an index. Deterministic; never overwrites.
+
+    \b
+    Examples:
+      headrace data pack books/ notes/*.md news.jsonl.zst --field text --out shards/mine
+      headrace data pack --builtin code --out work/code
+    """
+    from data.prepare.pack import pack as run
+
+    sources = [*(inputs or []), *([f"builtin:{builtin}"] if builtin else [])]
+    if not sources:
+        raise BadInput("data pack: expected files or folders to pack, or --builtin code|prose")
+    with output.progress(f"packing {out}") as report:
+        done = run(
+            sources,
+            out,
+            field=field,
+            zstd=zstd,
+            shard_bytes=shard_mib << 20,
+            workers=workers,
+            progress=report,
+        )
+    output.say(
+        f"{output.counted(done.samples, 'document')}, {output.size(done.text_bytes)} of text, in "
+        f"{output.counted(len(done.shards), 'shard')} with {output.counted(done.units, 'unit')}: {done.index}"
+    )
+    _say_problems(done.problems, done.examples)
+
+
+def _say_problems(problems: Counter[str], examples: Sequence[str]) -> None:
+    for problem, count in problems.most_common():
+        output.say(f"left out: {count:,} × {problem}")
+    for example in examples:
+        output.say(f"  {example}")
+
+
+@data.command()
+def index(
+    shards: Annotated[
+        list[str], typer.Argument(metavar="SHARD…", help="Paths, globs or URLs of tar shards.")
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="NAME.index", help="The index to write.")],
+    text_field: TextField = None,
+    workers: Workers = 1,
+) -> None:
+    """Index shards of other people's making, in place.
+
+    \b
+    Examples:
+      headrace data index 'shards/news-*.tar' --out shards/news.index
+      headrace data index 's3://bucket/c4-{000..099}.tar.zst' --out c4.index --text-field text
+    """
+    from data.prepare.build_index import build_index
+
+    with output.progress(f"indexing {out}") as report:
+        built = build_index(shards, out, progress=report, text_field=text_field, workers=workers)
+    made = built.index
+    output.say(
+        f"{output.counted(made.samples, 'document')}, {output.size(made.text_bytes)} of text, in "
+        f"{output.counted(len(made.shards), 'shard')} ({built.read} read now) with "
+        f"{output.counted(len(made), 'unit')}: {made.path}"
+    )
+    for note in built.notes:
+        output.say(note)
+    _say_problems(built.problems, built.examples)
+
+
+@data.command()
+def verify(
+    index: Annotated[str, typer.Argument(metavar="INDEX", help="The index of the corpus.")],
+    shards: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SHARD…", help="Its shards, where they lie elsewhere than the index says."),
+    ] = None,
+    json: AsJson = False,
+    workers: Workers = 1,
+) -> None:
+    """Read every unit; print what is wrong and where.
+
+    Exit code 2 if training could not read all of it.
+
+    \b
+    Examples:
+      headrace data verify shards/mine.index
+      headrace data verify news.index 's3://bucket/news-*.tar' --json
+    """
+    from data.prepare.verify import verify as run
+
+    with output.progress("verifying") as report:
+        done = run(index, shards, workers=workers, progress=report)
+    rows = [finding._asdict() for finding in done.findings]
+    if json:
+        output.say_json(rows)
+    elif rows:
+        output.table(list(rows[0]), [list(row.values()) for row in rows])
+    else:
+        output.say(f"{done.samples:,} documents in {done.units:,} units are as they were indexed")
+    if done.damaged:
+        raise typer.Exit(2)
+
+
+@data.command()
+def show(
+    config: ConfigFile, step: Step, overrides: Overrides = None, row: Row = None, json: AsJson = False
+) -> None:
+    """Print the rows that a step would train on.
+
+    \b
+    Examples:
+      headrace data show configs/first.yaml --step 1 --row 0
+      headrace data show configs/first.yaml --step 7 --json | jq .pieces
+    """
+    from launcher.config import run_config as configs
+    from launcher.reporting.rows import show as run
+
+    if (Path(config) / "config.yaml").is_file():
+        raise BadInput(
+            f"{config}: is a run, expected a config; what the run trained on: "
+            f"headrace data trace {shlex.quote(config)} --step {step}"
+        )
+    run(configs.load(config, overrides or []), step=step, row=row, json=json)
+
+
+@data.command()
+def trace(run: RunPath, step: Step, row: Row = None, json: AsJson = False) -> None:
+    """Print the rows of a past step and their documents.
+
+    \b
+    Example:
+      headrace data trace runs/first --step 250 --row 3
+    """
+    from launcher.reporting.rows import trace as run_trace
+    from launcher.runs.run_folder import open_run
+
+    if Path(run).is_file():
+        raise BadInput(
+            f"{run}: is a file, expected the folder of a run; what a config would train on: "
+            f"headrace data show {shlex.quote(run)} --step {step}"
+        )
+    run_trace(open_run(run), step=step, row=row, json=json)
+
+
+@data.command()
+def seen(
+    run: RunPath,
+    keys: Annotated[list[str], typer.Argument(metavar="KEY…", help="Sample keys, or CORPUS/KEY.")],
+    json: AsJson = False,
+) -> None:
+    """Print the steps at which a run used a document.
+
+    \b
+    Example:
+      headrace data seen runs/first code/000000017
+    """
+    from launcher.reporting.rows import seen as run_seen
+    from launcher.runs.run_folder import open_run
+
+    run_seen(open_run(run), keys=keys, json=json)

@@ -1,0 +1,29 @@
+"""`headrace`: makes sure that the rooms are ours, then hands over to the commands.
+
+`data` and `model` are common names for a folder. Where another package of such a name would be imported
+instead of ours, nothing works and the traceback points nowhere; so that is looked at first.
+
+Exit codes: 0 finished · 1 a bug · 2 bad input, one line · 75 stopped with everything saved, start me again ·
+130 interrupted where there was nothing to save. `headrace doctor` has codes of its own, in its --help.
+"""
+
+import sys
+
+from launcher.distributed.stop_signals import deliver, early_stop
+from launcher.preflight import package_names as rooms
+
+
+def main() -> None:
+    """The `headrace` command."""
+    if sys.argv[1:2] in (["train"], ["resume"]):  # the commands that end with 75 when they are stopped
+        early_stop.arm()
+    else:
+        deliver()
+    shadowed = rooms.shadowed()
+    if shadowed:
+        print(f"headrace: {shadowed[0]}", file=sys.stderr)
+        sys.exit(2)
+    # Put off: importing the commands imports the rooms.
+    from launcher.cli.app import run
+
+    run()

@@ -1,0 +1,223 @@
+"""Commands about a run that exists, and about this machine: status, metrics, evaluate, checkpoint …"""
+
+from typing import Annotated, Literal
+
+import typer
+
+from launcher import output
+from launcher.cli.options import AsJson, RunPath
+
+checkpoint = typer.Typer(help="List and verify the checkpoints of a run.", no_args_is_help=True)
+
+AtStep = Annotated[
+    int | None, typer.Option("--step", help="The checkpoint of this step; by default the newest.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    for command in (status, metrics, evaluate, generate, wandb, doctor):
+        app.command()(command)
+    app.add_typer(checkpoint, name="checkpoint")
+
+
+def status(run: RunPath, json: AsJson = False) -> None:
+    """Where a run stands, and what to type next.
+
+    \b
+    Example:
+      headrace status runs/first
+    """
+    from launcher.reporting.status import show, state
+    from launcher.runs.run_folder import open_run
+
+    facts = state(open_run(run))
+    if json:
+        output.say_json(facts)
+    else:
+        show(facts)
+
+
+def metrics(
+    run: RunPath,
+    json: AsJson = False,
+    last: Annotated[int | None, typer.Option("--last", "-n", min=1, help="Only the last n steps.")] = None,
+    after: Annotated[int, typer.Option("--after", help="Only steps above this.")] = -1,
+) -> None:
+    """Print what was measured, step by step.
+
+    Along the run's lineage: a step that was trained again appears once.
+
+    \b
+    Examples:
+      headrace metrics runs/first --last 20
+      headrace metrics runs/first --json | jq -c '[.step, .loss]'
+    """
+    from launcher.reporting.metrics_table import metrics_table
+    from launcher.runs.lineage import merged, newest
+    from launcher.runs.run_folder import open_run
+
+    lines = merged(open_run(run), after)
+    if last is not None:
+        lines = newest(lines, last)
+    if json:
+        for line in lines:
+            output.say_json(line)
+    else:
+        output.table(*metrics_table(lines))
+
+
+def evaluate(run: RunPath, step: AtStep = None, json: AsJson = False) -> None:
+    """Measure the losses on held-out text.
+
+    The rows are fixed: the same numbers, to rounding, on any machine.
+
+    \b
+    Example:
+      headrace evaluate runs/first --json
+    """
+    from launcher.inference.evaluate import evaluate as run_evaluation
+    from launcher.runs.run_folder import open_run
+
+    run_evaluation(open_run(run), step=step, json=json)
+
+
+def generate(
+    run: RunPath,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to go on from.")],
+    step: AtStep = None,
+    tokens: Annotated[int, typer.Option("--tokens", "-n", min=1, help="At most so many new tokens.")] = 100,
+    temperature: Annotated[
+        float, typer.Option("--temperature", "-t", min=0.0, help="0: the likeliest.")
+    ] = 0.8,
+    top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="Of the k likeliest tokens.")] = None,
+    top_p: Annotated[
+        float, typer.Option("--top-p", min=0.0, max=1.0, help="Of the likeliest with this much together.")
+    ] = 1.0,
+    order: Annotated[
+        Literal["forwards", "infill", "backwards"],
+        typer.Option(
+            "--order", help="forwards; infill: between PROMPT and --suffix; backwards: before PROMPT."
+        ),
+    ] = "forwards",
+    suffix: Annotated[str, typer.Option("--suffix", help="For infill: the text after the gap.")] = "",
+    seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same text.")] = 1,
+    json: AsJson = False,
+) -> None:
+    """Generate text with a run's weights, in this process.
+
+    Prints it where it belongs: after, before or within what was given. --json has the new text alone.
+
+    \b
+    Examples:
+      headrace generate runs/first "def fibonacci(n):" --temperature 0
+      headrace generate runs/first "def add(a, b):" --order infill --suffix "    return total"
+      headrace generate runs/first "the end." --order backwards
+    """
+    from launcher.inference.generate import generate as run_generation
+    from launcher.inference.generate import whole
+    from launcher.runs.run_folder import open_run
+
+    text = run_generation(
+        open_run(run),
+        prompt,
+        step=step,
+        tokens=tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        order=order,
+        suffix=suffix,
+        seed=seed,
+    )
+    if json:
+        output.say_json({"prompt": prompt, "order": order, "suffix": suffix, "text": text})
+    else:
+        output.say(whole(prompt, text, order, suffix))
+
+
+def wandb(run: RunPath) -> None:
+    """Send what Weights & Biases does not have yet.
+
+    May be repeated: nothing is sent twice.
+
+    \b
+    Example:
+      headrace wandb runs/first
+    """
+    from launcher.runs.run_folder import open_run
+    from launcher.tracking.wandb_feed import sync
+
+    folder = open_run(run)
+    sent = sync(folder)
+    output.say(f"wandb: {sent:,} steps sent, up to date" if sent else "wandb: nothing new to send")
+
+
+def doctor(
+    folder: Annotated[str, typer.Option("--folder", help="Where runs will lie: its disk is measured.")] = ".",
+    json: AsJson = False,
+) -> None:
+    """Look at this machine for what is missing.
+
+    Versions, devices, network between processes, disk, packages that shadow ours.
+
+    Exit code 0: all is well, 1: something is missing that matters to some, 2: training cannot work here.
+
+    \b
+    Example:
+      headrace doctor --folder runs
+    """
+    from launcher.preflight.doctor import examine, show
+
+    findings = examine(folder)
+    if json:
+        output.say_json([finding.plain() for finding in findings])
+    else:
+        show(findings)
+    raise typer.Exit(max(finding.severity for finding in findings))
+
+
+@checkpoint.command("ls")
+def list_checkpoints(run: RunPath, json: AsJson = False) -> None:
+    """List checkpoints, and which one a resume takes.
+
+    \b
+    Example:
+      headrace checkpoint ls runs/first
+    """
+    from launcher.checkpoint.catalog import listing
+    from launcher.runs.run_folder import open_run
+
+    rows = listing(open_run(run).checkpoints)
+    if json:
+        output.say_json(rows)
+    else:
+        output.table(list(rows[0]) if rows else ["step"], [list(row.values()) for row in rows])
+
+
+@checkpoint.command("verify")
+def verify_checkpoints(run: RunPath, step: AtStep = None, json: AsJson = False) -> None:
+    """Read every byte and say what is damaged.
+
+    Exit code 2 if anything is.
+
+    \b
+    Example:
+      headrace checkpoint verify runs/first --step 1000
+    """
+    from launcher.checkpoint.catalog import verify
+    from launcher.runs.run_folder import open_run
+
+    folder = open_run(run).checkpoints
+    found = verify(folder, step)
+    problems = [line for lines in found.values() for line in lines]
+    if json:
+        output.say_json(problems)
+    elif not found:
+        output.say(f"{folder}: no checkpoint is there yet")
+    else:
+        for path, lines in found.items():
+            for line in lines or [f"{path}: every byte is as it was saved"]:
+                output.say(line)
+    if problems:
+        raise typer.Exit(2)

@@ -1,0 +1,125 @@
+"""`headrace tokenizer …`: a tokenizer trained from shards, and any tokenizer checked against them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launcher import output
+from launcher.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from data.shards.corpus import Corpus
+
+tokenizer = typer.Typer(help="Train and check tokenizers.", no_args_is_help=True)
+
+Corpora = Annotated[
+    list[str], typer.Argument(metavar="INDEX|SHARD…", help="Index files, or the shards of one corpus.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(tokenizer, name="tokenizer")
+
+
+def corpora_of(arguments: Sequence[str]) -> "list[Corpus]":
+    """Open what was named: each index file as a corpus of its own, all shards together as one."""
+    from data.prepare.verify import recorded
+    from data.shards.corpus import open_corpus
+    from data.shards.index import Index
+
+    indexes = [argument for argument in arguments if argument.endswith(".index")]
+    shards = [argument for argument in arguments if not argument.endswith(".index")]
+    opened = []
+    for path in indexes:
+        index = Index.open(path)
+        opened.append(open_corpus(index.name, recorded(index), path))
+    if shards:
+        stem = shards[0].rpartition("/")[2].split(".")[0].rstrip("0123456789*?[]{}").rstrip("-_") or "corpus"
+        opened.append(open_corpus(stem, shards))
+    return opened
+
+
+@tokenizer.command("train")
+def train_tokenizer(
+    corpora: Corpora,
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="The model to write.")],
+    vocabulary: Annotated[int, typer.Option("--vocabulary", "-v", help="Ids, control ids included.")] = 32000,
+    algorithm: Annotated[str, typer.Option("--algorithm", help="unigram or bpe.")] = "unigram",
+    sample_mib: Annotated[int, typer.Option("--sample-mib", min=1, help="Text to train on, at most.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="Of the sample.")] = 1,
+) -> None:
+    """Train a SentencePiece model on shards.
+
+    On a seeded sample of bounded size; the model is lossless by default.
+
+    \b
+    Example:
+      headrace tokenizer train shards/code.index shards/prose.index --out tokenizer.model --vocabulary 32000
+    """
+    from data.tokenization.train import train as run
+
+    opened = corpora_of(corpora)
+    with output.progress("reading the sample") as report:
+        made = run(
+            opened,
+            out,
+            vocabulary=vocabulary,
+            algorithm=algorithm,
+            budget=sample_mib << 20,
+            seed=seed,
+            progress=report,
+        )
+    output.say(f"{made.size:,} ids, hash {made.hash[:16]}: {out}")
+
+
+@tokenizer.command("check")
+def check_tokenizer(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A SentencePiece model.")],
+    corpora: Corpora,
+    sample_mib: Annotated[
+        int | None, typer.Option("--sample-mib", min=1, help="Check a sample; by default all.")
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Send corpora through a tokenizer and back.
+
+    Prints bytes a token and the share of byte fallback.
+    Exit code 2 if a document does not come back as it was.
+
+    \b
+    Example:
+      headrace tokenizer check tokenizer.model shards/code.index
+    """
+    from data.tokenization.check import check as run
+    from data.tokenization.tokenizer import Tokenizer
+
+    opened = corpora_of(corpora)
+    budget = None if sample_mib is None else sample_mib << 20
+    with output.progress("checking") as report:
+        reports = run(Tokenizer.load(model), opened, budget=budget, progress=report)
+    rows = [
+        {
+            "corpus": name,
+            "documents": r.documents,
+            "tokens": r.tokens,
+            "bytes_per_token": r.bytes_per_token,
+            "byte_fallback": r.byte_fallback,
+            "unknown": r.unknown,
+            "not_lossless": r.mismatches,
+            "bad_samples": r.bad_samples,
+            "broken": r.broken,
+        }
+        for name, r in reports.items()
+    ]
+    if json:
+        output.say_json(rows)
+    else:
+        titles = [title for title in rows[0] if title != "broken"]
+        output.table([title.replace("_", " ") for title in titles], [[r[t] for t in titles] for r in rows])
+        for r in rows:
+            for key in r["broken"]:  # type: ignore[attr-defined]
+                output.say(f"did not come back: {r['corpus']}/{key}")
+    if any(r.mismatches for r in reports.values()):
+        raise typer.Exit(2)

@@ -1,0 +1,161 @@
+"""`headrace train`, `resume` and `check`: what starts a run, or says what starting it would mean."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launcher import output
+from launcher.cli.options import AsJson, ConfigFile, DryRun, Overrides, Processes, RunPath
+
+if TYPE_CHECKING:
+    from launcher.config.run_config import Config
+    from launcher.runs.run_folder import RunFolder
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(train)
+    app.command()(resume)
+    app.command()(check)
+
+
+def train(
+    config: ConfigFile, overrides: Overrides = None, processes: Processes = None, dry_run: DryRun = False
+) -> None:
+    """Train a run, or go on with it where it stopped.
+
+    The same command works on a laptop and, without --processes, under torchrun, deepspeed and srun. A run
+    that exists is never overwritten: with the same config it goes on, with another it is refused.
+
+    \b
+    Examples:
+      headrace train configs/first.yaml --processes 2
+      headrace train configs/first.yaml steps=500 optimizer.lr=1e-3 run.name=hot
+      torchrun --no-python --nproc-per-node 8 headrace train configs/gpt-124m.yaml
+    """
+    from launcher.config import run_config as configs
+    from launcher.distributed.world import discover
+    from launcher.runs.run_folder import going_on
+
+    loaded = configs.load(config, overrides or [])
+    configs.require_files(loaded)
+    run = None
+    if dry_run or discover().size == 1:  # ranks that were started together ask when they have met
+        run, loaded = going_on(loaded) or (None, loaded)
+    arguments = ["train", config, *(overrides or [])]
+    if dry_run:
+        _show_start(loaded, processes, arguments, run)
+        return
+    _start_ranks(loaded, processes, arguments)
+    from launcher.training.train import train as run_training
+
+    raise typer.Exit(run_training(config=loaded))
+
+
+def resume(
+    run: RunPath,
+    overrides: Overrides = None,
+    processes: Processes = None,
+    step: Annotated[
+        int | None,
+        typer.Option("--step", help="Go back to the checkpoint of this step instead of the newest."),
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Go on from the newest checkpoint, edited if wanted.
+
+    Corpora, weights, objectives, batch_rows, sequence_length, steps, the learning rate and the layout may be
+    edited; what was edited is on the record and stays in force for later resumes.
+
+    \b
+    Examples:
+      headrace resume runs/first --processes 2
+      headrace resume runs/first steps=4000 data.corpora.prose.weight=2
+      headrace resume runs/first --step 1000
+    """
+    from launcher.config import run_config as configs
+    from launcher.runs.run_folder import open_run
+
+    folder = open_run(run)
+    current = folder.current_config()
+    edited = configs.edit(current, overrides or [])
+    configs.require_same_run(current, edited)
+    arguments = ["resume", run, *(overrides or [])] + ([] if step is None else ["--step", str(step)])
+    if dry_run:
+        _show_start(edited, processes, arguments, folder, step)
+        return
+    _start_ranks(edited, processes, arguments)
+    from launcher.training.train import resume as resume_training
+
+    raise typer.Exit(resume_training(run=folder, config=edited, step=step))
+
+
+def check(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    processes: Annotated[int, typer.Option("--processes", "-p", help="Reckon with so many processes.")] = 1,
+    json: AsJson = False,
+) -> None:
+    """Print all that can be known before starting.
+
+    Needs no GPU and starts nothing: for the login node. A run that `headrace train` would not go on with
+    (another config, other shards, a process that writes it, no checkpoint that is whole) is refused here too.
+    Of checkpoints only the small files are read: `headrace checkpoint verify RUN` reads every byte.
+
+    \b
+    Examples:
+      headrace check configs/first.yaml
+      headrace check configs/gpt-124m.yaml layout.zero=2 --processes 64 --json
+    """
+    from launcher.config import run_config as configs
+    from launcher.preflight.check import report, show
+    from launcher.runs.run_folder import going_on
+
+    loaded = configs.load(config, overrides or [])
+    run, loaded = going_on(loaded) or (None, loaded)
+    facts = report(loaded, processes, run)
+    if json:
+        output.say_json(facts)
+    else:
+        show(facts)
+
+
+def _count(config: "Config", processes: int | None) -> int:
+    """How many processes train together: those that `--processes` asks for, or that are there already."""
+    from launcher.config import run_config as configs
+    from launcher.distributed.world import discover
+
+    world = discover()
+    if processes is not None and world.size > 1:
+        raise configs.BadInput(f"--processes: {world.started_by} has already started {world.size} processes")
+    count = world.size if processes is None else processes
+    configs.require_processes(config, count)
+    return count
+
+
+def _show_start(
+    config: "Config",
+    processes: int | None,
+    arguments: list[str],
+    run: "RunFolder | None",
+    step: int | None = None,
+) -> None:
+    """What `--dry-run` prints. run, step: what would be gone on with."""
+    from launcher.preflight.check import report, show
+
+    count = _count(config, processes)
+    facts = report(config, count, run, step)
+    show(facts)
+    if not facts["run"]["complete"]:
+        output.say(f"would start: {count} × headrace {' '.join(arguments)}")
+
+
+def _start_ranks(config: "Config", processes: int | None, arguments: list[str]) -> None:
+    """Start the ranks that `--processes` asks for and exit with their code; return where this process is the
+    only one, or a rank itself."""
+    from launcher.distributed.local_launch import launch
+    from launcher.distributed.respawn import command
+
+    if _count(config, processes) > 1 and processes is not None:
+        sys.exit(launch(processes, command("launcher.cli.main", *arguments)))

@@ -1,0 +1,169 @@
+"""One line for whatever pydantic, the mixture or the model found wrong with a config.
+
+    FILE:LINE: KEY: expected WHAT, got WHAT; did you mean WHICH?
+
+The line is that of the key, or of the nearest section around it. A part that refuses a value of its own
+raises ValueError, and may begin its text with the key, relative to its section: 'heads: expected …'.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from launcher.config.yaml_reader import Key, dotted
+
+Places = Mapping[Key, str]
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "string_too_short": "text, not an empty one",
+    "string_pattern_mismatch": "a name of letters, digits, - and _",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a section",
+    "model_type": "a section",
+    "model_attributes_type": "a section",
+    "dataclass_type": "a section",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "above"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "below"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def sentence(
+    error: ValidationError, root: type[BaseModel], places: Places, name: str, data: Mapping[str, Any]
+) -> str:
+    """The first thing wrong with `data`, in one line, and how many more there are."""
+    problems = error.errors(include_url=False)
+    # An unknown key explains the missing one that it was meant to be, so it is told first.
+    problems.sort(key=lambda problem: problem["type"] == "missing")
+    key, text = _problem(problems[0], root, data)
+    while key and key not in places:
+        key = key[:-1]
+    more = len(problems) - 1
+    tail = f" (and {more} more)" if more else ""
+    return f"{places.get(key, name) if key else name}: {text}{tail}"
+
+
+def _problem(problem: Mapping[str, Any], root: type[BaseModel], data: Mapping[str, Any]) -> tuple[Key, str]:
+    """The key at fault and what to say of it."""
+    key, kind, got = tuple(problem["loc"]), problem["type"], problem["input"]
+    context = problem.get("ctx", {})
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        return key, f"{dotted(key)}: unknown key{_nearest(key, root)}"
+    if kind in ("missing", "missing_argument"):
+        return key, f"{dotted(key)}: is missing{_misnamed(key[:-1], data)}"
+    if kind == "value_error":
+        word, colon, rest = str(context["error"]).partition(": ")
+        named = (*key, *word.split("."))
+        if colon and " " not in word:
+            return named, f"{dotted(named)}: {rest}"
+        return key, f"{dotted(key)}: {context['error']}" if key else str(context["error"])
+    # Union members and mapping keys appear in pydantic's place as words that no config contains.
+    named = tuple(part for part in key if part != "[key]")
+    said = expectation(problem)
+    if said is None:
+        return key, f"{dotted(key)}: {problem['msg'].lower()}, got {_brief(got)}"
+    return named, f"{dotted(named)}: {said}"
+
+
+def expectation(problem: Mapping[str, Any]) -> str | None:
+    """'expected WHAT, got WHAT' of one of pydantic's errors about a value; None for a kind not known here."""
+    kind, got, context = problem["type"], problem["input"], problem.get("ctx", {})
+    close = ""
+    if kind in _BOUNDS:
+        bound, words = _BOUNDS[kind]
+        expected = f"{words} {context[bound]}"
+    elif kind == "literal_error":
+        expected = f"{context['expected']}"
+        if isinstance(got, str):
+            choices = expected.replace("'", "").replace(" or ", ", ").split(", ")
+            close = "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(got, choices, 1))
+    elif kind in _EXPECTED:
+        expected = _EXPECTED[kind]
+    else:
+        return None
+    return f"expected {expected}, got {_brief(got)}{close}"
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "a section"
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _nearest(key: Key, root: type[BaseModel]) -> str:
+    """'; did you mean …?' with the nearest key of the same section, or the same key elsewhere."""
+    here = [str(option[-1]) for option in options(root) if _matches(option[:-1], key[:-1])]
+    found = difflib.get_close_matches(str(key[-1]), here, 1, 0.6)
+    if found:
+        return f"; did you mean {dotted((*key[:-1], found[0]))}?"
+    elsewhere = [option for option in options(root) if option[-1] == key[-1]]
+    if elsewhere:
+        return f"; did you mean {dotted(elsewhere[0])}?"
+    return f"; known here: {', '.join(here)}" if here else ""
+
+
+def _misnamed(section: Key, data: Mapping[str, Any]) -> str:
+    """'; did you mean …?' where a section that is not complete bears nearly the name of another one."""
+    for part in section[:-1]:
+        data = data.get(str(part), {})
+    if not section or not isinstance(data, Mapping):
+        return ""
+    near = difflib.get_close_matches(str(section[-1]), [name for name in data if name != section[-1]], 1)
+    return f"; did you mean {dotted((*section[:-1], near[0]))}?" if near else ""
+
+
+def _matches(option: Key, key: Key) -> bool:
+    return len(option) == len(key) and all(a in ("*", b) for a, b in zip(option, key, strict=True))
+
+
+def options(root: type) -> Iterator[Key]:
+    """Every key path that a config may have, sections before their keys; '*' stands for a name."""
+    if issubclass(root, BaseModel):
+        fields = {name: field.annotation for name, field in root.model_fields.items()}
+    else:
+        assert dataclasses.is_dataclass(root)
+        hints = typing.get_type_hints(root)
+        fields = {name: hints[name] for name in root.__dataclass_fields__}
+    for name, kind in fields.items():
+        yield (name,)
+        for inner, above in _sections(kind):
+            for option in options(inner):
+                yield (name, *above, *option)
+
+
+def _sections(kind: Any) -> Iterator[tuple[type, Key]]:
+    """The section classes inside a type, and the name between: dict[str, CorpusConfig] has '*'."""
+    if isinstance(kind, type) and not isinstance(kind, types.GenericAlias):
+        if issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind):
+            yield kind, ()
+        return
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is dict:
+        for inner, above in _sections(arguments[1]):
+            yield inner, ("*", *above)
+    elif origin in (typing.Union, types.UnionType, typing.Annotated):
+        for argument in arguments if origin is not typing.Annotated else arguments[:1]:
+            yield from _sections(argument)

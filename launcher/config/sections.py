@@ -1,0 +1,194 @@
+"""The sections of a config that no other part owns: the run, its corpora, checkpoints, evaluation, tracking.
+
+`model:` belongs to model/config.py, `layout:` to launcher/engine/layout.py, `optimizer:` to
+launcher/engine/optimizer.py, `data.cache:` to data/shards/store.py, each objective to its own file;
+launcher/config/run_config.py assembles them. A section is frozen, refuses keys that it does not know, and
+converts nothing but what stands here: a path becomes absolute, so that a run can be resumed from another
+folder, and a single shard may be written without brackets.
+"""
+
+import os
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+from data.shards.store import CacheOptions
+from launcher.config.credentials import refuse_secret
+from model.config import require_temperature
+from objectives.schedule import MOST
+
+
+class Section(BaseModel):
+    """What all sections have in common."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+    )
+
+
+def absolute(path: str) -> str:
+    """A local path made absolute; URLs and pipe: commands stay as they are."""
+    if "\0" in path:
+        raise ValueError("expected a path without a zero character in it")
+    if "://" in path or path.startswith("pipe:"):
+        return path
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _shards(value: Any) -> tuple[str, ...]:
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not items or not all(isinstance(i, str) and i for i in items):
+        raise ValueError("expected a list of globs, paths or URLs of tar shards")
+    for item in items:
+        refuse_secret(item)
+    return tuple(absolute(item) for item in items)
+
+
+def _batch_rows(value: Any) -> int | tuple[tuple[int, int], ...]:
+    """A number of rows, or steps of it over the run: [[0, 64], [100000, 128]]."""
+
+    def whole(x: Any, least: int) -> bool:
+        return isinstance(x, int) and not isinstance(x, bool) and x >= least
+
+    if whole(value, 1) and value <= MOST_ROWS:
+        return int(value)
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"expected a whole number from 1 to {MOST_ROWS}, or [[row, rows], …], got {value!r}")
+    points = []
+    for pair in value:
+        if (
+            not isinstance(pair, list | tuple)
+            or len(pair) != 2
+            or not whole(pair[0], 0)
+            or not whole(pair[1], 1)
+            or pair[1] > MOST_ROWS
+        ):
+            raise ValueError(f"expected pairs [row, rows from then on], 1 to {MOST_ROWS}, got {pair!r}")
+        points.append((pair[0], pair[1]))
+    if points[0][0] != 0:
+        raise ValueError(f"expected the first pair to begin at row 0, got {points[0][0]}")
+    if any(a >= b for (a, _), (b, _) in pairwise(points)):
+        raise ValueError("expected the rows of the pairs to rise")
+    return tuple(points)
+
+
+MOST_ROWS = 2**24
+"""Of a step: its rows are told apart by an array."""
+LocalPath = Annotated[str, StringConstraints(min_length=1), AfterValidator(absolute)]
+BatchRows = Annotated[int | tuple[tuple[int, int], ...], BeforeValidator(_batch_rows)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class Run(Section):
+    """Where the run lives: FOLDER/NAME."""
+
+    name: Annotated[str, StringConstraints(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    folder: LocalPath = "runs"
+
+
+class TokenizerFile(Section):
+    """The SentencePiece model; the run keeps a copy of it."""
+
+    model: LocalPath
+
+
+class CorpusConfig(Section):
+    """One corpus."""
+
+    shards: Annotated[tuple[str, ...], BeforeValidator(_shards)]
+    """Globs, paths or URLs of its tar shards."""
+    index: LocalPath | None = None
+    """Its unit index; by default NAME.index beside the shards."""
+    weight: Annotated[float, Field(ge=0, le=MOST)] = 1.0
+    """Its share of the rows, relative to the other corpora; 0 drops it and keeps its place."""
+    held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """The share of its units that is set aside for evaluation and never trained on."""
+    text_field: str | None = None
+    """For shards with .json members: the field that holds the text."""
+    quarantine: tuple[str, ...] = ()
+    """Keys of documents to leave out from now on."""
+
+
+class OnBad(Section):
+    """What a sample without text, or a unit that cannot be read after all retries, leads to."""
+
+    action: Literal["stop", "skip"] = "stop"
+    budget: Annotated[int, Field(ge=0)] = 100
+    """With `skip`: how many one process may leave out, counted from its start, before the run stops after
+    all. Other processes, and the starts before, count for themselves."""
+
+
+class DataConfig(Section):
+    """The corpora and how they are read."""
+
+    corpora: Annotated[dict[Name, CorpusConfig], Field(min_length=1, max_length=127)]
+    block_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Bytes of text that are packed together; by default 1024 times longest_sequence."""
+    cache: CacheOptions = CacheOptions()
+    on_bad: OnBad = OnBad()
+    threads: Annotated[int, Field(ge=0, le=256)] = 1
+    """Threads a process that open blocks ahead; 0: the step waits for each block."""
+    memory_mib: Annotated[int, Field(ge=1)] = 512
+    """Bound on the open blocks of one process."""
+
+
+class CheckpointConfig(Section):
+    """When weights and optimizer are saved, and which saves are kept."""
+
+    every: Annotated[int, Field(ge=1)] = 1000
+    """Steps between saves; the last step is always saved."""
+    keep: Annotated[int, Field(ge=1)] = 2
+    """The newest n stay whole."""
+    keep_every: Annotated[int, Field(ge=1)] | None = None
+    """Those whose step is a multiple of this stay for ever."""
+    weights_only_after: Annotated[int, Field(ge=1)] | None = None
+    """Of those that stay for ever, all but the newest n lose their optimizer moments."""
+
+
+class Samples(Section):
+    """Texts generated at each evaluation."""
+
+    prompts: tuple[str, ...] = ()
+    tokens: Annotated[int, Field(ge=1)] = 64
+    temperature: float = 0.8
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Samples":
+        require_temperature(self.temperature)
+        return self
+
+
+class EvalConfig(Section):
+    """Losses on the held-out units, the same rows on any number of processes."""
+
+    every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between evaluations, with one before the first and one after the last step; none: never."""
+    bytes: Annotated[int, Field(ge=1)] = 262144
+    """At most so much held-out text of each corpus."""
+    samples: Samples = Samples()
+
+
+class WandbConfig(Section):
+    """Weights & Biases, fed from metrics.jsonl beside the run. The key comes from its own environment."""
+
+    mode: Literal["online", "offline", "disabled"] = "offline"
+    """`online` without a key is offline."""
+    project: Annotated[str, StringConstraints(min_length=1)] = "headrace"
+    entity: str | None = None
+
+
+class LogConfig(Section):
+    """What is printed. metrics.jsonl has every step, whatever stands here."""
+
+    every: Annotated[int, Field(ge=1)] = 10
+    """Steps between lines where the output is no terminal."""

@@ -1,0 +1,141 @@
+"""Who this process is among those that train together, read from the environment of whatever started it.
+
+    headrace train --processes N    RANK, WORLD_SIZE, LOCAL_RANK, HEADRACE_RENDEZVOUS (local_launch.py)
+    torchrun, deepspeed             RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT
+    srun, one task a process        SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, SLURM_NODELIST
+    nothing                         one process alone
+
+Slurm's variables are read here and nowhere else. The port of a Slurm job is made from its id and its restart
+count: after a network cut the ranks of an old incarnation can live on for a while, and must not find the new
+one's rendezvous.
+"""
+
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from data.errors import BadInput
+
+FIRST_PORT, PORTS = 20000, 12000
+"""Below the range from which Linux gives out ports by itself (32768 …)."""
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """The job in which this process runs."""
+
+    id: str
+    restart: int
+    """How often Slurm has requeued the job; 0 in its first run."""
+    nodes: str
+    """The node list as Slurm writes it: n[001-004,007]."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place. `rendezvous` is an init method of torch.distributed; empty for one process."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    rendezvous: str = ""
+    started_by: str = "alone"
+    job: SlurmJob | None = None
+
+
+def discover(environment: Mapping[str, str] = os.environ) -> World:
+    """The World that the environment describes. BadInput names a variable that is missing or no number."""
+    job = slurm_job(environment)
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        return _from_rank_variables(environment, job)
+    if job is not None and "SLURM_PROCID" in environment and not _is_batch_shell(environment):
+        return _from_srun(environment, job)
+    return World(job=job)
+
+
+def slurm_job(environment: Mapping[str, str] = os.environ) -> SlurmJob | None:
+    """The Slurm job around this process, or None."""
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST")
+    nodes = nodes or environment.get("SLURM_JOB_NODELIST", "")
+    if "SLURM_JOB_ID" not in environment and "SLURM_PROCID" not in environment:
+        return None
+    return SlurmJob(
+        id=environment.get("SLURM_JOB_ID", "0"),
+        restart=_number(environment, "SLURM_RESTART_COUNT", 0),
+        nodes=nodes,
+    )
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a Slurm node list: 'n[003-005,9],x' → 'n003'."""
+    match = re.match(r"([^\[,]+)(?:\[([0-9]+)[^\]]*\])?([^\[,]*)", nodes)
+    if match is None:
+        raise BadInput(f"SLURM_NODELIST={nodes!r}: expected the names of the job's nodes, such as n[01-04]")
+    return match[1] + (match[2] or "") + match[3]
+
+
+def _from_rank_variables(environment: Mapping[str, str], job: SlurmJob | None) -> World:
+    rendezvous = environment.get("HEADRACE_RENDEZVOUS", "")
+    size = _number(environment, "WORLD_SIZE")
+    if not rendezvous and size > 1:
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            if name not in environment:
+                raise BadInput(f"RANK and WORLD_SIZE are set, but {name} is not: start with torchrun or srun")
+        port = _number(environment, "MASTER_PORT")
+        rendezvous = f"tcp://{environment['MASTER_ADDR']}:{port}"
+    rank = _number(environment, "RANK")
+    return _checked(
+        World(
+            rank=rank,
+            size=size,
+            local_rank=_number(environment, "LOCAL_RANK", rank),
+            rendezvous=rendezvous,
+            started_by="headrace" if "HEADRACE_RENDEZVOUS" in environment else "torchrun or deepspeed",
+            job=job,
+        )
+    )
+
+
+def _from_srun(environment: Mapping[str, str], job: SlurmJob) -> World:
+    name = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
+    size = _number(environment, name, 1)
+    rendezvous = ""
+    if size > 1:
+        host = environment.get("MASTER_ADDR") or first_host(job.nodes)
+        key = f"{job.id}.{environment.get('SLURM_STEP_ID', '')}.{job.restart}".encode()
+        port = _number(environment, "MASTER_PORT", FIRST_PORT + zlib.crc32(key) % PORTS)
+        rendezvous = f"tcp://{host}:{port}"
+    return _checked(
+        World(
+            rank=_number(environment, "SLURM_PROCID"),
+            size=size,
+            local_rank=_number(environment, "SLURM_LOCALID", 0),
+            rendezvous=rendezvous,
+            started_by="srun",
+            job=job,
+        )
+    )
+
+
+def _is_batch_shell(environment: Mapping[str, str]) -> bool:
+    """sbatch's own shell has the job's task numbers too, but is no task: it starts srun, or is alone."""
+    return environment.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in environment
+
+
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = environment.get(name, "")
+    if text == "" and default is not None:
+        return default
+    if not text.isdigit():
+        raise BadInput(f"{name}={text!r} in the environment: expected a whole number")
+    return int(text)
+
+
+def _checked(world: World) -> World:
+    if world.size < 1 or world.rank >= world.size:
+        raise BadInput(
+            f"rank {world.rank} of {world.size} processes in the environment: rank must be smaller"
+        )
+    return world

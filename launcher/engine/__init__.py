@@ -1,0 +1,5 @@
+"""One optimizer step, with one face over every layout.
+
+Doors: `zero_engine.Engine`, `interface`, `forward.PlainModel`, `layout.LayoutConfig`,
+`optimizer.OptimizerConfig/lr_at`, `sharded_state.StateMap`, `memory`, `compiler`.
+"""

@@ -1,0 +1,100 @@
+"""Where each piece of each parameter lies on this rank: the map between DeepSpeed's flat masters and names.
+
+Every ZeRO stage keeps the fp32 master weights and their two Adam moments in flat tensors whose division over
+ranks it alone knows. A Fragment says: elements [offset, offset + length) of the flattened parameter `name`
+are elements [position, …) of this rank's n-th flat. With that map a checkpoint is written and read without a
+gather and without a conversion between layouts.
+
+The map is read off private names of DeepSpeed (launcher/engine/deepspeed/zero_state.py), so `check_guard`
+stands beside it: the rounded master must equal the
+weight that the model computes with, piece by piece. It runs after the start, after a load and after the first
+step, when a wrong map can no longer hide behind equal values.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+class LayoutMismatch(Exception):
+    """The map does not describe what DeepSpeed holds: a bug, or a release whose private names changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """Elements [offset, offset + length) of parameter `name` at [position, …) of flat number `flat`."""
+
+    name: str
+    offset: int
+    length: int
+    flat: int
+    position: int
+
+
+class StateMap:
+    """This rank's masters, moments and the fragments in them.
+
+    held: what this rank computes with, and loads. owned: what it saves; over all ranks each element once.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        flats: Sequence[Tensor],
+        held: Sequence[Fragment],
+        owned: Sequence[Fragment],
+        shapes: dict[str, tuple[int, ...]],
+        refresh: Callable[[], None],
+        local_weight: Callable[[nn.Parameter, Fragment], Tensor],
+    ) -> None:
+        self.flats, self.held, self.owned, self.shapes = list(flats), list(held), list(owned), shapes
+        self.refresh = refresh
+        """Bring the model's weights up to date with the masters. A collective."""
+        self._parameters = dict(module.named_parameters())
+        self._local_weight = local_weight
+        self._state = optimizer.state
+        for flat in self.flats:
+            # What AdamW would make at its first step, made now: a load then finds it in place.
+            if not self._state[flat]:
+                self._state[flat].update(
+                    step=torch.zeros((), dtype=torch.float32, device=flat.device),
+                    exp_avg=torch.zeros_like(flat, requires_grad=False),
+                    exp_avg_sq=torch.zeros_like(flat, requires_grad=False),
+                )
+
+    def tensor(self, flat: int, kind: str) -> Tensor:
+        """The flat master ('w') or moment, float32 [n], detached but not copied."""
+        if kind == "w":
+            return self.flats[flat].detach().view(-1)
+        return self._state[self.flats[flat]][kind].view(-1)
+
+    def piece(self, fragment: Fragment, kind: str) -> Tensor:
+        """A fragment's elements, float32 [length], not copied."""
+        return self.tensor(fragment.flat, kind).narrow(0, fragment.position, fragment.length)
+
+    @property
+    def adam_step(self) -> int:
+        """Updates that Adam has made, for its bias correction; the same on every rank and for every flat."""
+        steps = {int(self._state[flat]["step"]) for flat in self.flats}
+        if len(steps) > 1:
+            raise LayoutMismatch(f"Adam counts {sorted(steps)} steps for different parameters")
+        return steps.pop() if steps else 0
+
+    @adam_step.setter
+    def adam_step(self, step: int) -> None:
+        for flat in self.flats:
+            self._state[flat]["step"].fill_(step)
+
+    def check_guard(self) -> None:
+        """LayoutMismatch unless each held master piece, rounded, is the model's own weight."""
+        for fragment in self.held:
+            weight = self._local_weight(self._parameters[fragment.name], fragment)
+            master = self.piece(fragment, "w").to(weight.dtype)
+            if not ((weight == master) | (weight.isnan() & master.isnan())).all():
+                raise LayoutMismatch(
+                    f"{fragment.name}[{fragment.offset}:{fragment.offset + fragment.length}]: the model's "
+                    "weight is not its rounded master; this DeepSpeed release lays them out in another way"
+                )

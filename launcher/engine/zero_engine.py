@@ -1,0 +1,150 @@
+"""One whole optimizer step, with one face over every layout.
+
+    step(micro_batches, scale, number, lr)
+        lr            → the optimizer                          a pure function of the step, from outside
+        for each micro-batch
+            weights   ← weight · scale[objective] · ranks      DeepSpeed's mean over ranks then gives the sum
+            loss      ← model(batch)
+            backward
+        reduce, clip by the global norm, update                once, after the last micro-batch
+
+The number of micro-batches may differ from step to step, so DeepSpeed is told which one is the last and never
+divides by their count. Dropout is seeded from (seed, step, micro-batch, rank) before each forward pass:
+a resumed run needs no random state. Weights start from the model's own fp32 values in every precision.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.stream.rows import Rows
+from launcher.distributed.host_reduce import HostSums
+from launcher.distributed.process_group import device_of
+from launcher.distributed.world import World
+from launcher.engine.deepspeed import start as engine_deepspeed
+from launcher.engine.deepspeed.zero_state import state_map
+from launcher.engine.forward import evaluate, place
+from launcher.engine.interface import Evaluation, StepResult
+from launcher.engine.layout import LayoutConfig
+from launcher.engine.optimizer import OptimizerConfig
+from launcher.engine.sharded_state import StateMap
+from model.transformer import Transformer
+from objectives.draws import key
+
+
+class Engine:
+    """A model under DeepSpeed. Making one is a collective."""
+
+    def __init__(
+        self, model: Transformer, optimizer: OptimizerConfig, layout: LayoutConfig, world: World, seed: int
+    ) -> None:
+        """`model` holds its initial weights in fp32 on any device and belongs to the engine from now on.
+        torch.distributed is connected (launcher.distributed.connect)."""
+        self.world, self.layout, self.seed = world, layout, seed
+        self.device = device_of(world)
+        self.reducer = HostSums(world)
+        self._clip = optimizer.clip
+        halved = layout.precision != "fp32"
+        if layout.compile:
+            for block in model.blocks:  # in place: names and hooks stay as they are
+                block.compile()
+        initial = {n: p.detach().clone() for n, p in model.named_parameters()} if halved else None
+        self._deepspeed = engine_deepspeed.start(model, optimizer, layout, world.local_rank)
+        if layout.zero == 0 and world.size == 1:
+            self._deepspeed.enable_backward_allreduce = False
+        self.state: StateMap = state_map(self._deepspeed, layout.zero, world.rank, world.size)
+        if initial is not None:
+            self._fill_masters(initial)
+        self.state.check_guard()
+        self._steps_taken = 0
+
+    @property
+    def model(self) -> nn.Module:
+        """The module; its weights are whole on every rank except in ZeRO 3 (see `whole_weights`)."""
+        return self._deepspeed.module
+
+    @property
+    def device_name(self) -> str:
+        """What the device is called, for its peak: 'NVIDIA H100 80GB HBM3'; 'cpu' without a GPU."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
+    def step(self, micro_batches: Sequence[Rows], scale: np.ndarray, step: int, lr: float) -> StepResult:
+        """One optimizer step over this rank's micro-batches, as many on every rank.
+
+        scale: float64 [objectives], by which loss weights are multiplied so that the sum over the global
+        batch is the loss. step: the first is 1. lr: of this step.
+        """
+        engine = self._deepspeed
+        engine.train()
+        for group in self._base_optimizer.param_groups:
+            group["lr"] = lr
+        total: Tensor | None = None
+        norm: Tensor | float | None = None
+        last = len(micro_batches) - 1
+        for number, rows in enumerate(micro_batches):
+            engine.set_gradient_accumulation_boundary(number == last)
+            torch.manual_seed(key(self.seed, "dropout", step, number, self.world.rank) >> 1)
+            loss, sums = engine(place(rows, scale * self.world.size, self.device))
+            engine.backward(loss, scale_wrt_gas=False)
+            total = sums if total is None else total + sums
+            if number == last and self.layout.zero == 0:
+                norm = nn.utils.clip_grad_norm_(engine.module.parameters(), self._clip or float("inf"))
+            engine.step()
+        if total is None:
+            raise ValueError("a step needs at least one micro-batch")
+        norm = float(engine.get_global_grad_norm() if norm is None else norm)
+        self._steps_taken += 1
+        if self._steps_taken == 1:
+            self.state.check_guard()
+        # A norm that is no number is infinite or −1, by the release of DeepSpeed.
+        return StepResult(
+            sums=total.detach().cpu().numpy().astype(np.float64) / self.world.size,
+            grad_norm=norm if norm >= 0 else float("nan"),
+        )
+
+    def evaluate(self, micro_batches: Sequence[Rows]) -> Evaluation:
+        """The sums over this rank's rows, weights as in the rows. Ranks may bring unequal numbers."""
+        engine = self._deepspeed
+        engine.eval()
+        batches = list(micro_batches)
+        if self.layout.zero == 3:  # every forward pass gathers weights: ranks must make the same number
+            most = self.reducer.start(np.array([len(batches)]), largest=True).wait()
+            length = batches[0].length if batches else 8
+            batches += [Rows.blank(1, length, 0)] * (int(most[0]) - len(batches))
+        head = engine.module.head
+        return evaluate(engine, batches, self.device, (head.objectives, head.corpora))
+
+    def reduce(self, vector: np.ndarray) -> np.ndarray:
+        """float64: the sum of a small vector over all ranks. `reducer.start` does it in the background."""
+        return self.reducer.start(vector).wait()
+
+    @contextmanager
+    def whole_weights(self) -> Iterator[dict[str, Tensor]]:
+        """Name → whole weight, as in state_dict (a tied one under both names); valid inside the context."""
+        parameters = dict(self._deepspeed.module.named_parameters(remove_duplicate=False))
+        whole = (
+            engine_deepspeed.gathered(list(self.model.parameters()))
+            if self.layout.zero == 3
+            else nullcontext()
+        )
+        with whole:
+            yield {name: parameter.detach() for name, parameter in parameters.items()}
+
+    def close(self) -> None:
+        """Free DeepSpeed's hooks and buffers."""
+        self._deepspeed.destroy()
+
+    @property
+    def _base_optimizer(self) -> torch.optim.Optimizer:
+        return self._deepspeed.basic_optimizer
+
+    @torch.no_grad()
+    def _fill_masters(self, weights: dict[str, Tensor]) -> None:
+        """The masters from whole fp32 weights: DeepSpeed made them from weights that it had rounded."""
+        for fragment in self.state.held:
+            source = weights[fragment.name].view(-1).narrow(0, fragment.offset, fragment.length)
+            self.state.piece(fragment, "w").copy_(source)
+        self.state.refresh()

@@ -1,0 +1,66 @@
+"""A trained model in this process alone, from a run's checkpoint: for evaluation and generation."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data.errors import BadInput
+from data.tokenization.tokenizer import Tokenizer
+from launcher.checkpoint.catalog import newest, read_progress
+from launcher.checkpoint.load import read_weights
+from launcher.config.run_config import Config
+from launcher.runs.plan_history import run_tokenizer
+from launcher.runs.progress import Progress
+from launcher.runs.run_folder import RunFolder
+from model.transformer import Transformer
+from objectives.registry import HEADS
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint's model, and what belongs to it."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    config: Config
+    progress: Progress
+
+
+def load_model(run: RunFolder, step: int | None) -> Trained:
+    """What a run had trained at a step (None: the newest checkpoint). BadInput where there is no whole
+    checkpoint."""
+    path = _checkpoint_of(run, step)
+    config = run.current_config()
+    progress = Progress.from_json(read_progress(path))
+    plan = progress.history.newest
+    tokenizer = run_tokenizer(run, plan.tokenizer)
+    model = plain_model(config, tokenizer, len(plan.corpora))
+    weights = read_weights(path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name not in weights or weights[name].shape != parameter.shape:
+                raise BadInput(
+                    f"{path}: holds a model of other shapes than the run's config and tokenizer ask for "
+                    f"({name}); were they changed since?"
+                )
+            parameter.copy_(weights[name])
+    return Trained(model.eval(), tokenizer, config, progress)
+
+
+def _checkpoint_of(run: RunFolder, step: int | None) -> Path:
+    """The folder of a run's checkpoint; says what it passed over. BadInput where there is none."""
+    found, passed_over = newest(run.checkpoints, step)
+    for line in passed_over:
+        print(f"passed over: {line}", file=sys.stderr)
+    if found is None:
+        raise BadInput(f"{run.path}: has no checkpoint yet")
+    return Path(found.path)
+
+
+def plain_model(config: Config, tokenizer: Tokenizer, corpora: int) -> Transformer:
+    """A model of the run's shape whose weights are not filled."""
+    return Transformer(
+        config.model, tokenizer.size, HEADS, corpora, checkpoint_blocks=config.layout.activation_checkpointing
+    )

@@ -1,0 +1,179 @@
+"""`headrace check`: everything about a run that can be known on a login node, before it costs anything.
+
+Exact: parameters, rows, units, blocks, streams, shares, checkpoint sizes. Estimated, and said to be: tokens
+(two units of each corpus are encoded for the bytes a token), epochs, padding (about 0.6 row a block, measured
+in facts/data.md), memory. Needs no torch: the model's figures are formulas over its config.
+"""
+
+import math
+import os
+from typing import Any
+
+from data.plan.make import make_plan
+from data.plan.plan import History
+from data.plan.steps import rows_of_step
+from data.shards.corpus import Corpus
+from data.tokenization.tokenizer import Tokenizer
+from launcher import output
+from launcher.checkpoint.catalog import read_progress
+from launcher.config.run_config import Config, require_files, require_processes
+from launcher.preflight import estimates
+from launcher.preflight.prompts import require_room
+from launcher.preflight.quarantine import refuse_unknown
+from launcher.runs.plan_history import go_on, run_tokenizer
+from launcher.runs.progress import Progress
+from launcher.runs.resume_point import StartPoint, start_point
+from launcher.runs.run_folder import RunFolder
+from launcher.runs.stream_settings import open_corpora, stream_settings
+from model.accounting import flops_per_token, parameters
+
+
+def report(
+    config: Config, processes: int, run: RunFolder | None = None, step: int | None = None
+) -> dict[str, Any]:
+    """JSON-able facts. run: the one that would be gone on with, None for a new one; step: from that of its
+    checkpoints, by default the newest. BadInput for whatever would stop the start."""
+    require_files(config)
+    require_processes(config, processes)
+    point = start_point(run, config, step, quick=True) if run else StartPoint(None, [], complete=False)
+    at = Progress.from_json(read_progress(point.checkpoint.path)) if point.checkpoint else None
+    if run and not point.complete:
+        run.refuse_writer()
+    tokenizer, corpora, history = _stream(config, run, at)
+    require_room(config, tokenizer)
+    plan = history.newest
+    row = at.row if at else 0
+    unknown = refuse_unknown(config, corpora, most=math.inf)
+    rows, _ = rows_of_step(history, config.steps)  # the first row after the last step
+    count = parameters(config.model, tokenizer.size)
+    facts: dict[str, Any] = {
+        "run": {
+            "folder": str(config.path),
+            "exists": run is not None,
+            "step": at.step if at else 0,
+            "complete": point.complete,
+        },
+        "model": {"parameters": count, "vocabulary": tokenizer.size},
+        "step": estimates.step(config, plan, row, processes),
+        "whole": {
+            "steps": config.steps,
+            "rows": rows,
+            "positions": rows * plan.length,
+            "flops": flops_per_token(config.model, tokenizer.size, plan.length) * rows * plan.length,
+        },
+        "corpora": [
+            estimates.corpus(plan, part, corpora[part.name], tokenizer, rows)
+            for part in plan.corpora
+            if part.name in corpora  # a run's plan keeps those that an edit took away
+        ],
+        "objectives": _objectives(config, row, rows),
+        "memory": estimates.memory(config, tokenizer.size, processes),
+        "checkpoints": estimates.checkpoints(config, count),
+    }
+    facts["open_blocks"] = estimates.open_blocks(plan, facts["corpora"], processes)
+    passed_over = [f"will be passed over: {line}" for line in point.passed_over]
+    return facts | {"warnings": [*passed_over, *unknown, *_warnings(config, facts)]}
+
+
+def _stream(
+    config: Config, run: RunFolder | None, at: Progress | None
+) -> tuple[Tokenizer, dict[str, Corpus], History]:
+    """What the start would train on, from `at` on. BadInput for what a run that exists refuses."""
+    if run is None:
+        tokenizer = Tokenizer.load(config.tokenizer.model)
+        corpora = open_corpora(config)
+        return (
+            tokenizer,
+            corpora,
+            History(((0, make_plan(stream_settings(config, corpora, tokenizer.hash))),)),
+        )
+    tokenizer = run_tokenizer(run, at.history.newest.tokenizer if at else None)
+    corpora = open_corpora(config)
+    return tokenizer, corpora, go_on(run, config, corpora, tokenizer.hash, at)
+
+
+def _objectives(config: Config, row: int, end: int) -> list[dict[str, Any]]:
+    """Their shares at the row where the start would go on, and at the row after the last."""
+    mixture = config.mixture
+    first, last = mixture.weights(row), mixture.weights(end)
+    return [
+        {
+            "name": entry.objective.name,
+            "share": float(first[i]),
+            "share_at_end": float(last[i]),
+            "coefficient": entry.coefficient,
+        }
+        for i, entry in enumerate(mixture.entries)
+    ]
+
+
+def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
+    lines = []
+    step, saves = facts["step"], facts["checkpoints"]
+    if step["blank_rows"]:
+        lines.append(
+            f"{output.counted(step['blank_rows'], 'blank row')} a step: {step['rows']} rows and "
+            f"{config.lanes} lanes do not divide into {output.counted(step['processes'], 'process', 'es')} × "
+            f"micro-batches of {config.layout.micro_batch}"
+        )
+    if config.optimizer.warmup >= config.steps:
+        lines.append(f"optimizer.warmup: {config.optimizer.warmup} steps, the run has {config.steps}")
+    if saves["disk"] > saves["free"]:
+        lines.append(f"checkpoints need {output.size(saves['disk'])}, {output.size(saves['free'])} are free")
+    blocks, allowed = facts["open_blocks"], config.data.memory_mib << 20
+    if blocks["bytes"] > allowed:
+        lines.append(
+            f"data.memory_mib: a process draws from {output.counted(blocks['number'], 'block')} at a time; "
+            f"they may hold {output.size(blocks['bytes'])}, and with {output.size(allowed)} they are read "
+            "again and again, and steps wait for them: raise it"
+        )
+    for corpus in facts["corpora"]:
+        if (corpus["epochs"] or 0) > 4:
+            lines.append(f"corpus {corpus['name']}: is read about {corpus['epochs']:.1f} times")
+    cores = len(os.sched_getaffinity(0))
+    if step["processes"] > cores:
+        lines.append(f"{step['processes']} processes, this machine has {output.counted(cores, 'core')}")
+    return lines
+
+
+def _standing(run: dict[str, Any]) -> str:
+    if not run["exists"]:
+        return ""
+    if run["complete"]:
+        return f" (is complete, {run['step']:,} steps: nothing would be started)"
+    return f" (exists: training goes on after step {run['step']:,})"
+
+
+def show(facts: dict[str, Any]) -> None:
+    """The facts as lines for the eye."""
+    run, model, step, whole = facts["run"], facts["model"], facts["step"], facts["whole"]
+    output.say(f"run          {run['folder']}{_standing(run)}")
+    output.say(f"model        {model['parameters']:,} parameters, vocabulary {model['vocabulary']:,}")
+    output.say(
+        f"step         {step['rows']:,} rows × {step['length']:,} = {step['positions']:,} positions, on "
+        f"{output.counted(step['processes'], 'process', 'es')} in "
+        f"{output.counted(step['micro_batches'], 'micro-batch', 'es')} each"
+    )
+    output.say(
+        f"whole run    {whole['steps']:,} steps, {whole['rows']:,} rows, {whole['positions']:,} positions, "
+        f"{whole['flops']:.3g} FLOPs"
+    )
+    parts = ", ".join(
+        f"{name} {output.size(part)}" for name, part in facts["memory"].items() if name != "total"
+    )
+    output.say(f"memory       ≈ {output.size(facts['memory']['total'])} a process: {parts}")
+    saves = facts["checkpoints"]
+    kept = f"kept {saves['whole']} whole and {saves['weights_only']} of weights"
+    room = f"{output.size(saves['disk'])} of {output.size(saves['free'])} free"
+    output.say(f"checkpoints  {output.size(saves['bytes'])} each; {kept}: {room}")
+    output.say("")
+    keys = ["name", "share", "documents", "tokens", "epochs", "blocks", "streams", "padding"]
+    titles = ["corpus", "share", "documents", "≈ tokens", "≈ epochs", "blocks", "streams", "≈ padding"]
+    output.table(titles, [[corpus[key] for key in keys] for corpus in facts["corpora"]])
+    output.say("")
+    output.table(
+        ["objective", "share", "at the end", "coefficient"],
+        [list(objective.values()) for objective in facts["objectives"]],
+    )
+    for line in facts["warnings"]:
+        output.say(f"warning: {line}")

@@ -1,0 +1,230 @@
+"""`headrace doctor`: what this machine has, what is missing, and whether that matters.
+
+Each examination is a function that gives findings; a finding has a severity and, unless all is well, what to
+do. Severity is the exit code: 0 well, 1 works but something will hurt, 2 training cannot work here. What is
+only needed for some inputs (pyarrow, s3fs …) is told and does not count.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from launcher import output
+from launcher.distributed.respawn import command
+from launcher.preflight import package_names as rooms
+
+MARKS = {0: "ok", 1: "warning", 2: "FAILED"}
+OPTIONAL = {
+    "pyarrow": "packing .parquet",
+    "aiohttp": "shards behind http(s)://",
+    "s3fs": "shards behind s3://",
+    "gcsfs": "shards behind gs://",
+}
+NETWORK_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    name: str
+    severity: int
+    """0 well, 1 will hurt, 2 training cannot work."""
+    text: str
+    remedy: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def examine(folder: str) -> list[Finding]:
+    """Everything, in a few seconds. `folder`: where runs will lie."""
+    findings: list[Finding] = []
+    for part in (_packages(), _shadows(), _devices(), _compiler(), _network(), _disk(Path(folder))):
+        findings.extend(part)
+    return findings
+
+
+def show(findings: list[Finding]) -> None:
+    """The findings as lines for the eye."""
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        output.say(f"{MARKS[finding.severity]:8}{finding.name.ljust(width)}  {finding.text}")
+        if finding.remedy:
+            output.say(f"{'':8}{'':{width}}  → {finding.remedy}")
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding("python", 0, sys.version.split()[0])
+    try:
+        wanted = metadata.requires("headrace") or []
+    except metadata.PackageNotFoundError:
+        yield Finding("headrace", 1, "runs from its sources, not installed", "pip install --editable .")
+        return
+    yield Finding("headrace", 0, metadata.version("headrace"))
+    for requirement in wanted:
+        match = re.match(r"([A-Za-z0-9_.-]+)(?:>=([0-9.]+))?", requirement)
+        if match is None or ";" in requirement:  # extras are told below
+            continue
+        name, least = match[1], match[2]
+        installed = _version(name)
+        if installed is None:
+            yield Finding(name, 2, "is missing", f"pip install '{requirement}'")
+        elif least and _numbers(installed) < _numbers(least):
+            yield Finding(name, 2, f"{installed}, needed is {least} or newer", f"pip install '{requirement}'")
+        else:
+            yield Finding(name, 0, installed)
+    for name, purpose in OPTIONAL.items():
+        installed = _version(name)
+        yield Finding(name, 0, installed or f"not installed; only needed for {purpose}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version.split("+")[0])[:3]]
+
+
+def _shadows() -> Iterator[Finding]:
+    foreign, shared = rooms.shadowed(), _shared()
+    for line in foreign:
+        yield Finding("packages", 2, line)
+    for line in shared:
+        yield Finding("packages", 2, line)
+    if not foreign and not shared:
+        yield Finding("packages", 0, f"{', '.join(rooms.ROOMS)} are headrace's own")
+
+
+def _shared() -> list[str]:
+    """One line a room into whose folder another distribution has installed files as well."""
+    owners = metadata.packages_distributions()
+    lines = []
+    for room in rooms.ROOMS:
+        others = sorted(set(owners.get(room, ())) - {"headrace"})
+        if others:
+            lines.append(
+                f"the package '{room}' is installed by {', '.join(others)} too; uninstall one of them"
+            )
+    return lines
+
+
+def _devices() -> Iterator[Finding]:
+    import torch  # only the doctor's own body needs it
+
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield Finding("cpu", 0, f"{cores} cores, {output.size(memory)} of memory, {_vector_unit()}")
+    if not torch.cuda.is_available():
+        built = f", though torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
+        yield Finding("gpu", 1 if built else 0, f"none that torch can use{built}; training runs on the CPU")
+        return
+    for number in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(number)
+        bf16 = "" if facts.major >= 8 else ", no bf16: use precision fp32"
+        yield Finding(f"gpu {number}", 0, f"{facts.name}, {output.size(facts.total_memory)}{bf16}")
+    nccl = ".".join(str(part) for part in torch.cuda.nccl.version())
+    yield Finding("nccl", 0, nccl)
+
+
+def _compiler() -> Iterator[Finding]:
+    import torch  # only the doctor's own body needs it
+
+    from launcher.engine.compiler import found  # imports torch
+
+    gpu = torch.cuda.is_available()
+    needed = "layout.compile and attention: flex need one" if gpu else "layout.compile needs one"
+    compiler = found(gpu)
+    yield Finding("compiler", 0 if compiler or not gpu else 1, compiler or f"none; {needed}")
+
+
+def _vector_unit() -> str:
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text() if info.exists() else ""
+    return next((flag for flag in ("avx512_bf16", "avx512f", "avx2") if flag in flags), "no avx2")
+
+
+def _network() -> Iterator[Finding]:
+    name = "processes"
+    try:
+        done = subprocess.run(
+            command("launcher.preflight.network_probe"),
+            capture_output=True,
+            text=True,
+            timeout=NETWORK_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        yield Finding(name, 2, f"two processes did not meet within {NETWORK_SECONDS:.0f} s", _INTERFACE)
+        return
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        yield Finding(name, 2, f"two processes cannot talk over gloo: {last}", _INTERFACE)
+    else:
+        yield Finding(name, 0, f"two talk over gloo, all-reduce at {done.stdout.strip()} MiB/s")
+
+
+_INTERFACE = "check `ip addr`; GLOO_SOCKET_IFNAME=lo names the interface to use on one machine"
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    probe = existing / f".headrace-doctor-{uuid.uuid4().hex}"
+    try:
+        probe.mkdir()
+    except OSError as error:
+        yield Finding("disk", 2, f"{existing}: {error.strerror}", "choose another run.folder")
+        return
+    try:
+        yield from _disk_facts(existing, probe)
+    except OSError as error:
+        yield Finding("disk", 2, f"{existing}: {error.strerror}", "choose another run.folder")
+    finally:
+        shutil.rmtree(probe)
+
+
+def _disk_facts(folder: Path, probe: Path) -> Iterator[Finding]:
+    free = shutil.disk_usage(folder).free
+    small = "choose another run.folder, or keep fewer checkpoints" if free < 2 << 30 else ""
+    yield Finding("disk space", 1 if small else 0, f"{output.size(free)} free in {folder}", small)
+
+    begin = time.perf_counter()
+    _write(probe / "large", b"\0" * (64 << 20))
+    rate = 64 / (time.perf_counter() - begin)
+    waits = []
+    for number in range(5):
+        begin = time.perf_counter()
+        _write(probe / f"small-{number}", b"x")
+        waits.append(time.perf_counter() - begin)
+    slow = "saves will take long; a local disk would be quicker" if rate < 20 else ""
+    text = f"{rate:.0f} MiB/s with fsync, {statistics.median(waits) * 1000:.1f} ms for a small one"
+    yield Finding("disk speed", 1 if slow else 0, text, slow)
+
+    os.link(probe / "large", probe / "link")
+    with (probe / "large").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield Finding("disk locks", 0, "locks and links work")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,138 @@
+"""The figures of `headrace check`: what a step, a corpus, the memory and the checkpoints come to.
+
+Exact: rows, micro-batches, blocks, streams, checkpoint sizes. Estimated: tokens, from the bytes a token of
+two units of each corpus; padding, about 0.6 row a block (measured on packed blocks); memory.
+"""
+
+import shutil
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from data.errors import BadInput
+from data.plan.blocks import Blocks
+from data.plan.plan import CorpusPlan, Plan
+from data.shards.corpus import Corpus
+from data.tokenization.tokenizer import Tokenizer
+from launcher.checkpoint.retention import Retention
+from launcher.config.run_config import Config
+from model.accounting import memory as model_memory
+
+WASTE = 0.6
+"""Rows of padding a block."""
+OPEN_BYTES = 6
+"""A byte of text in an open block, at most about (data/stream/block.py): next-sentence; causal takes 1.4."""
+
+
+WHOLE_BYTES, WEIGHTS_BYTES = 12, 4
+"""A parameter in a checkpoint: fp32 weight and two moments; the weight alone."""
+
+
+def step(config: Config, plan: Plan, row: int, processes: int) -> dict[str, Any]:
+    """The step that begins at a global row: the first that the start would make."""
+    rows = plan.rows_at(row)
+    shares = np.bincount(np.arange(rows) % plan.lanes % processes, minlength=processes)
+    micro = config.layout.micro_batch
+    largest = -(-int(shares.max()) // micro) * micro
+    return {
+        "rows": rows,
+        "length": plan.length,
+        "positions": rows * plan.length,
+        "processes": processes,
+        "micro_batches": largest // micro,
+        "blank_rows": largest * processes - rows,
+    }
+
+
+def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
+    """The figures of one corpus; tokens and what follows from them are estimates."""
+    units = corpus.index.units
+    counts = [era.units for era in part.eras]
+    blocks = Blocks(plan.seed, part.name, units, counts, part.held_out, plan.block_bytes)
+    held_out = int(units["text_bytes"][blocks.held_out].sum())
+    text_bytes = corpus.index.text_bytes - held_out
+    tokens = text_bytes / _bytes_per_token(corpus, tokenizer)
+    share = part.weight / sum(other.weight for other in plan.corpora)
+    full = tokens / plan.length
+    waste = WASTE * len(blocks) / (full + WASTE * len(blocks)) if len(blocks) else 0.0
+    return {
+        "name": part.name,
+        "documents": corpus.index.samples,
+        "text_bytes": text_bytes,
+        "held_out_bytes": held_out,
+        "units": len(units),
+        "blocks": len(blocks),
+        "streams": part.streams,
+        "share": share,
+        "tokens": round(tokens),
+        "epochs": share * rows * plan.length * (1 - waste) / tokens if tokens else None,
+        "padding": waste,
+    }
+
+
+def open_blocks(plan: Plan, corpora: list[dict[str, Any]], processes: int) -> dict[str, int]:
+    """How many blocks a process draws from at a time, one of each stream that its lanes follow, and about the
+    most bytes that they hold."""
+    number = size = 0
+    lanes = np.arange(0, plan.lanes, processes)
+    for corpus in corpora:
+        streams = len(np.unique(lanes % corpus["streams"]))
+        number += streams
+        size += streams * OPEN_BYTES * corpus["text_bytes"] // max(corpus["blocks"], 1)
+    return {"number": number, "bytes": size}
+
+
+def _bytes_per_token(corpus: Corpus, tokenizer: Tokenizer) -> float:
+    """Over the first unit and one in the middle."""
+    texts = [
+        sample.text
+        for unit in {0, len(corpus) // 2}
+        for sample in corpus.read_unit(unit)
+        if sample.text is not None
+    ]
+    tokens = sum(len(ids) for ids in tokenizer.encode_documents(texts))
+    return sum(len(text.encode()) for text in texts) / max(tokens, 1) or 1.0
+
+
+def memory(config: Config, vocabulary: int, processes: int) -> dict[str, float]:
+    """Bytes a process. ZeRO 1 divides the optimizer's state, 2 the gradients too, 3 the weights too
+    (Rajbhandari et al. 2020); masters and moments are fp32."""
+    layout = config.layout
+    half = layout.precision == "bf16"
+    weight, gradient, optimizer = (2.0 if half else 4.0), 4.0, (12.0 if half else 8.0)
+    use = model_memory(
+        config.model,
+        vocabulary,
+        rows=layout.micro_batch,
+        length=config.sequence_length,
+        checkpoint_blocks=layout.activation_checkpointing,
+        weight=weight / (processes if layout.zero >= 3 else 1),
+        gradient=gradient / (processes if layout.zero >= 2 else 1),
+        optimizer=optimizer / (processes if layout.zero >= 1 else 1),
+        element=2 if half else 4,
+    )
+    return asdict(use) | {"total": use.total}
+
+
+def checkpoints(config: Config, count: int) -> dict[str, Any]:
+    """What the retention keeps when the run is over, and the disk that its folder lies on."""
+    every = config.checkpoint.every
+    saved = list(range(every, config.steps + 1, every))
+    if config.steps % every:
+        saved.append(config.steps)
+    deleted, bare = Retention(**config.checkpoint.model_dump(exclude={"every"})).plan(saved)
+    whole = len(saved) - len(deleted) - len(bare)
+    existing = config.path
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise BadInput(f"run.folder: {existing} is a file; expected a folder, or a name that is free")
+    return {
+        "bytes": WHOLE_BYTES * count,
+        "whole": whole,
+        "weights_only": len(bare),
+        # One more is written before the oldest is deleted.
+        "disk": (whole + 1) * WHOLE_BYTES * count + len(bare) * WEIGHTS_BYTES * count,
+        "free": shutil.disk_usage(existing).free,
+    }

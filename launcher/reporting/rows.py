@@ -1,0 +1,238 @@
+"""`headrace data show`, `trace` and `seen`: a row back to its documents, and a document to its rows.
+
+`show` has no run to look into: it makes the plan of a fresh run and walks the streams of the wanted rows up
+to them, which costs what reading that text costs in training. `trace` and `seen` look into the openings log
+of a run, along the attempts that led to its newest step, and open only the blocks that they need.
+
+Steps are counted from 1 here, as in metrics.jsonl, and from 0 in data/.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from data.errors import BadInput
+from data.plan.make import make_plan
+from data.plan.plan import History, read_history
+from data.plan.steps import rows_of_step
+from data.provenance.openings import merge_openings, read_openings
+from data.provenance.trace import TracedPiece, TracedRow, Tracer, Use, walk
+from data.shards.corpus import Corpus
+from data.shards.find import find_documents
+from data.stream.rows import DTYPES, step_fingerprint
+from data.tokenization.tokenizer import Tokenizer
+from launcher import output
+from launcher.config import run_config as configs
+from launcher.config.run_config import Config
+from launcher.reporting import row_view as render
+from launcher.runs.lineage import first_line, lineage, merged, steps
+from launcher.runs.plan_history import run_tokenizer
+from launcher.runs.run_folder import RunFolder
+from launcher.runs.stream_settings import open_corpora, stream_settings
+
+
+def show(config: Config, step: int, row: int | None, json: bool) -> None:
+    """Print the rows of a step of a run that would be started afresh with this config."""
+    if step > config.steps:  # the rows up to it would all be read first
+        raise BadInput(
+            f"--step: the config has {config.steps:,} steps, got {step:,}; to look further, add steps={step}"
+        )
+    configs.require_files(config)
+    tokenizer = Tokenizer.load(config.tokenizer.model)
+    corpora = open_corpora(config)
+    history = History(((0, make_plan(stream_settings(config, corpora, tokenizer.hash))),))
+    wanted = _global_rows(history, step, row)
+    if os.path.exists(config.path / "plan.jsonl"):
+        what = f"headrace data trace {config.path} --step {step}"
+        _note(f"{config.path} exists; these are the rows of a fresh run; what it really did: {what}")
+    with output.progress(f"reading up to step {step:,}") as report:
+        rows = walk(history, corpora, tokenizer, step - 1, only=wanted, progress=report)
+    _print(rows, history, tokenizer, step, json)
+
+
+def trace(run: RunFolder, step: int, row: int | None, json: bool) -> None:
+    """Print the rows that a run trained on in a past step. BadInput where they cannot be the ones."""
+    line, newest = _lines(run, step)
+    if line is None:
+        raise BadInput(f"--step: {run.path} has not done step {step:,}; its newest is {newest['step']:,}")
+    history, tokenizer = _plan_of(run)
+    wanted = _global_rows(history, step, row)
+    first, count = rows_of_step(history, step - 1)
+    if first + count != line["rows"]:
+        raise BadInput(
+            f"{run.plan}: puts step {step:,} at the rows up to {first + count:,}, metrics.jsonl at those "
+            f"up to {line['rows']:,}; a start recorded another plan but never began"
+        )
+    rows = _tracer(run, history, tokenizer, open_corpora(run.current_config())).rows(wanted)
+    trained = line["fingerprint"]
+    if trained is not None and row is None:
+        found = step_fingerprint([traced.rows.fingerprints()[0] for traced in rows])
+        if found != trained:
+            raise BadInput(
+                f"step {step:,}: its rows come out as {found}, but the run trained on {trained} "
+                "(metrics.jsonl, fingerprint): the text or headrace itself is not what it was"
+            )
+        _note(f"fingerprint agrees: {trained}")
+    _print(rows, history, tokenizer, step, json)
+
+
+def seen(run: RunFolder, keys: Sequence[str], json: bool) -> None:
+    """Print the steps in which a run used documents: 'CORPUS/KEY', or a key that is searched everywhere."""
+    _, newest = _lines(run, None)
+    history, tokenizer = _plan_of(run)
+    corpora = open_corpora(run.current_config())
+    end = int(newest["rows"])
+    tracer = _tracer(run, history, tokenizer, corpora)
+    known = [corpus.name for corpus in history.at(end - 1).corpora]
+    for key in keys:
+        for name, sample, places in _places(key, {name: corpora[name] for name in known if name in corpora}):
+            uses = tracer.uses(name, places, end)
+            held_out = all(tracer.held_out(name, unit) for unit, _ in places)
+            _print_uses(name, sample, uses, history, end, held_out, json)
+
+
+def _global_rows(history: History, step: int, row: int | None) -> range:
+    """The rows of a step, or one of them. BadInput where the step has no such row."""
+    first, count = rows_of_step(history, step - 1)
+    if row is None:
+        return range(first, first + count)
+    if row >= count:
+        raise BadInput(f"--row: step {step:,} has the rows 0 to {count - 1}, got {row}")
+    return range(first + row, first + row + 1)
+
+
+def _lines(run: RunFolder, step: int | None) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The metrics of a step, None where the run has not done it, and those of its newest step."""
+    line = newest = None
+    for newest in steps(merged(run)):
+        if newest["step"] == step:
+            line = newest
+    if newest is None:
+        raise BadInput(f"{run.path}: has not finished a step yet")
+    return line, newest
+
+
+def _plan_of(run: RunFolder) -> tuple[History, Tokenizer]:
+    """The plan that a run followed, and the tokenizer that it names."""
+    if not run.plan.exists():
+        raise BadInput(f"{run.plan}: is missing; without the plan no row can be found again")
+    history = read_history(run.plan)
+    tokenizer = run_tokenizer(run, history.at(0).tokenizer)
+    return history, tokenizer
+
+
+def _tracer(run: RunFolder, history: History, tokenizer: Tokenizer, corpora: Mapping[str, Corpus]) -> Tracer:
+    """A tracer over the openings of the attempts that led to the newest step."""
+    attempts = []
+    for attempt, _, _ in lineage(run):
+        folder = run.attempt_path(attempt)
+        began = first_line(run, attempt)
+        logs = [read_openings(path) for path in sorted(folder.glob("openings-*.bin"))]
+        attempts.append((int(began["row"]), logs))
+    openings = merge_openings(attempts)
+    if not len(openings):
+        raise BadInput(f"{run.path}/attempts: the openings logs (openings-NNNN.bin) are missing or empty")
+    return Tracer(history, corpora, tokenizer, openings)
+
+
+def _places(asked: str, corpora: Mapping[str, Corpus]) -> list[tuple[str, str, list[tuple[int, int]]]]:
+    """(corpus, key, where in it) of each document that 'CORPUS/KEY' or 'KEY' means, one at least."""
+    name, slash, sample = asked.partition("/")
+    searched = {name: sample} if slash and name in corpora else dict.fromkeys(corpora, asked)
+    found = []
+    for corpus, key in searched.items():
+        with output.progress(f"looking for {key} in {corpus}") as report:
+            places = find_documents(corpora[corpus], [key], report)[key]
+        if places:
+            found.append((corpus, key, places))
+    if not found:
+        example = next(iter(searched))
+        known = corpora[example].read_unit(0)[0].key
+        raise BadInput(f"{asked}: no such sample in {', '.join(searched)}; one that is: {example}/{known}")
+    return found
+
+
+def _note(text: str) -> None:
+    """A line beside what was asked for."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print(rows: Sequence[TracedRow], history: History, tokenizer: Tokenizer, step: int, json: bool) -> None:
+    if json:
+        for row in rows:
+            output.say_json(_object(row, history, step))
+        return
+    first, count = rows_of_step(history, step - 1)
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
+    colour = render.can_colour(console)
+    names = render.control_names(tokenizer)
+    console.print(render.legend(colour))
+    for row in rows:
+        lane, stream = _lane_and_stream(row, history)
+        title = (
+            f"step {step:,}, row {row.number - first} of {count} · global row {row.number:,} · "
+            f"corpus {row.pieces[0].corpus} · lane {lane} · stream {stream}"
+        )
+        console.print()
+        console.print(render.row_lines(row, title, names, tokenizer, colour), end="")
+
+
+def _lane_and_stream(row: TracedRow, history: History) -> tuple[int, int]:
+    plan = history.at(row.number)
+    corpus = plan.corpus(row.pieces[0].corpus)
+    assert corpus is not None, "a row's corpus is in the plan of the row"
+    return row.number % plan.lanes, row.number % corpus.streams
+
+
+def _object(row: TracedRow, history: History, step: int) -> dict[str, Any]:
+    """A row as JSON: the arrays of DESIGN §3 by their names, and its pieces."""
+    lane, stream = _lane_and_stream(row, history)
+    arrays = {name: np.asarray(getattr(row.rows, name)[0]).tolist() for name in DTYPES}
+    pieces = [_piece(piece) for piece in row.pieces]
+    return {"row": row.number, "step": step, "lane": lane, "stream": stream, **arrays, "pieces": pieces}
+
+
+def _piece(piece: TracedPiece) -> dict[str, Any]:
+    parts = [
+        {"shard": part.shard, "key": part.key, "start": part.start, "stop": part.stop} for part in piece.parts
+    ]
+    return {
+        "corpus": piece.corpus,
+        "shard": piece.parts[0].shard,
+        "key": piece.parts[0].key,
+        "piece": piece.piece,
+        "objective": piece.objective,
+        "first": piece.first,
+        "length": piece.length,
+        "parts": parts,
+    }
+
+
+def _print_uses(
+    corpus: str, key: str, uses: Sequence[Use], history: History, end: int, held_out: bool, json: bool
+) -> None:
+    if json:
+        listed = [{"step": use.step + 1, "row": use.row, "objective": use.objective} for use in uses]
+        output.say_json({"corpus": corpus, "key": key, "held_out": held_out, "uses": listed})
+        return
+    if held_out:
+        output.say(f"{corpus}/{key}: held out, never trained on")
+    elif not uses:
+        output.say(f"{corpus}/{key}: not used in the run's {end:,} rows so far")
+    else:
+        steps = [use.step + 1 for use in uses]
+        often = "once" if len(uses) == 1 else f"{len(uses):,} times"
+        output.say(
+            f"{corpus}/{key}: used {often}, different steps: {len({*steps}):,}, from step {min(steps):,} "
+            f"to step {max(steps):,}"
+        )
+    for use in uses:
+        place = use.row - rows_of_step(history, use.step)[0]
+        output.say(
+            f"{corpus}/{key}: step {use.step + 1:,}, row {place} of the step (global row {use.row:,}), "
+            f"{use.objective}"
+        )

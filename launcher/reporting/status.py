@@ -1,0 +1,81 @@
+"""Where a run stands, from its folder alone: it may be running elsewhere, finished, stopped or dead."""
+
+import shlex
+import time
+from collections import deque
+from typing import Any
+
+from launcher import output
+from launcher.checkpoint.retention import steps_in
+from launcher.output import clock, number
+from launcher.reporting.next_command import activation, further_command, resume_command
+from launcher.runs.lineage import merged, steps
+from launcher.runs.run_folder import RunFolder
+from launcher.runs.writer_lock import BEAT_SECONDS
+
+
+def state(run: RunFolder) -> dict[str, Any]:
+    """JSON-able facts. `state`: training, not started, died (it wrote no end), or how it stopped."""
+    attempts = run.attempts()
+    ledger = [line for line in run.ledger() if attempts and line["attempt"] == attempts[-1]]
+    config = run.current_config()
+    newest = deque(steps(merged(run)), maxlen=1)
+    last: dict[str, Any] = newest[0] if newest else {}
+    writer = run.writer(watch_seconds=2 * BEAT_SECONDS)
+    word = _word(writer, ledger, bool(attempts))
+    return {
+        "run": str(run.path),
+        "state": word,
+        "writer": writer,
+        "attempts": len(attempts),
+        "step": last.get("step", 0),
+        "steps": config.steps,
+        "loss": last.get("loss"),
+        "tokens": last.get("tokens", 0),
+        "tokens_per_second": last.get("tokens_per_second"),
+        "seconds_since": round(time.time() - last["time"], 1) if last else None,
+        "seconds_left": (config.steps - last["step"]) * last["step_seconds"]
+        if last and last["step_seconds"]
+        else None,
+        "checkpoints": steps_in(run.checkpoints),
+        "last_event": ledger[-1] if ledger else None,
+        "resume": further_command(run) if word == "finished" else resume_command(run),
+    }
+
+
+def _word(writer: str | None, ledger: list[dict[str, Any]], started: bool) -> str:
+    if writer:
+        return "training"
+    if not started:
+        return "not started"
+    last = ledger[-1]
+    return str(last.get("reason", "stopped")) if last["event"] == "stop" else "died"
+
+
+def show(facts: dict[str, Any]) -> None:
+    """The facts as lines for the eye."""
+    output.say(f"{facts['run']}: {facts['state']}" + (f" ({facts['writer']})" if facts["writer"] else ""))
+    output.say(
+        f"step {facts['step']:,} of {facts['steps']:,}, "
+        f"{facts['tokens']:,} tokens, loss {number(facts['loss'])}"
+    )
+    if facts["writer"] and facts["seconds_since"] is not None:
+        output.say(f"last step {facts['seconds_since']:.0f} s ago, {clock(facts['seconds_left'])} left")
+    saved = ", ".join(f"{step:,}" for step in facts["checkpoints"][-5:]) or "none"
+    if not facts["writer"] and (facts["last_event"] or {}).get("error"):
+        output.say(f"it ended with: {facts['last_event']['error']}")
+    output.say(f"attempts {facts['attempts']}, checkpoints: {saved}")
+    if activate := activation():
+        output.say(f"first: {activate}")
+    for line in next_commands(facts):
+        output.say(line)
+
+
+def next_commands(facts: dict[str, Any]) -> list[str]:
+    """What to type next, by where the run stands."""
+    run = shlex.quote(facts["run"])
+    if facts["writer"]:
+        return [f"look on with: headrace metrics {run} --last 10"]
+    if facts["state"] == "finished":
+        return [f'try it with: headrace generate {run} "The "', f"go on with: {facts['resume']}"]
+    return [f"go on with: {facts['resume']}"]

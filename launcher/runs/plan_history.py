@@ -1,0 +1,75 @@
+"""How the plan's history goes on when a run is started or resumed at row n (DESIGN §2, 'Plan history').
+
+The segments before n are those of the checkpoint; from n on holds what the config asks for now. A changed
+plan is appended to plan.jsonl and on the disk before a row uses it. Units left out are read from plan.jsonl
+alone: they name a place of their corpus, so they hold whichever checkpoint a resume starts from.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from data.durable import append_record
+from data.errors import BadInput
+from data.plan.make import make_plan
+from data.plan.plan import History, Skip, append_skip, read_history
+from data.shards.corpus import Corpus
+from data.stream.streams import LeftOut
+from data.tokenization.tokenizer import Tokenizer
+from launcher.config.run_config import Config
+from launcher.runs.progress import Progress
+from launcher.runs.run_folder import RunFolder, record
+from launcher.runs.stream_settings import stream_settings
+
+
+def go_on(
+    run: RunFolder, config: Config, corpora: Mapping[str, Corpus], tokenizer: str, at: Progress | None
+) -> History:
+    """The history in force from the row of `at` on (None: from row 0); nothing is written. tokenizer: its
+    hash. BadInput for an edit that is refused."""
+    settings = stream_settings(config, dict(corpora), tokenizer)
+    skips = read_history(run.plan).skips if run.plan.exists() else ()
+    if at is None or at.row == 0:
+        return History(((0, make_plan(settings)),), skips)
+    past = replace(at.history, skips=skips) if run.plan.exists() else at.history
+    plan = make_plan(settings, before=past.before(at.row), state=at.streams)
+    return past.extended(at.row, plan)
+
+
+def run_tokenizer(run: RunFolder, planned: str | None) -> Tokenizer:
+    """The run's copy of its tokenizer. BadInput where its hash is not `planned` (None: not known)."""
+    tokenizer = Tokenizer.load(run.tokenizer)
+    if planned is not None and tokenizer.hash != planned:
+        raise BadInput(
+            f"{run.tokenizer}: is not the tokenizer that the run was started with (hash {planned[:16]}, "
+            f"now {tokenizer.hash[:16]}); bring that one back"
+        )
+    return tokenizer
+
+
+def refuse_other_tokenizer(run: RunFolder, config: Config) -> None:
+    """BadInput where an edit names a tokenizer that is not the run's."""
+    if config.tokenizer == run.current_config().tokenizer:
+        return
+    own, asked = Tokenizer.load(run.tokenizer).hash, Tokenizer.load(config.tokenizer.model).hash
+    if own != asked:
+        raise BadInput(
+            f"tokenizer.model: the run was started with {run.tokenizer} (hash {own[:16]}), "
+            f"{config.tokenizer.model} is another (hash {asked[:16]}); this cannot be edited"
+        )
+
+
+def keep(run: RunFolder, history: History) -> None:
+    """Record the newest segment, unless plan.jsonl says so already. Rank 0, before any row uses it."""
+    if not run.plan.exists():  # at the start, or lost: then the checkpoint's copy is all there is
+        for line in history.to_json():
+            append_record(run.plan, line)
+    elif read_history(run.plan).segments != history.segments:
+        history.append_to(run.plan)
+
+
+def record_left_out(run: RunFolder, attempt_path: Path, left_out: LeftOut) -> None:
+    """Put on record what the stream leaves out, before it acts; any rank may be the one that finds it."""
+    if left_out.key is None:
+        append_skip(run.plan, Skip(left_out.corpus, left_out.place, left_out.unit))
+    record(attempt_path, "skip", **asdict(left_out))

@@ -1,0 +1,49 @@
+"""Where a start of a run goes on: the one answer for `train` and `resume`, and for `check` and --dry-run.
+
+Whatever of a run's folder would stop a start is refused here, before an attempt is claimed. No torch, and
+nothing is written.
+"""
+
+from dataclasses import dataclass
+
+from data.errors import BadInput
+from launcher.checkpoint.catalog import Found, newest
+from launcher.config.run_config import Config
+from launcher.runs.lineage import first_line, lineage
+from launcher.runs.plan_history import refuse_other_tokenizer
+from launcher.runs.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class StartPoint:
+    """What the next attempt of a run would go on from."""
+
+    checkpoint: Found | None
+    """None: the run has saved nothing, and begins."""
+    passed_over: list[str]
+    """A line for each newer checkpoint that is damaged."""
+    complete: bool
+    """The run has all its steps: there is nothing to start."""
+
+
+def start_point(run: RunFolder, config: Config, step: int | None = None, quick: bool = False) -> StartPoint:
+    """Where `run` goes on under `config`: at its newest checkpoint that is whole, or at that of `step`.
+
+    quick: only the small files of checkpoints are read, so damage in the large ones is left for the start to
+    see. BadInput for another tokenizer, checkpoints that are lost or damaged, and a damaged ledger.
+    """
+    refuse_other_tokenizer(run, config)
+    begun = run.attempts()
+    rewound = (begun[-1], first_line(run, begun[-1])["step"]) if begun else None
+    found, passed_over = newest(run.checkpoints, step, rewound, quick)
+    # All of the ledger: a line that is damaged is told now, and not after the last step.
+    saved = [line.get("step") for line in run.ledger() if line["event"] == "checkpoint"]
+    lineage(run)
+    if found is not None:
+        first_line(run, found.attempt)
+    elif saved:
+        raise BadInput(
+            f"{run.checkpoints}: no checkpoint is there, and the run has saved step {saved[-1]}: bring it "
+            "back; to begin again, train under another run.name"
+        )
+    return StartPoint(found, passed_over, found is not None and found.step >= config.steps)

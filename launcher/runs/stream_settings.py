@@ -1,0 +1,53 @@
+"""From the config to what the stream is asked for: the open corpora and the settings of its plan.
+
+One place, so that `check`, `data show`, training and a resume cannot ask for different streams.
+"""
+
+from data.errors import BadInput
+from data.plan.make import CorpusSettings, StreamSettings
+from data.plan.plan import OnBad
+from data.shards.corpus import Corpus, open_corpus
+from launcher.config.run_config import Config
+
+
+def open_corpora(config: Config) -> dict[str, Corpus]:
+    """Every corpus of the config, dropped ones (weight 0) included. BadInput names what is missing."""
+    opened = {
+        name: open_corpus(
+            name,
+            corpus.shards,
+            corpus.index,
+            config.data.cache,
+            corpus.text_field,
+            place=f"data.corpora.{name}",
+        )
+        for name, corpus in config.data.corpora.items()
+    }
+    for name, corpus in opened.items():
+        if not corpus.index.text_bytes:
+            raise BadInput(
+                f"corpus {name}: no text in its {len(corpus.shards)} shards; why: "
+                f"headrace data verify {corpus.index.path}"
+            )
+    return opened
+
+
+def stream_settings(config: Config, corpora: dict[str, Corpus], tokenizer: str) -> StreamSettings:
+    """What the plan is made of; `tokenizer` is its hash."""
+    return StreamSettings(
+        seed=config.seed,
+        tokenizer=tokenizer,
+        lanes=config.lanes,
+        length=config.sequence_length,
+        longest=config.longest_sequence,
+        batch_rows=config.batch_rows,
+        corpora={
+            name: CorpusSettings(corpora[name].index, corpus.weight, corpus.held_out)
+            for name, corpus in config.data.corpora.items()
+        },
+        objectives=config.objectives,
+        block_bytes=config.data.block_bytes,
+        normalise=config.normalise,
+        quarantine=[(name, key) for name, c in config.data.corpora.items() for key in c.quarantine],
+        on_bad=OnBad(config.data.on_bad.action, config.data.on_bad.budget),
+    )

@@ -1,0 +1,167 @@
+"""What all ranks must know of a step before its forward pass, and the divisors that follow from it.
+
+A mean of means is wrong as soon as ranks or micro-batches hold unequal numbers of targets. So the sums over
+the whole global batch are known first: one all-reduce of a small vector, asked for a batch ahead, off the
+critical path. From it follows one number an objective, `scale`, by which every loss weight is multiplied;
+the optimised loss is then a plain sum, and the reported losses are parts of that very sum (DESIGN §4).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+
+from data.errors import BadInput
+from data.stream.loader import Batch
+from objectives.mixture import Mixture
+from objectives.registry import NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over one step's rows; of one rank before the reduction, of all ranks after it."""
+
+    weight: np.ndarray
+    """float64 [objectives, corpora]: loss weight."""
+    targets: np.ndarray
+    """float64 [objectives, corpora]: positions at which something is predicted."""
+    source: np.ndarray
+    """float64 [objectives, corpora]: tokens of text."""
+    rows: np.ndarray
+    """float64 [corpora]: rows."""
+    places: np.ndarray
+    """float64 [corpora]: blocks finished so far by all streams."""
+    tokens: float
+    """Positions besides padding."""
+    failures: float = 0.0
+    """Ranks whose stream failed."""
+
+    @property
+    def vector(self) -> np.ndarray:
+        """float64: everything, flat, for one all-reduce."""
+        tables = [self.weight.ravel(), self.targets.ravel(), self.source.ravel()]
+        return np.concatenate([*tables, self.rows, self.places, [self.tokens, self.failures]])
+
+    @staticmethod
+    def of_vector(vector: np.ndarray, corpora: int) -> "Totals":
+        """The inverse of `vector`."""
+        table = len(NAMES) * corpora
+        borders = np.cumsum([table, table, table, corpora, corpora])
+        weight, targets, source, rows, places, (tokens, failures) = np.split(vector, borders)
+        shape = (len(NAMES), corpora)
+        return Totals(
+            weight=weight.reshape(shape),
+            targets=targets.reshape(shape),
+            source=source.reshape(shape),
+            rows=rows,
+            places=places,
+            tokens=float(tokens),
+            failures=float(failures),
+        )
+
+    @staticmethod
+    def failed(corpora: int) -> "Totals":
+        """The sums of a rank that has no batch."""
+        table, by_corpus = np.zeros((len(NAMES), corpora)), np.zeros(corpora)
+        return Totals(table, table, table, by_corpus, by_corpus, tokens=0.0, failures=1.0)
+
+
+def count(batch: Batch, corpora: int) -> Totals:
+    """The sums over this rank's rows of a step."""
+    rows = batch.rows
+    weight, targets = rows.tally((len(NAMES), corpora))
+    real = batch.numbers >= 0
+    ids = {corpus.name: corpus.id for corpus in batch.history.at(batch.first_row).corpora}
+    places = np.zeros(corpora)
+    for (corpus, _), (place, _) in batch.state.positions.items():
+        places[ids[corpus]] += place
+    return Totals(
+        weight=weight,
+        targets=targets,
+        source=batch.source_tokens.astype(np.float64),
+        rows=np.bincount(rows.corpus[real, 0], minlength=corpora).astype(np.float64),
+        places=places,
+        tokens=float(np.count_nonzero(rows.corpus >= 0)),
+    )
+
+
+def scales(totals: Totals, mixture: Mixture, row: int, normalise: str) -> np.ndarray:
+    """float64 [objectives]: what every loss weight of an objective is multiplied by (DESIGN §4, 'Loss').
+
+    `global`: coefficient / Σ weight of the batch.  `objective`: coefficient / max(the objective's weight in
+    this batch, its planned share of the batch), so that a batch with few targets of one kind is not blown up.
+    """
+    weight = totals.weight.sum(axis=1)
+    if normalise == "global":
+        divisor = np.full_like(weight, weight.sum())
+    else:
+        divisor = np.maximum(weight, mixture.planned(row) * totals.source.sum())
+    coefficient = mixture.coefficients().astype(np.float64)
+    return np.divide(coefficient, divisor, out=np.zeros_like(divisor), where=divisor > 0)
+
+
+class Handle(Protocol):
+    """A reduction under way."""
+
+    def wait(self) -> np.ndarray:
+        """The sum over all ranks."""
+
+
+class Reducer(Protocol):
+    """Whoever can add a small vector over all ranks while other work goes on."""
+
+    def start(self, vector: np.ndarray) -> Handle:
+        """Begin the sum of a float64 vector over all ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A batch, the sums over all ranks, and the seconds that this step spent until it had them: waiting for
+    the ranks' sums of this batch, and for this rank's next one, whose sums are then under way."""
+
+    batch: Batch
+    totals: Totals
+    waited: float
+
+
+class Trouble(Exception):
+    """Some rank has no further batch. `error` is why, on the rank where it happened, and None elsewhere."""
+
+    def __init__(self, error: BadInput | None) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+    def repeat(self) -> None:
+        """Raises what happened on this rank, if anything did."""
+        if self.error is not None:
+            raise self.error
+
+
+def ahead(batches: Iterator[Batch], reducer: Reducer, corpora: int) -> Iterator[Ready]:
+    """Each batch with its totals, the reduction of the next one already under way when it is handed out.
+
+    Where the stream of one rank fails, every rank gets Trouble at the same batch: none is left waiting.
+    """
+
+    def fetch() -> tuple[Batch | BadInput, Handle]:
+        batch: Batch | BadInput
+        try:
+            batch = next(batches)
+        except BadInput as error:
+            batch = error
+        own = Totals.failed(corpora) if isinstance(batch, BadInput) else count(batch, corpora)
+        return batch, reducer.start(own.vector)
+
+    begin = perf_counter()
+    upcoming = fetch()
+    while True:
+        batch, handle = upcoming
+        totals = Totals.of_vector(handle.wait(), corpora)
+        if totals.failures:
+            raise Trouble(batch if isinstance(batch, BadInput) else None)
+        assert not isinstance(batch, BadInput)
+        upcoming = fetch()
+        yield Ready(batch, totals, perf_counter() - begin)
+        begin = perf_counter()

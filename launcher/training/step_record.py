@@ -1,0 +1,77 @@
+"""From what a step summed to the numbers that people read, with no sum of its own.
+
+A reported loss is a part of the optimised one: its terms divided by what they were scaled with (DESIGN §4).
+So the objectives' losses, weighted as optimised, always add up to the loss of the same line.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from launcher.tracking.records import CorpusRecord, ObjectiveRecord, StepRecord
+from launcher.training.loop import Step
+from objectives.registry import NAMES
+
+
+def step_record(
+    step: Step,
+    attempt: int,
+    corpora: Sequence[str],
+    blocks: Sequence[int],
+    mfu: float | None,
+    fingerprint: str | None,
+) -> StepRecord:
+    """The line of a finished step. corpora, blocks: name and number of blocks by corpus id."""
+    totals, progress = step.ready.totals, step.progress
+    weight, source = totals.weight, totals.source
+    # The plain sums Σ weight · cross-entropy; an objective without weight in this step has none.
+    counts = step.scale[:, None] > 0
+    plain = np.divide(step.sums, step.scale[:, None], out=np.zeros_like(step.sums), where=counts)
+    # One of coefficient 0 has no part in the loss, so its own is not known.
+    optimised = np.where(counts, weight, 0.0)
+    every = source.sum()
+    used = [o for o in range(len(NAMES)) if weight[o].any() or source[o].any()]
+    objectives = {
+        NAMES[o]: ObjectiveRecord(
+            loss=_mean(plain[o].sum(), optimised[o].sum()),
+            weight=float(weight[o].sum()),
+            tokens=round(source[o].sum()),
+            share=_share(source[o].sum(), every),
+        )
+        for o in used
+    }
+    by_corpus = {
+        name: CorpusRecord(
+            loss=_mean(plain[:, c].sum(), optimised[:, c].sum()),
+            rows=round(totals.rows[c]),
+            share=_share(source[:, c].sum(), every),
+            epoch=_share(totals.places[c], blocks[c]),
+        )
+        for c, name in enumerate(corpora)
+    }
+    return StepRecord(
+        step=progress.step,
+        attempt=attempt,
+        rows=progress.row,
+        tokens=progress.tokens,
+        target_tokens=progress.target_tokens,
+        loss=float(step.sums.sum()),
+        objectives=objectives,
+        corpora=by_corpus,
+        lr=step.lr,
+        grad_norm=step.grad_norm,
+        tokens_per_second=totals.tokens / step.seconds,
+        mfu=mfu,
+        data_wait=step.ready.waited / step.seconds,
+        step_seconds=step.seconds,
+        memory_gib=step.memory_gib,
+        fingerprint=fingerprint,
+    )
+
+
+def _mean(total: float, weight: float) -> float | None:
+    return float(total / weight) if weight > 0 else None
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole > 0 else 0.0

@@ -1,0 +1,176 @@
+"""A start of a run, from the config to the exit code: what `headrace train` and `resume` do in each rank.
+
+    connect the ranks                                                    process_group.py
+    rank 0 finds where the run goes on and claims an attempt             resume_point.py, run_folder.py
+    and tells the others                                                 collectives.py
+    everything that the attempt trains with                              assemble.py
+    the loop                                                             loop.py
+
+Whatever can fail for a user's reason fails before the first step, on all ranks together, in one line.
+"""
+
+import faulthandler
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from data.errors import BadInput
+from data.tokenization.tokenizer import Tokenizer
+from launcher import output
+from launcher.checkpoint.catalog import Found
+from launcher.config import run_config as configs
+from launcher.config.run_config import Config
+from launcher.distributed.collectives import Told, from_first, together
+from launcher.distributed.process_group import connect, disconnect
+from launcher.distributed.stop_signals import StopRequest, stop_request
+from launcher.distributed.world import World, discover
+from launcher.engine.memory import enough_memory
+from launcher.preflight.prompts import require_room
+from launcher.preflight.quarantine import refuse_unknown
+from launcher.reporting.summary import show_summary
+from launcher.runs import run_folder
+from launcher.runs.progress import Progress
+from launcher.runs.resume_point import start_point
+from launcher.runs.run_folder import Attempt, RunFolder
+from launcher.runs.stream_settings import open_corpora
+from launcher.training.assemble import Claimed, assemble
+from launcher.training.gc_schedule import collected_by_step
+from launcher.training.global_batch import Trouble
+from launcher.training.loop import End, fit
+from launcher.training.redirect_output import quiet
+from launcher.training.session import TrainingSession
+
+Choose = Callable[[], tuple[RunFolder, Config]]
+Loop = Callable[[TrainingSession, Progress], End]
+
+
+def train(config: Config) -> int:
+    """Start the run that a config names, or go on with it. The exit code; BadInput for the command line."""
+    return _in_world(lambda: start(config), step=None)
+
+
+def start(config: Config) -> tuple[RunFolder, Config]:
+    """run_folder.start; before a new run is written, that what its config names can be opened."""
+    if not run_folder.exists(RunFolder(config.path).config_file):
+        require_room(config, Tokenizer.load(config.tokenizer.model))
+        _warn(refuse_unknown(config, open_corpora(config)))
+    return run_folder.start(config)
+
+
+def resume(run: RunFolder, config: Config, step: int | None = None) -> int:
+    """Go on with a run under an edited config, from its newest checkpoint or from that of `step`."""
+
+    def choose() -> tuple[RunFolder, Config]:
+        current = run.current_config()
+        if config.data != current.data:
+            _warn(refuse_unknown(config, open_corpora(config), before=current))
+        return run, config
+
+    return _in_world(choose, step=step)
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"headrace: warning: {line}", file=sys.stderr, flush=True)
+
+
+def _in_world(choose: Choose, step: int | None) -> int:
+    """Connect the ranks, claim an attempt, train; leave nothing connected."""
+    world = discover()
+    try:
+        connect(world)
+        return run_rank(world, choose, step)
+    except Told:
+        return 2
+    finally:
+        disconnect()
+
+
+def run_rank(world: World, choose: Choose, step: int | None = None, loop: Loop = fit) -> int:
+    """This rank's part, in a world that is connected. `choose`, asked on rank 0, names the run and the config
+    to go on with; `loop` trains. The exit code; BadInput on the rank that has the line to show."""
+    try:
+        with ExitStack() as stack:
+            stop = stack.enter_context(stop_request())
+            claimed = _claim(world, choose, step, stack)
+            if claimed is None:
+                return End.FINISHED.value
+            return _attempt(world, claimed, stop, loop)
+    except Told:
+        return 2
+
+
+def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> Claimed | None:
+    """This start's attempt and the checkpoint that it goes on from. None: the run is complete already."""
+    held: list[Attempt] = []
+
+    def claim() -> dict[str, Any]:
+        run, config = choose()
+        point = start_point(run, config, step)
+        found = point.checkpoint
+        if point.complete and found:
+            show_summary(run)
+            output.say(f"{run.path}: is complete, {found.step:,} steps; nothing was changed")
+            return {"complete": True}
+        held.append(run_folder.claim(run, config))
+        stack.callback(held[0].close)
+        return {
+            "complete": False,
+            "run": str(run.path),
+            "number": held[0].number,
+            "config": configs.plain(config),
+            "checkpoint": found and found.plain(),
+            "passed_over": point.passed_over,
+        }
+
+    told = from_first(world, claim)
+    if told["complete"]:
+        return None
+    return Claimed(
+        run=run_folder.open_run(told["run"]),
+        number=told["number"],
+        config=configs.build(told["config"], {}, "config"),
+        checkpoint=told["checkpoint"] and Found(**told["checkpoint"]),
+        passed_over=told["passed_over"],
+        attempt=held[0] if held else None,
+    )
+
+
+def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> int:
+    """Train as this attempt. What libraries print goes to its log, the console's lines to the terminal; so do
+    the stacks of all threads whenever SIGQUIT asks for them."""
+    log = claimed.run.attempt_path(claimed.number) / f"rank-{world.rank:04d}.log"
+    with quiet(log) as terminal, ExitStack() as stack:
+        faulthandler.register(signal.SIGQUIT, all_threads=True)  # written by C: also when Python is stuck
+        try:
+            with enough_memory(claimed.config.layout):
+                session, progress = assemble(world, claimed, stop, stack, terminal)
+            end = _train(session, progress, loop)
+            session.finish("trouble" if isinstance(end, Trouble) else end.name.lower())
+        except BadInput as error:
+            if claimed.attempt is not None:
+                claimed.attempt.give_up(error)
+            raise
+        if isinstance(end, Trouble):
+            together(world, end.repeat)
+            raise end  # not reached: it was the trouble of some rank
+    if end is End.FINISHED and world.rank == 0:
+        show_summary(claimed.run)
+    return end.value
+
+
+def _train(session: TrainingSession, progress: Progress, loop: Loop) -> End | Trouble:
+    """How the loop ended. BadInput: on all ranks where what was trained last could not be kept, on one whose
+    GPU or machine has too little memory."""
+    try:
+        with enough_memory(session.config.layout), collected_by_step():
+            if progress.step == 0:
+                session.evaluate(0)
+            return loop(session, progress)
+    except Trouble as trouble:
+        return trouble
+    except BadInput:
+        session.settle()
+        raise

@@ -1,0 +1,223 @@
+"""The plan's history, the arithmetic of steps and of places, and what an edit may not change."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.errors import BadInput
+from data.plan.blocks import Blocks
+from data.plan.epochs import Era, Order
+from data.plan.make import CorpusSettings
+from data.plan.plan import History, Plan, Skip, append_skip, read_history
+from data.plan.positions import StreamsState
+from data.plan.steps import rows_of_step, step_at, step_of_row
+from data.shards.corpus import Corpus
+from data.shards.index import UNITS
+from data.tokenization.tokenizer import Tokenizer
+from tests.support.helpers import Corpora
+from tests.support.stream_runs import edit, joined, settings, small_units, start, texts
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpora: Corpora) -> Tokenizer:
+    return corpora.tokenizer()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Corpus]:
+    folder = tmp_path_factory.mktemp("planned")
+    with pytest.MonkeyPatch.context() as patch:
+        return {name: small_units(patch, folder, name, texts(60, ord(name))) for name in "abc"}
+
+
+def units(shards: list[list[int]]) -> np.ndarray:
+    """A table of units with these text bytes, by shard."""
+    table = np.zeros(sum(map(len, shards)), UNITS)
+    table["shard"] = np.repeat(np.arange(len(shards)), [len(shard) for shard in shards])
+    table["text_bytes"] = [size for shard in shards for size in shard]
+    return table
+
+
+def test_blocks_are_even_runs_of_a_shards_units() -> None:
+    table = units([[100] * 10, [50], [], [100] * 7, [1000, 1, 1]])
+    blocks = Blocks(1, "a", table, [len(table)], 0.0, 300)
+    found = [blocks.units_of(block) for block in range(len(blocks))]
+    assert [unit for block in found for unit in block] == list(range(len(table)))
+    for block in found:
+        assert len(set(table["shard"][block])) == 1
+        assert block == list(range(block[0], block[-1] + 1))
+    assert [len(block) for block in found[:3]] == [3, 4, 3]
+    assert all(blocks.block_of(unit) == number for number, block in enumerate(found) for unit in block)
+    assert blocks.text_bytes[:3].tolist() == [300, 400, 300]
+
+
+def test_held_out_units_are_set_aside_first_and_appending_changes_none_of_the_old() -> None:
+    table = units([[100] * 40, [100] * 60, [100] * 50])
+    old = Blocks(1, "a", table, [100], 0.1, 300)
+    new = Blocks(1, "a", table, [100, 150], 0.1, 300)
+    assert len(old.held_out) == 10
+    assert len(new.held_out) == 15
+    assert new.held_out[:10].tolist() == old.held_out.tolist()
+    assert new.count(100) == len(old)
+    assert [new.units_of(block) for block in range(len(old))] == [old.units_of(b) for b in range(len(old))]
+    assert all(new.block_of(unit) is None for unit in new.held_out.tolist())
+    assert len(Blocks(1, "a", units([[1, 1]]), [2], 0.001, 300).held_out) == 1
+    assert len(Blocks(1, "a", units([[1]]), [1], 0.5, 300).held_out) == 0
+
+
+@pytest.mark.parametrize("streams", [1, 2, 7, 12])
+@pytest.mark.parametrize("appended", [[], [0], [130], [250], [40, 60], [40, 40], [130, 331]])
+def test_every_block_stands_once_in_every_epoch_and_is_found_back(appended: list[int], streams: int) -> None:
+    """Blocks 0 … 99, and 30 more at each place of `appended`."""
+    eras = [Era(place, 0, 100 + 30 * number, "") for number, place in enumerate([0, *appended])]
+    sizes = np.random.default_rng(0).integers(1, 50, eras[-1].blocks)
+    order = Order(1, "a", eras, streams, sizes)
+    limit = 1_500
+    resolved = [order.resolve(place) for place in range(limit)]
+    epochs = [epoch for epoch, _ in resolved]
+    assert epochs == sorted(epochs)
+    for epoch in range(max(epochs)):
+        blocks = [block for e, block in resolved if e == epoch]
+        assert len(set(blocks)) == len(blocks)
+        assert set(range(100)) <= set(blocks)
+    last = [block for e, block in resolved if e == max(epochs) - 1]
+    assert sorted(last) == list(range(100 + 30 * len(appended)))
+    for block in range(100 + 30 * len(appended)):
+        expected = [place for place, (_, b) in enumerate(resolved) if b == block]
+        assert sorted(order.places_of(block, limit)) == expected
+    before = Order(1, "a", eras[:-1] or eras, streams, sizes)
+    assert [before.resolve(place) for place in range(eras[-1].place)] == resolved[: eras[-1].place]
+
+
+@pytest.mark.parametrize(("streams", "blocks"), [(2, 159), (3, 201), (12, 768), (12, 800)])
+def test_streams_are_dealt_the_same_text(streams: int, blocks: int) -> None:
+    """In an epoch streams differ by less than the largest block and one that was left over; after S epochs,
+    where S divides the blocks, not at all: nothing adds up."""
+    sizes = np.random.default_rng(2).lognormal(4, 0.7, blocks).astype(np.int64)
+    order = Order(1, "a", [Era(0, 0, blocks, "")], streams, sizes)
+    got = np.zeros((2 * streams, streams), dtype=np.int64)
+    for place in range(2 * streams * blocks):
+        got[place // blocks, place % streams] += sizes[order.resolve(place)[1]]
+    assert np.ptp(got, axis=1).max() <= np.ptp(sizes) + np.sort(sizes)[blocks % streams]
+    if blocks % streams == 0:
+        assert np.ptp(got[:streams].sum(axis=0)) == np.ptp(got.sum(axis=0)) == 0
+    assert np.ptp(got.sum(axis=0)) < 0.01 * got.sum(axis=0).mean()
+
+
+def test_steps_and_rows_by_arithmetic(small: dict[str, Corpus], tokenizer: Tokenizer) -> None:
+    asked = settings(tokenizer, small, {"a": 1.0}, batch_rows=((0, 10), (35, 7), (100, 20)))
+    history = start(asked)
+    history = edit(history, replace(asked, batch_rows=13), 187, StreamsState())
+    history = edit(history, replace(asked, batch_rows=((0, 5), (300, 50))), 213, StreamsState())
+    row, rows = 0, []
+    for step in range(60):
+        count = step_at(history, row)
+        assert rows_of_step(history, step) == (row, count)
+        rows += [step] * count
+        row += count
+    assert [step_of_row(history, number) for number in range(row)] == rows
+    assert {187, 213} <= {rows_of_step(history, step)[0] for step in range(60)}
+    far = rows_of_step(history, 10**9)
+    assert step_of_row(history, far[0]) == 10**9
+
+
+def test_the_history_survives_its_file_and_a_rewind(
+    small: dict[str, Corpus], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    path = tmp_path / "plan.jsonl"
+    asked = settings(tokenizer, small, {"a": 1.0}, objectives={"causal": {"weight": [[0, 1], [9, 2]]}})
+    history = start(asked)
+    history.append_to(path)
+    for row, rows in ((17, 3), (34, 4)):
+        history = edit(history, replace(asked, batch_rows=rows), row, StreamsState())
+        history.append_to(path)
+    append_skip(path, Skip("a", 3, 2))
+    assert read_history(path) == history.with_skip(Skip("a", 3, 2))
+    assert History.from_json(json.loads(json.dumps(history.to_json()))) == history
+
+    rewound = edit(history, asked, 20, StreamsState())
+    assert [row for row, _ in rewound.segments] == [0, 17, 20]
+    rewound.append_to(path)
+    with path.open("ab") as file:
+        file.write(b'{"row": 99, "pl')
+    assert read_history(path).segments == rewound.segments
+    again = edit(rewound, replace(asked, batch_rows=5), 40, StreamsState())
+    again.append_to(path)
+    assert read_history(path).segments == again.segments
+    assert edit(again, replace(asked, batch_rows=5), 44, StreamsState()) == again
+
+    path.write_text('["no plan"]\n')
+    with pytest.raises(BadInput, match=r"plan.jsonl:1"):
+        read_history(path)
+
+
+def test_an_edit_may_not_change_what_the_rows_stand_on(
+    small: dict[str, Corpus], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    asked = settings(tokenizer, small, {"a": 0.5, "b": 0.5})
+    history = start(asked)
+
+    def held_out(fraction: float) -> dict[str, CorpusSettings]:
+        return {name: CorpusSettings(small[name].index, 0.5, fraction) for name in "ab"}
+
+    shuffled = {"a": small["b"], "b": small["b"]}
+    refused = {
+        "seed": replace(asked, seed=2),
+        "tokenizer": replace(asked, tokenizer="another"),
+        "lanes": replace(asked, lanes=24),
+        "block_bytes": replace(asked, block_bytes=2_000),
+        "held_out": replace(asked, corpora=held_out(0.1)),
+        "sequence_length": replace(asked, length=256),
+        "fingerprint": settings(tokenizer, shuffled, {"a": 0.5, "b": 0.5}),
+        "weights are 0": settings(tokenizer, small, {"a": 0.0, "b": 0.0}),
+        "quarantine": replace(asked, quarantine=[("x", "1")]),
+        "objectives.mlm": replace(asked, objectives={"mlm": {"selekt": 1}}),
+    }
+    for what, settings_ in refused.items():
+        with pytest.raises(BadInput, match=what) as caught:
+            edit(history, settings_, 17, StreamsState())
+        assert "\n" not in str(caught.value)
+
+    appended = joined(tmp_path, "a", small["a"], small["c"])
+    kept = edit(history, settings(tokenizer, {"a": appended}, {"a": 1.0}), 17, StreamsState())
+    plan = kept.at(17)
+    assert [(corpus.name, corpus.id, corpus.weight) for corpus in plan.corpora] == [
+        ("a", 0, 1.0),
+        ("b", 1, 0.0),
+    ]
+    assert [era.place for era in plan.corpora[0].eras] == [0, plan.corpora[0].streams]
+    with pytest.raises(BadInput, match="fingerprint"):
+        edit(kept, asked, 34, StreamsState())
+
+
+def test_the_plan_is_small_and_plain(small: dict[str, Corpus], tokenizer: Tokenizer) -> None:
+    plan = start(settings(tokenizer, small, {"a": 0.5, "b": 0.5})).at(0)
+    text = json.dumps(plan.to_json())
+    assert Plan.from_json(json.loads(text)) == plan
+    assert len(text) < 2_000
+
+
+def test_a_plan_of_another_versions_stream_is_refused(
+    small: dict[str, Corpus], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Also one that was written before plans said their version."""
+    path = tmp_path / "plan.jsonl"
+    value = start(settings(tokenizer, small, {"a": 1.0})).at(0).to_json()
+    for older in (value | {"stream": 99}, {name: value[name] for name in value if name != "stream"}):
+        path.write_text(json.dumps({"row": 0, "plan": older}) + "\n")
+        with pytest.raises(BadInput, match="go on with the headrace that began it"):
+            read_history(path)
+
+
+def test_a_run_keeps_its_blocks_where_none_are_asked_for(
+    small: dict[str, Corpus], tokenizer: Tokenizer
+) -> None:
+    """The usual size may be another one day."""
+    asked = settings(tokenizer, small, {"a": 1.0})
+    history = start(replace(asked, block_bytes=512 * 128))
+    edited = edit(history, replace(asked, block_bytes=None, batch_rows=9), 17, StreamsState())
+    assert edited.newest.block_bytes == 512 * 128
+    assert start(replace(asked, block_bytes=None)).newest.block_bytes == 1024 * 128

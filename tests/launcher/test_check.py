@@ -1,0 +1,212 @@
+"""`headrace check`: its exact figures are those of the things themselves, its estimates near them."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data.durable import append
+from data.errors import BadInput
+from data.plan.make import make_plan
+from data.plan.plan import History
+from data.plan.segments import Regimes
+from data.stream.block import Opener
+from launcher.config import run_config as configs
+from launcher.preflight import estimates
+from launcher.preflight.check import report
+from launcher.preflight.quarantine import refuse_unknown
+from launcher.runs.run_folder import RunFolder, start
+from launcher.runs.stream_settings import open_corpora, stream_settings
+from objectives.registry import HEADS
+from tests.support.commands import Commands
+from tests.support.helpers import Corpora, TrainingText
+
+CONFIG = """\
+run: {{name: r, folder: {folder}/runs}}
+steps: 100
+sequence_length: 128
+batch_rows: [[0, 8], [80, 16]]
+tokenizer: {{model: {model}}}
+data:
+  corpora:
+    code: {{shards: '{code}', weight: 3, held_out: 0.1}}
+    prose: {{shards: '{prose}', weight: 1}}
+objectives: {{causal: {{weight: [[0, 1], [1520, 3]]}}, mlm: {{}}}}
+model: {{layers: 2, width: 64, heads: 4}}
+optimizer: {{warmup: 10}}
+layout: {{zero: 1, micro_batch: 4}}
+checkpoint: {{every: 30, keep: 2, keep_every: 60}}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, corpora: Corpora) -> Path:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        CONFIG.format(folder=tmp_path, model=corpora.tokenizer_path, code=corpora.code, prose=corpora.prose)
+    )
+    return path
+
+
+def test_exact_figures(file: Path, corpora: Corpora) -> None:
+    from model.transformer import Transformer
+
+    config = configs.load(file)
+    facts = report(config, 2)
+    # Ten steps of 8 rows, then ninety of 16.
+    assert facts["whole"] == facts["whole"] | {"steps": 100, "rows": 80 + 90 * 16}
+    assert facts["step"] == {
+        "rows": 8,
+        "length": 128,
+        "positions": 1024,
+        "processes": 2,
+        "micro_batches": 1,
+        "blank_rows": 0,
+    }
+    code, prose = facts["corpora"]
+    assert (code["share"], prose["share"]) == (0.75, 0.25)
+    index = corpora.open("code").index
+    assert code["text_bytes"] + code["held_out_bytes"] == index.text_bytes
+    assert 0 < code["held_out_bytes"] < 0.3 * index.text_bytes
+    assert prose["held_out_bytes"] == 0
+    assert [part["share"] for part in facts["objectives"]] == [0.5, 0.5]
+    assert [part["share_at_end"] for part in facts["objectives"]] == [0.75, 0.25]
+    # Saved at 30, 60, 90, 100; kept whole: 90, 100 and 60 for ever.
+    assert (facts["checkpoints"]["whole"], facts["checkpoints"]["weights_only"]) == (3, 0)
+    assert facts["warnings"] == []
+
+    model = Transformer(config.model, facts["model"]["vocabulary"], HEADS, corpora=2)
+    assert facts["model"]["parameters"] == sum(p.numel() for p in model.parameters())
+
+
+def test_a_run_that_goes_on_is_asked_at_its_row(file: Path, headrace: Commands) -> None:
+    """Its next step has the rows and shares of the row at which it begins, not those of row 0."""
+    edits = ["steps=2", "batch_rows=[[0, 8], [16, 12]]", "objectives.causal.weight=[[0, 1], [16, 3]]"]
+    headrace.ok("train", file, *edits)
+    facts = json.loads(headrace.ok("check", file, *edits, "--json"))
+    assert (facts["run"]["step"], facts["run"]["complete"]) == (2, True)
+    assert (facts["step"]["rows"], facts["objectives"][0]["share"]) == (12, 0.75)
+    new = report(configs.load(file, [*edits, "run.name=new"]), 1)
+    assert (new["step"]["rows"], new["objectives"][0]["share"]) == (8, 0.5)
+
+
+def test_blocks_of_appended_shards_are_those_that_the_stream_opens(file: Path, corpora: Corpora) -> None:
+    """They bring their own held-out units, so the figures depend on where they were appended."""
+    config, tokenizer = configs.load(file), corpora.tokenizer()
+    opened = open_corpora(config)
+    plan = make_plan(stream_settings(config, opened, tokenizer.hash))
+    part, units = plan.corpora[0], opened["code"].index.units
+    (last,) = part.eras
+    first = replace(last, units=len(units) // 3, blocks=1, fingerprint="")
+    part = replace(part, eras=(first, replace(last, place=1)))
+    grown = replace(plan, corpora=(part, *plan.corpora[1:]))
+    blocks = Opener(Regimes(History(((0, grown),))), opened, tokenizer).blocks["code"]
+    facts = estimates.corpus(grown, part, opened["code"], tokenizer, 100)
+    assert facts["blocks"] == len(blocks)
+    assert facts["held_out_bytes"] == units["text_bytes"][blocks.held_out].sum()
+
+
+def test_estimated_tokens_and_padding_are_near_the_truth(file: Path, corpora: Corpora) -> None:
+    facts = report(configs.load(file), 1)
+    tokenizer = corpora.tokenizer()
+    prose = corpora.open("prose")
+    texts = [s.text for unit in range(len(prose)) for s in prose.read_unit(unit) if s.text is not None]
+    tokens = sum(len(ids) for ids in tokenizer.encode_documents(texts))
+    assert facts["corpora"][1]["tokens"] == pytest.approx(tokens, rel=0.1)
+    assert 0.001 < facts["corpora"][1]["padding"] < 0.02
+
+
+def test_blank_rows_are_counted_as_the_ranks_will_have_them(file: Path) -> None:
+    facts = report(configs.load(file), 5)
+    # Eight rows over five ranks: one micro-batch of 4 for each, however few of its rows are real.
+    assert facts["step"]["blank_rows"] == 5 * 4 - 8
+    assert "blank rows" in facts["warnings"][0]
+
+
+def test_too_little_memory_for_the_blocks_in_use_is_told(
+    file: Path, text: TrainingText, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One block for each stream that the lanes of a process follow."""
+    small = report(configs.load(file, ["data.memory_mib=1", "data.block_bytes=400000"]), 1)
+    assert small["open_blocks"]["number"] == 2
+    assert 1 << 20 < small["open_blocks"]["bytes"] < 6 << 20
+    (line,) = small["warnings"]
+    shards = ("code", text.code), ("prose", text.prose)
+    assert line.startswith("data.memory_mib: a process draws from 2 blocks at a time; they may hold ")
+    monkeypatch.setattr("data.plan.corpus_mix.BLOCKS_A_STREAM", 16)
+    many = ["data.block_bytes=2000", "lanes=12", *(f"data.corpora.{c}.shards={s}" for c, s in shards)]
+    fine = [report(configs.load(file, many), processes) for processes in (1, 6)]
+    streams = [corpus["streams"] for corpus in fine[0]["corpora"]]
+    assert streams[0] > 1
+    for facts, processes in zip(fine, (1, 6), strict=True):
+        followed = [{lane % count for lane in range(12) if lane % processes == 0} for count in streams]
+        assert facts["open_blocks"]["number"] == sum(map(len, followed))
+        assert not any("memory_mib" in warning for warning in facts["warnings"])
+
+
+def test_the_command_needs_no_torch_and_prints_both_ways(file: Path) -> None:
+    script = (
+        "import sys; sys.argv = ['headrace', 'check', *sys.argv[1:]]\n"
+        "from launcher.cli.main import main\n"
+        "try:\n    main()\n"
+        "finally:\n    assert 'torch' not in sys.modules\n"
+    )
+    run = [sys.executable, "-c", script, str(file)]
+    shown = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert "1,024 positions, on 1 process in 2 micro-batches each" in shown
+    assert "1,520 rows" in shown
+    assert "prose" in shown
+    facts = json.loads(subprocess.run([*run, "--json"], capture_output=True, text=True, check=True).stdout)
+    assert facts == report(configs.load(file), 1) | {"checkpoints": facts["checkpoints"]}
+
+
+def test_a_run_with_another_config_is_refused_before_torch_is_imported(file: Path) -> None:
+    start(configs.load(file))
+    append(RunFolder(configs.load(file).path).plan, "{}")  # what makes it a run that has begun
+    script = (
+        "import sys; sys.argv = ['headrace', 'train', *sys.argv[1:]]\n"
+        "from launcher.cli.main import main\n"
+        "try:\n    main()\n"
+        "finally:\n    assert 'torch' not in sys.modules\n"
+    )
+    for processes in ("1", "2"):
+        run = [sys.executable, "-c", script, str(file), "steps=9", "--processes", processes]
+        done = subprocess.run(run, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "this run exists with another config (steps: 100, now 9). Begin a new run" in done.stderr
+
+
+def test_what_would_stop_the_run_stops_the_check(file: Path, tmp_path: Path) -> None:
+    for override, expected in [
+        ("tokenizer.model=none.model", "tokenizer.model: no file"),
+        ("data.corpora.code.shards=none-*.tar", "none-*.tar"),
+    ]:
+        with pytest.raises(configs.BadInput) as caught:
+            report(configs.load(file, [override]), 1)
+        assert expected in str(caught.value)
+    with pytest.raises(configs.BadInput, match="lanes: 12 lanes cannot be shared by 13"):
+        report(configs.load(file), 13)
+
+
+def test_the_stream_is_asked_for_as_the_config_says(file: Path) -> None:
+    config = configs.load(file, ["data.corpora.code.quarantine=[a, b]", "longest_sequence=256"])
+    settings = stream_settings(config, open_corpora(config), "hash")
+    assert list(settings.quarantine) == [("code", "a"), ("code", "b")]
+    assert (settings.length, settings.longest, settings.block_bytes) == (128, 256, None)
+    assert settings.corpora["code"].weight == 3
+
+
+def test_a_start_does_not_look_through_a_large_corpus_for_documents_to_leave_out(file: Path) -> None:
+    config = configs.load(file, ["data.corpora.code.quarantine=[a, b]"])
+    (line,) = refuse_unknown(config, open_corpora(config), most=1000)
+    assert line.startswith(
+        "data.corpora.code.quarantine: whether these documents exist was not looked up in "
+    )
+    assert "headrace check" in line
+    with pytest.raises(BadInput, match=r"has the key 'a' \(and 1 more\)"):
+        refuse_unknown(config, open_corpora(config))
+    assert refuse_unknown(config, {}, before=config) == []

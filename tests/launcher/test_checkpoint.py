@@ -1,0 +1,240 @@
+"""Checkpoints through real ranks: every tensor survives a change of layout; damage is named, passed over."""
+
+import errno
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.errors import BadInput
+from launcher.checkpoint import retention
+from launcher.checkpoint.catalog import abandon, newest, verify
+from launcher.checkpoint.format import step_name, weights_name
+from launcher.checkpoint.retention import Retention, clean
+from launcher.distributed.collectives import Told
+from launcher.distributed.world import World
+from tests.support.engine_cases import checkpoints, make_engine, train_and_save, varied
+from tests.support.ranks import run
+
+LAYOUTS = [(2, 1), (1, 0), (4, 3), (2, 2), (2, 1)]
+
+
+def test_tensors_are_equal_at_every_change_of_layout(tmp_path: Path) -> None:
+    """2 ranks ZeRO 1 → 1 rank ZeRO 0 → 4 ranks ZeRO 3 → 2 ranks ZeRO 2 → 2 ranks ZeRO 1; losses against a
+    run that never changed, within 2e-5."""
+    saved = None
+    losses: list[float] = []
+    for number, (ranks, zero) in enumerate(LAYOUTS):
+        first, last = 2 * number + 1, 2 * number + 2
+        at = str(tmp_path / step_name(first - 1)) if saved else None
+        setting = varied(zero=zero, steps=10)
+        results = run(train_and_save, ranks, setting, tmp_path, at, first, last)
+        for result in results:
+            if saved:
+                for key, tensor in saved.items():
+                    np.testing.assert_array_equal(result["before"][key], tensor, err_msg=str(key))
+            assert result["adam"] == last
+        saved = results[0]["after"]
+        losses += results[0]["losses"]
+    (tmp_path / "straight").mkdir()
+    straight = run(train_and_save, 2, varied(steps=10), tmp_path / "straight", None, 1, 10)[0]
+    np.testing.assert_allclose(losses, straight["losses"], rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "zero", "precision"), [(2, 1, "fp32"), (2, 3, "fp32"), (1, 0, "fp32"), (2, 2, "bf16")]
+)
+def test_the_same_layout_goes_on_bit_for_bit(tmp_path: Path, ranks: int, zero: int, precision: str) -> None:
+    setting = varied(zero=zero, precision=precision, steps=6)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    straight = run(train_and_save, ranks, setting, tmp_path / "a", None, 1, 6)[0]
+    first = run(train_and_save, ranks, setting, tmp_path / "b", None, 1, 3)[0]
+    at = str(tmp_path / "b" / step_name(3))
+    second = run(train_and_save, ranks, setting, tmp_path / "b", at, 4, 6)[0]
+    assert first["losses"] + second["losses"] == straight["losses"]
+    for key, tensor in straight["after"].items():
+        np.testing.assert_array_equal(second["after"][key], tensor, err_msg=str(key))
+
+
+def save_with_logs(world: World, folder: Path, refusing: int | None) -> tuple[list[str], str | None]:
+    """One save, each rank with a log to sync, that of `refusing` in vain. What was synced when rank 0 was
+    about to publish, and the line that this rank shows."""
+    engine = make_engine(world, varied(steps=1))
+    synced: list[str] = []
+
+    def sync() -> None:
+        time.sleep(0.2 * world.rank)
+        if world.rank == refusing:
+            raise BadInput("openings: cannot be written")
+        (folder.parent / f"synced-{world.rank}").touch()
+
+    def may_publish() -> bool:
+        synced.extend(sorted(path.name for path in folder.parent.glob("synced-*")))
+        return True
+
+    saves = checkpoints(engine, folder, sync=sync, may_publish=may_publish, patience=5)
+    saves.save(engine, 1, {"step": 1})
+    try:
+        saves.finish()
+    except (BadInput, Told) as error:
+        return synced, str(error)
+    return synced, None
+
+
+def test_the_logs_of_all_ranks_are_on_the_disk_before_a_checkpoint_is_published(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    synced, line = run(save_with_logs, 2, folder, None)[0]
+    assert (synced, line) == (["synced-0", "synced-1"], None)
+    assert verify(folder) == {folder / step_name(1): []}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_log_that_cannot_be_synced_means_no_checkpoint(tmp_path: Path, rank: int) -> None:
+    folder = tmp_path / "checkpoints"
+    synced, line = run(save_with_logs, 2, folder, rank)[0]
+    assert synced == []
+    assert line is not None
+    assert line.endswith("openings: cannot be written")
+    assert names(folder) == []
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    run(train_and_save, 2, varied(steps=2), folder, None, 1, 1)
+    run(train_and_save, 2, varied(steps=2), folder, str(folder / step_name(1)), 2, 2)
+    return folder
+
+
+def test_one_flipped_byte_in_any_file_is_named_and_the_one_before_is_used(two_checkpoints: Path) -> None:
+    assert verify(two_checkpoints) == {two_checkpoints / step_name(step): [] for step in (1, 2)}
+    files = sorted((two_checkpoints / step_name(2)).iterdir())
+    assert len(files) == 7  # manifest, index, progress, and a fragment with its block table for each rank
+    for file in files:
+        content = file.read_bytes()
+        middle = len(content) // 2
+        file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        found, passed_over = newest(two_checkpoints)
+        assert found is not None
+        assert found.step == 1
+        assert len(passed_over) == 1
+        assert str(file) in passed_over[0]
+        file.write_bytes(content)
+    assert newest(two_checkpoints)[0].step == 2  # type: ignore[union-attr]
+
+
+def test_a_missing_and_a_truncated_file_are_named(two_checkpoints: Path) -> None:
+    for file in sorted((two_checkpoints / step_name(2)).iterdir()):
+        content = file.read_bytes()
+        file.write_bytes(content[:-1])
+        assert str(file) in newest(two_checkpoints)[1][0]
+        file.unlink()
+        assert str(file) in newest(two_checkpoints)[1][0]
+        file.write_bytes(content)
+
+
+def test_weights_that_cannot_be_kept_are_said_and_stay(
+    two_checkpoints: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
+    for step in (3, 4):
+        shutil.copytree(folder / step_name(2), folder / step_name(step))
+    index = folder / step_name(1) / "index.json"
+    index.write_bytes(b"{}")
+    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
+    damaged: set[int] = set()
+    assert rules.apply(folder, published=4, attempt=1, damaged=damaged) == [step_name(2)]
+    assert damaged == {1}
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *(step_name(step) for step in (1, 3, 4)),
+        weights_name(2),
+    ]
+    assert f"{index}: 2 bytes, " in caplog.text
+    assert "it is damaged, and stays as it is" in caplog.text
+    assert rules.apply(folder, published=4, attempt=1, damaged=damaged) == []
+    assert len(caplog.records) == 1, "once, and not at each save"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def refuse(number: int) -> Any:
+    """A call that the file system refuses."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refused
+
+
+def test_a_deletion_that_is_refused_is_said_once_and_tried_again(
+    two_checkpoints: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS, while somebody holds a file of it open."""
+    folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
+    rest = f"{step_name(1)}.deleting"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", refuse(errno.ENOTEMPTY))
+        for deleted in ([step_name(1)], []):
+            assert Retention(keep=1).apply(folder, published=2, attempt=1, damaged=set()) == deleted
+            assert names(folder) == [rest, step_name(2)]
+        assert clean(folder, attempt=2) == []
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder / step_name(1)}: cannot be deleted for now: Directory not empty"
+    ]
+    shutil.copytree(folder, tmp_path / "d")
+    assert Retention(keep=1).apply(folder, published=2, attempt=1, damaged=set()) == []
+    assert clean(tmp_path / "d", attempt=2) == [rest]
+    assert names(folder) == names(tmp_path / "d") == [step_name(2)]
+
+
+def test_weights_for_which_there_is_no_room_leave_the_whole_and_nothing_else(
+    two_checkpoints: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
+    shutil.copytree(folder / step_name(2), folder / step_name(3))
+    before = names(folder)
+    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "write_file", refuse(errno.ENOSPC))
+        for _ in range(2):
+            assert rules.apply(folder, published=3, attempt=1, damaged=set()) == []
+            assert names(folder) == before
+    assert len(caplog.records) == 1
+    assert (
+        f"{folder / step_name(1)}: its weights alone cannot be kept, so it stays for now: No sp"
+        in caplog.text
+    )
+    assert rules.apply(folder, published=3, attempt=1, damaged=set()) == [step_name(1)]
+    assert names(folder) == [step_name(2), step_name(3), weights_name(1)]
+
+
+def test_nothing_whole_is_refused_and_not_begun_again(two_checkpoints: Path) -> None:
+    manifests = [two_checkpoints / step_name(step) / "MANIFEST.json" for step in (1, 2)]
+    contents = [manifest.read_bytes() for manifest in manifests]
+    for manifest in manifests:
+        manifest.write_bytes(b"{}")
+    with pytest.raises(BadInput, match="no checkpoint is whole"):
+        newest(two_checkpoints)
+    for manifest, content in zip(manifests, contents):
+        manifest.write_bytes(content)
+
+
+def test_weights_of_a_future_that_was_given_up_step_aside_too(two_checkpoints: Path, tmp_path: Path) -> None:
+    """Else step 2 of the new future would be deleted for the weights of the old one."""
+    folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
+    for step in (3, 4):
+        shutil.copytree(folder / step_name(2), folder / step_name(step))
+    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
+    rules.apply(folder, published=4, attempt=1, damaged=set())
+    assert {step_name(3), weights_name(1), weights_name(2)} <= set(names(folder))
+    abandon(folder, after=1, attempt=2)
+    assert f"{weights_name(2)}.abandoned-0002" in names(folder)
+    assert weights_name(1) in names(folder), "of the past that both futures share"
+    assert weights_name(2) not in names(folder)

@@ -1,0 +1,270 @@
+"""A config is read, or refused in one line naming the file, the line, the key and the nearest right key."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from data.errors import BadInput
+from launcher.config import run_config as configs
+from launcher.config.messages import options
+from launcher.config.run_config import Config
+from objectives.registry import OBJECTIVES
+from tests.support.sources import ROOT
+
+GOOD = """\
+run: {name: x}
+steps: 20
+sequence_length: 128
+batch_rows: 8
+tokenizer: {model: tok.model}
+data:
+  corpora:
+    code: {shards: code-*.tar, held_out: 0.1}
+objectives:
+  causal: {weight: 1}
+  mlm: {weight: 2}
+model: {layers: 2, width: 64, heads: 4}
+optimizer:
+  lr: 3e-4
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "c.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(BadInput) as caught:
+        configs.load(path, overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_dump_is_complete_and_reads_back_equal(file: Path, tmp_path: Path, monkeypatch) -> None:
+    config = configs.load(file)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(configs.dump(config))
+    monkeypatch.chdir("/")
+    assert configs.load(copy) == config
+    assert config.data.corpora["code"].shards == (f"{tmp_path}/code-*.tar",)
+    assert config.longest_sequence == config.model.longest == 128
+    assert config.data.block_bytes is None
+    assert config.objectives["mlm"]["select"] == 0.15
+    for key in options(Config):
+        if "*" not in key and key[0] != "objectives" and key != ("model", "longest"):
+            section = configs.plain(config)
+            for word in key[:-1]:
+                section = section[word]
+            assert key[-1] in section
+
+
+def test_a_config_never_changes(file: Path) -> None:
+    config = configs.load(file)
+    for section, key in [(config, "steps"), (config.data.on_bad, "budget"), (config.model, "width")]:
+        with pytest.raises((TypeError, ValueError, AttributeError)):
+            setattr(section, key, 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("heads: 4", "haeds: 4", "12: model.haeds: unknown key; did you mean model.heads?"),
+        ("heads: 4", "heads: 5", "12: model.heads: width 64 is not a multiple of 5 heads"),
+        ("layers: 2", "layers: two", "12: model.layers: expected a whole number, got 'two'"),
+        ("{layers: 2, width: 64, heads: 4}", "[2, 64]", "12: model: expected a section, got [2, 64]"),
+        ("lr: 3e-4", "lr: -1", "14: optimizer.lr: expected above 0.0, got -1"),
+        ("lr: 3e-4", "lr: true", "14: optimizer.lr: expected a number, got true"),
+        ("lr: 3e-4", "rate: 1", "14: optimizer.rate: unknown key; known here: lr, schedule"),
+        (
+            "mlm: {weight: 2}",
+            "mlm: {selct: 0.2}",
+            "11: objectives.mlm.selct: unknown key; did you mean select?",
+        ),
+        (
+            "mlm: {weight: 2}",
+            "mlm: {select: lots}",
+            "11: objectives.mlm.select: expected a number, got 'lots'",
+        ),
+        ("mlm: {weight: 2}", "mln: {weight: 2}", "11: objectives.mln: no such objective; did you mean mlm?"),
+        ("held_out: 0.1", "weight: 0", "7: data.corpora: expected a corpus with a weight above 0"),
+        ("shards: code-*.tar, ", "", "8: data.corpora.code.shards: is missing"),
+        ("batch_rows: 8", "batch_rows: [[5, 8]]", "4: batch_rows: expected the first pair to begin at row 0"),
+        ("batch_rows: 8", "lr: 3", "4: lr: unknown key; did you mean optimizer.lr? (and 1 more)"),
+        ("steps: 20", "steps: 1e5", "2: steps: expected a whole number, got 100000.0"),
+        ("steps: 20", "steps: 20\nsteps: 30", "3: steps: stands twice, first in line 2"),
+        ("steps: 20", "steps: 2\neval: {samples: {prompts: [a]}}", "3: eval.samples.prompts: are written at"),
+        ("name: x", "name: ../x", "1: run.name: expected a name"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(file: Path, old: str, new: str, expected: str) -> None:
+    assert old in GOOD
+    file.write_text(GOOD.replace(old, new))
+    assert refusal(file).startswith(f"{file}:{expected}")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.haeds=4", "command line: model.haeds: unknown key; did you mean model.heads?"),
+        ("layout.precision=fp16", "command line: layout.precision: expected 'fp32' or 'bf16'"),
+        ("layout={precision: bf16, zero: 0}", "layout: precision bf16 with zero 0 is not supported"),
+        ("longest_sequence=64", "longest_sequence: expected at least sequence_length (128), got 64"),
+        (
+            "layout.micro_batch=99999999999999",
+            "layout.micro_batch: expected at most 65536, got 99999999999999",
+        ),
+        ("model.width=100000000000", "model.width: expected a whole number of at most 131072, got 1000"),
+        ("model.layers=100000000", "model.layers: expected a whole number of at most 4096, got 1000"),
+        ("eval.samples.temperature=1e-40", "eval.samples.temperature: expected 0, or a number from 1e-06 to"),
+        ("eval.samples.temperature=1e300", "eval.samples.temperature: expected 0, or a number from 1e-06 to"),
+        ("eval.samples.temperature=0", None),
+        ("eval={every: 2}", None),
+        ("data.corpora.code.held_out=0 ", None),
+        ("steps", "'steps': expected key=value"),
+        ("seed.x=3", "command line: seed: expected a whole number, got a section"),
+        ("seed=[1", "command line, seed:1: not YAML"),
+        ("normalise=globl", "did you mean global?"),
+    ],
+)
+def test_overrides_are_held_to_the_same_rules(file: Path, override: str, expected: str | None) -> None:
+    if expected is None:
+        configs.load(file, [override])
+    else:
+        assert expected in refusal(file, override)
+
+
+def test_evaluation_without_held_out_text_is_refused(file: Path) -> None:
+    assert "eval.every: needs held-out text" in refusal(file, "data.corpora.code.held_out=0", "eval.every=5")
+
+
+def test_overrides_reach_into_sections_and_take_names_out(file: Path) -> None:
+    config = configs.load(
+        file, ["optimizer.lr=1e-3", "objectives.mlm=null", "data.corpora.prose.shards=[p.tar]", "steps=7"]
+    )
+    assert (config.optimizer.lr, config.steps) == (0.001, 7)
+    assert list(config.objectives) == ["causal"]
+    assert list(config.data.corpora) == ["code", "prose"]
+
+
+def test_a_base_is_merged_by_sections_and_one_level_deep(file: Path, tmp_path: Path) -> None:
+    child = tmp_path / "sub" / "child.yaml"
+    child.parent.mkdir()
+    child.write_text("base: ../c.yaml\nmodel: {width: 128}\nobjectives: {causal: , span: {weight: 1}}\n")
+    config = configs.load(child)
+    assert (config.model.layers, config.model.width) == (2, 128)
+    assert list(config.objectives) == ["mlm", "span"]
+
+    child.write_text("base: ../c.yaml\nmodel: {width: 66}\n")
+    assert refusal(child).startswith(f"{tmp_path}/sub/../c.yaml:12: model.heads: width 66")
+
+    grandchild = tmp_path / "grandchild.yaml"
+    grandchild.write_text("base: sub/child.yaml\n")
+    assert "child.yaml:1: base: a base has no base of its own" in refusal(grandchild)
+    grandchild.write_text("base: none.yaml\n")
+    assert "none.yaml: cannot be read: No such file" in refusal(grandchild)
+
+
+def test_difference_names_the_keys(file: Path) -> None:
+    old = configs.load(file)
+    new = configs.load(file, ["model.width=128", "objectives.mlm=null"])
+    lines = configs.difference(old, new)
+    assert "model.width: 64, now 128" in lines
+    assert "objectives.mlm.weight: 2.0, now absent" in lines
+    assert configs.difference(old, old) == []
+
+
+def test_batch_rows_may_be_stepwise(file: Path) -> None:
+    assert configs.load(file, ["batch_rows=[[0, 4], [100, 6]]"]).batch_rows == ((0, 4), (100, 6))
+
+
+def test_edits_of_a_config_are_held_to_the_same_rules(file: Path) -> None:
+    config = configs.load(file)
+    assert configs.edit(config, ["steps=40", "model.width=128"]) == configs.load(
+        file, ["steps=40", "model.width=128"]
+    )
+    with pytest.raises(BadInput, match=r"command line: stps: unknown key; did you mean steps\?"):
+        configs.edit(config, ["stps=1"])
+
+
+def test_a_password_in_a_url_is_not_taken(file: Path) -> None:
+    text = refusal(file, "data.corpora.code.shards=['https://me:secret@host/a.tar']")
+    assert "a URL with a password" in text
+    assert "me:secret" not in text
+
+
+@pytest.mark.parametrize("query", ["X-Amz-Signature=secret", "sv=1&sig=secret", "access_token=secret"])
+def test_a_signature_in_a_url_is_not_taken(file: Path, query: str) -> None:
+    text = refusal(file, f"data.corpora.code.shards=['https://host/a.tar?{query}']")
+    assert "a URL with a signature or a key" in text
+    assert "secret" not in text
+
+
+def test_more_processes_than_lanes_are_refused(file: Path) -> None:
+    config = configs.load(file)
+    configs.require_processes(config, 12)
+    with pytest.raises(BadInput, match="lanes: 12 lanes cannot be shared by 13 processes"):
+        configs.require_processes(config, 13)
+
+
+def test_a_missing_tokenizer_is_named(file: Path) -> None:
+    with pytest.raises(BadInput, match=r"tokenizer\.model: no file .*tok\.model; make one with"):
+        configs.require_files(configs.load(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- 1", ":1: expected sections"),
+        ("a: [1\nb: 2", "not YAML"),
+        ("a: !!python/object/apply:os.system [echo]", "unknown key"),
+        ("a: !!python/name:os.system x", ":1: not YAML: a value of type"),
+        ("a: &x [*x]", ":1: an alias that contains itself"),
+        ("a: \x07", "not YAML"),
+        ("", "c.yaml: is empty; expected sections"),
+        ("a: " + "[" * 5000, "nested too deep"),
+        ("a: " + "9" * 5000, "a number too long"),
+        ('a: !!int "0x4"', ":1: not YAML: '0x4' is no int"),
+        ("a:\n  b: !!bool maybe", ":2: not YAML: 'maybe' is no bool"),
+        ("a: !!float abc", ":1: not YAML: 'abc' is no float"),
+        ('a: !!float ""', ":1: not YAML: '' is no float"),
+        ('run: {name: "\\ud800"}', ":1: not YAML: an escape that is half of a surrogate pair"),
+        ('run: {"\\ud800": a}', ":1: not YAML: an escape that is half of a surrogate pair"),
+        ('run:\n  "": a', ":2: expected a plain word as a key"),
+        (
+            "a0: &a0 []\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)),
+            "more than",
+        ),
+    ],
+)
+def test_what_is_no_config_is_refused(file: Path, text: str, expected: str) -> None:
+    file.write_text(text)
+    assert expected in refusal(file)
+
+
+def test_numbers_and_names_are_what_they_look_like(file: Path) -> None:
+    file.write_text(GOOD.replace("    code:", "    no:").replace("3e-4", "1_000e-6"))
+    config = configs.load(file)
+    assert list(config.data.corpora) == ["no"]
+    assert config.optimizer.lr == 0.001
+
+
+def test_every_recipe_loads() -> None:
+    recipes = sorted(Path("configs").glob("*.yaml"))
+    assert len(recipes) >= 3
+    for recipe in recipes:
+        configs.load(recipe)
+
+
+def test_the_set_of_options_is_frozen() -> None:
+    """An option is a promise. To add or remove one, change this list, and let something read the option."""
+    keys = {".".join(map(str, key)) for key in options(Config)} - {"model.longest"}
+    for objective in OBJECTIVES:
+        keys |= {f"objectives.{objective.name}.{field.name}" for field in fields(objective)}
+    listed = (ROOT / "tests" / "options.txt").read_text().split()
+    assert sorted(keys) == listed, f"new: {keys - set(listed)}, gone: {set(listed) - keys}"

@@ -1,0 +1,120 @@
+"""What a record says of its step, and what ranks tell each other however long one of them takes."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from launcher.checkpoint import save as checkpoint_save
+from launcher.checkpoint.format import step_name
+from launcher.checkpoint.save_job import SaveJob
+from launcher.distributed import collectives as agreement
+from launcher.distributed.collectives import from_first
+from launcher.distributed.process_group import connect, disconnect
+from launcher.distributed.world import World
+from launcher.runs.run_folder import open_run
+from launcher.training import global_batch as totals
+from launcher.training.global_batch import Totals, ahead, scales
+from launcher.training.step_record import step_record
+from objectives.mixture import Mixture
+from objectives.registry import NAMES
+from tests.support.helpers import TrainingText
+from tests.support.ranks import run, start
+from tests.support.training import TIMEOUT, config, train, trainer
+
+
+def sums_of(weight: np.ndarray) -> Totals:
+    return Totals(weight, weight, weight, np.array([4.0]), np.array([0.0]), tokens=weight.sum())
+
+
+def test_a_coefficient_of_0_leaves_the_losses_of_others_as_they_are() -> None:
+    """Both objectives have a cross-entropy of 5; only the one that is optimised can say so."""
+    mixture = Mixture.parse({"causal": {}, "prefix": {"coefficient": 0}})
+    weight = np.zeros((len(NAMES), 1))
+    weight[[NAMES.index("causal"), NAMES.index("prefix")]] = 100
+    scale = scales(sums_of(weight), mixture, 0, "global")
+    step: Any = SimpleNamespace(
+        ready=SimpleNamespace(totals=sums_of(weight), waited=0.0),
+        progress=SimpleNamespace(step=1, row=4, tokens=200, target_tokens=200),
+        sums=weight * scale[:, None] * 5,
+        scale=scale,
+        lr=1.0,
+        grad_norm=1.0,
+        seconds=1.0,
+        memory_gib=0.0,
+    )
+    record = step_record(step, 1, ["c"], [10], None, None)
+    assert record.corpora["c"].loss == pytest.approx(5)
+    assert record.objectives["causal"].loss == pytest.approx(5)
+    assert record.objectives["prefix"].loss is None
+    assert record.objectives["prefix"].weight == 100
+
+
+def test_a_late_batch_is_waited_for_in_the_step_that_it_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(totals, "count", lambda *_: sums_of(np.zeros((len(NAMES), 1))))
+
+    def batches() -> Iterator[Any]:
+        for number in range(5):
+            time.sleep(0.2 if number == 3 else 0)
+            yield number
+
+    reducer: Any = SimpleNamespace(start=lambda vector: SimpleNamespace(wait=lambda: vector))
+    steps = ahead(batches(), reducer, 1)
+    for number in range(4):
+        begin = time.perf_counter()
+        waited = next(steps).waited
+        seconds = time.perf_counter() - begin
+        assert waited <= seconds
+        assert (waited > 0.15) == (number == 2), "batch 3 is fetched within step 2"
+
+
+def late(world: World, store: str) -> Any:
+    """The case: rank 0 takes longer than a collective waits."""
+    disconnect()
+    apart = replace(world, rendezvous=f"file://{store}")
+    connect(apart, timeout=1.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agreement, "STILL", 0.3)
+        return from_first(apart, lambda: time.sleep(2.5) or {"found": 1})
+
+
+def test_ranks_wait_for_rank_0_longer_than_a_collective_would(tmp_path: Path) -> None:
+    assert run(late, 2, str(tmp_path / "store"), timeout=30) == [{"found": 1}] * 2
+
+
+def slow_to_publish(world: World, plain: dict[str, Any]) -> bool:
+    """The case: the loss is no number at the second step, while rank 0 has the first one's save to publish.
+    Whether that is there when this rank leaves."""
+    publish = SaveJob.publish
+
+    def later(*arguments: Any) -> Any:
+        time.sleep(1)
+        return publish(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SaveJob, "publish", later)
+        patch.setattr(checkpoint_save, "STILL", 0.2)
+        left = trainer(world, plain)
+    assert left.code == 2
+    return (Path(plain["run"]["folder"]) / "run" / "checkpoints" / step_name(1)).exists()
+
+
+def test_no_rank_leaves_before_the_save_under_way_is_published(text: TrainingText, tmp_path: Path) -> None:
+    wild = {"lr": 1e30, "warmup": 0, "schedule": "constant"}
+    plain = config(text, tmp_path, steps=9, optimizer=wild, checkpoint={"every": 1, "keep": 3})
+    assert start(slow_to_publish, 2, plain, timeout=TIMEOUT).wait() == [True, True]
+    assert "checkpoint" in [line["event"] for line in open_run(tmp_path / "run").ledger()]
+
+
+def test_a_run_to_which_a_corpus_was_added_ends_with_its_summary(text: TrainingText, tmp_path: Path) -> None:
+    plain = config(text, tmp_path, steps=2, eval={"every": 2, "bytes": 2_000})
+    corpora = plain["data"]["corpora"]
+    train(1, plain | {"data": plain["data"] | {"corpora": {"code": corpora["code"]}}})
+    said = train(1, plain | {"steps": 4})[0].said
+    assert "prose: – →" in said
+    assert "code: –" not in said

@@ -1,0 +1,217 @@
+"""What the engine's tests run in their ranks: a tiny model, synthetic rows, a plain torch reference."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.stream.rows import Rows
+from launcher.checkpoint import load as checkpoint_load
+from launcher.checkpoint.format import KINDS
+from launcher.checkpoint.retention import Retention
+from launcher.checkpoint.save import Checkpoints
+from launcher.distributed.world import World
+from launcher.engine.layout import LayoutConfig
+from launcher.engine.optimizer import OptimizerConfig, lr_at, parameter_groups
+from launcher.engine.sharded_state import LayoutMismatch
+from launcher.engine.zero_engine import Engine
+from model.config import ModelConfig
+from model.initialise import initialise
+from model.transformer import Transformer
+
+VOCABULARY, LENGTH, CORPORA = 61, 24, 2
+HEADS = ("vocabulary", "vocabulary", "pair")
+MODEL = ModelConfig(layers=2, width=16, heads=2, hidden=24, longest=LENGTH)
+OPTIMIZER = OptimizerConfig(lr=1e-2, warmup=2, clip=0.5)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One cell of the parity matrix."""
+
+    zero: int = 1
+    precision: str = "fp32"
+    micro_batch: int = 2
+    steps: int = 4
+    rows: int = 8
+    normalise: str = "global"
+    model: ModelConfig = MODEL
+    optimizer: OptimizerConfig = OPTIMIZER
+    compile: bool = False
+
+
+def build(config: ModelConfig = MODEL, seed: int = 3) -> Transformer:
+    """A model with its initial weights."""
+    model = Transformer(config, VOCABULARY, HEADS, CORPORA)
+    initialise(model, config, seed)
+    return model
+
+
+def rows_of(step: int, rows: int, seed: int = 5) -> Rows:
+    """Rows with pieces of all kinds of sight and very unequal numbers of targets: some rows have one, some
+    nearly T, some objectives many and some few."""
+    random = np.random.default_rng([seed, step])
+    blank = Rows.blank(rows, LENGTH, 0)
+    arrays = {name: array.copy() for name, array in blank.arrays().items()}
+    arrays["tokens"][:] = random.integers(0, VOCABULARY, (rows, LENGTH))
+    for row in range(rows):
+        cut = int(random.integers(4, LENGTH - 4))
+        for begin, end in ((0, cut), (cut, LENGTH)):
+            arrays["start"][row, begin:end] = begin
+            prefix = int(random.integers(begin, end))
+            arrays["bound"][row, begin:prefix] = max(begin, prefix - 1)
+            objective = int(random.integers(0, 3))
+            arrays["objective"][row, begin:end] = objective
+            arrays["corpus"][row, begin:end] = random.integers(0, CORPORA)
+            share = (1.0, 0.1, 0.05)[objective] if row % 3 else 0.02
+            aimed = begin + np.flatnonzero(random.random(end - begin) < share)
+            aimed = aimed if len(aimed) else np.array([begin])
+            top = 2 if HEADS[objective] == "pair" else VOCABULARY
+            arrays["targets"][row, aimed] = random.integers(0, top, len(aimed))
+            arrays["weights"][row, aimed] = random.uniform(0.5, 2.0, len(aimed))
+    return Rows.of(arrays)
+
+
+def scale_of(rows: Rows, normalise: str) -> np.ndarray:
+    """The two normalisations of DESIGN §4, with coefficients, over the global batch."""
+    weight = np.bincount(rows.objective[rows.targets >= 0], rows.weights[rows.targets >= 0], len(HEADS))
+    coefficient = np.array([1.0, 0.5, 2.0])
+    return coefficient / (weight.sum() if normalise == "global" else np.maximum(weight, 0.2 * weight.sum()))
+
+
+def reference(setting: Setting) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
+    """Plain torch, one process, the whole batch at once: losses, gradient norms, weights at the end."""
+    model = build(setting.model)
+    options = setting.optimizer
+    groups = parameter_groups(model.named_parameters(), options)
+    adam = torch.optim.AdamW(groups, betas=options.betas, eps=options.eps)
+    losses, norms = [], []
+    for step in range(1, setting.steps + 1):
+        rows = rows_of(step, setting.rows)
+        for group in adam.param_groups:
+            group["lr"] = lr_at(step, setting.steps, options)
+        weights = rows.weights * np.append(scale_of(rows, setting.normalise), 0)[rows.objective]
+        arrays = rows.arrays() | {"weights": weights.astype(np.float32)}
+        loss, _ = model({name: torch.from_numpy(array) for name, array in arrays.items()})
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)))
+        adam.step()
+        adam.zero_grad()
+        losses.append(float(loss.detach()))
+    return losses, norms, {n: p.detach().numpy().copy() for n, p in model.named_parameters()}
+
+
+def make_engine(world: World, setting: Setting) -> Engine:
+    """An engine of a setting."""
+    names = "zero", "micro_batch", "precision", "compile"
+    layout = LayoutConfig(**{name: getattr(setting, name) for name in names})
+    return Engine(build(setting.model), setting.optimizer, layout, world, seed=1)
+
+
+def share(world: World, rows: Rows, micro_batch: int) -> list[Rows]:
+    """This rank's rows in micro-batches, evened out with blank rows."""
+    own = rows[np.arange(world.rank, len(rows), world.size)]
+    most = -(-len(rows) // world.size)
+    padded = -(-most // micro_batch) * micro_batch
+    own = Rows.join([own, Rows.blank(padded - len(own), LENGTH, 0)])
+    return [own[slice(i, i + micro_batch)] for i in range(0, padded, micro_batch)]
+
+
+def train(
+    engine: Engine, setting: Setting, first: int = 1, last: int | None = None
+) -> tuple[list[float], list[float]]:
+    """Losses over all ranks, and gradient norms, of steps first … last."""
+    losses, norms = [], []
+    for step in range(first, (last or setting.steps) + 1):
+        rows = rows_of(step, setting.rows)
+        result = engine.step(
+            share(engine.world, rows, setting.micro_batch),
+            scale_of(rows, setting.normalise),
+            step,
+            lr_at(step, setting.steps, setting.optimizer),
+        )
+        losses.append(float(engine.reduce(result.sums.ravel()).sum()))
+        norms.append(result.grad_norm)
+    return losses, norms
+
+
+def run_setting(world: World, setting: Setting) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
+    """The case of a parity test: the same three things as `reference`."""
+    engine = make_engine(world, setting)
+    losses, norms = train(engine, setting)
+    with engine.whole_weights() as weights:
+        found = {name: tensor.float().cpu().numpy().copy() for name, tensor in weights.items()}
+    return losses, norms, found
+
+
+def train_and_evaluate(world: World, setting: Setting, heights: tuple[int, ...]) -> list[float]:
+    """The losses of a setting, and after them the sums over evaluated micro-batches of so many rows each."""
+    engine = make_engine(world, setting)
+    losses, _ = train(engine, setting)
+    return losses + [float(engine.evaluate([rows_of(9, rows)]).sums.sum()) for rows in heights]
+
+
+def varied(**changes: Any) -> Setting:
+    """The default setting with changes."""
+    return replace(Setting(), **changes)
+
+
+def tensors(engine: Engine) -> dict[tuple[str, str], np.ndarray]:
+    """(name, kind) → whole fp32 tensor, put together from all ranks' own pieces: master and moments."""
+    state = engine.state
+    whole = {}
+    for name, shape in state.shapes.items():
+        for kind in KINDS:
+            vector = np.zeros(int(np.prod(shape)))
+            for fragment in state.owned:
+                if fragment.name == name:
+                    piece = state.piece(fragment, kind).cpu().numpy()
+                    vector[fragment.offset : fragment.offset + fragment.length] = piece
+            whole[name, kind] = engine.reduce(vector).astype(np.float32).reshape(shape)
+    return whole
+
+
+def checkpoints(engine: Engine, folder: Path, attempt: int = 1, **options: Any) -> Checkpoints:
+    """The saves of an engine, all kept."""
+    retention = options.pop("retention", Retention(keep=100))
+    return Checkpoints(folder, engine.world, attempt, engine.reducer, retention, **options)
+
+
+def train_and_save(
+    world: World, setting: Setting, folder: Path, load_from: str | None, first: int, last: int
+) -> dict[str, Any]:
+    """Optionally go on from a checkpoint, train steps first … last, save; everything that can be compared."""
+    engine = make_engine(world, setting)
+    if load_from:
+        progress = checkpoint_load.load(load_from, engine.state)
+        assert progress == {"step": first - 1}
+    before = tensors(engine)
+    losses, _ = train(engine, setting, first, last)
+    parent = {"step": first - 1, "attempt": 1} if load_from else None
+    saves = checkpoints(engine, folder, parent=parent)
+    saves.save(engine, last, {"step": last})
+    saves.finish()
+    return {"before": before, "losses": losses, "after": tensors(engine), "adam": engine.state.adam_step}
+
+
+def exchanged_masters(world: World, setting: Setting) -> str:
+    """What the guard says of a right map ('') and then of one that exchanges two parameters of one shape."""
+    engine = make_engine(world, setting)
+    train(engine, setting)
+    engine.state.check_guard()
+    held = engine.state.held
+    first, second = (
+        next(f for f in held if f.name == f"layers.{layer}.attention.qkv.weight") for layer in (1, 2)
+    )
+    exchanged = {
+        first: replace(first, flat=second.flat, position=second.position),
+        second: replace(second, flat=first.flat, position=first.position),
+    }
+    engine.state.held[:] = [exchanged.get(fragment, fragment) for fragment in held]
+    try:
+        engine.state.check_guard()
+    except LayoutMismatch as mismatch:
+        return str(mismatch)
+    return ""

@@ -1,0 +1,353 @@
+"""The house rules: which package may import which, through which door, and where three libraries live.
+
+Every import counts, lazy and type-only ones too: the sources are parsed, not run. A new package gets a line
+in MAY_IMPORT; a name that other packages are to use gets one in DOORS. Each rule is also seen to fail here,
+on a planted import.
+"""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.support.sources import ROOT, source_files
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "objectives": set(),
+    "model": set(),
+    # data/, from the ground up
+    "data.errors": set(),
+    "data.durable": {"data.errors"},
+    "data.shards": {"data.errors", "data.durable"},
+    "data.prepare": {"data.errors", "data.durable", "data.shards"},
+    "data.plan": {"data.errors", "data.durable", "data.shards", "objectives"},
+    "data.tokenization": {"data.errors", "data.durable", "data.shards", "data.prepare", "objectives"},
+    "data.stream": {"data.errors", "data.durable", "data.shards", "data.plan", "objectives"},
+    "data.provenance": {
+        *("data.errors", "data.durable", "data.shards", "data.plan", "data.stream", "objectives"),
+    },
+    # launcher/: each floor names the launcher packages below it that it may use; `data`, `model` and
+    # `objectives` are open to all of them.
+    "launcher.output": set(),
+    "launcher.distributed": set(),
+    "launcher.engine": {"launcher.distributed"},
+    "launcher.checkpoint": {"launcher.engine", "launcher.distributed"},
+    "launcher.config": {"launcher.engine"},
+    "launcher.runs": {"launcher.checkpoint", "launcher.config"},
+    "launcher.tracking": {"launcher.runs", "launcher.config", "launcher.distributed"},
+    "launcher.preflight": {
+        *("launcher.runs", "launcher.checkpoint", "launcher.engine", "launcher.config"),
+        "launcher.distributed",
+    },
+    "launcher.inference": {
+        *("launcher.tracking", "launcher.runs", "launcher.checkpoint", "launcher.engine"),
+        *("launcher.config", "launcher.distributed"),
+    },
+    "launcher.reporting": {"launcher.runs", "launcher.checkpoint", "launcher.config"},
+    "launcher.training": {
+        *("launcher.reporting", "launcher.inference", "launcher.preflight", "launcher.tracking"),
+        *("launcher.runs", "launcher.config", "launcher.checkpoint", "launcher.engine"),
+        "launcher.distributed",
+    },
+    "launcher.cli": {
+        *("launcher.training", "launcher.reporting", "launcher.inference", "launcher.preflight"),
+        *("launcher.tracking", "launcher.runs", "launcher.config", "launcher.checkpoint"),
+        *("launcher.engine", "launcher.distributed"),
+    },
+}
+OPEN_TO_LAUNCHER = {"objectives", "model", "data", "launcher.output"}
+
+DOORS: dict[str, dict[str, str]] = {
+    "data.shards": {
+        "corpus": "Corpus open_corpus ReadTrouble identity match remedy",
+        "index": "Index Shard UNITS fingerprint runs write",
+        "store": "CacheOptions Store expand is_local shown unpacked_key",
+        "find": "find_documents",
+        "tar": "BLOCK Extent Sample TarTrouble extents has_end_mark members_end samples",
+        "transports": "ShardTrouble",
+        "compression": "packing_of unpack",
+    },
+    "data.prepare": {
+        "pack": "pack",
+        "build_index": "build_index",
+        "verify": "verify recorded",
+        "parallel": "Progress",
+    },
+    "data.plan": {
+        "plan": "CorpusPlan History OnBad Plan Skip append_skip read_history",
+        "make": "CorpusSettings StreamSettings make_plan",
+        "positions": "Position START StreamsState",
+        "segments": "Regime Regimes",
+        "steps": "rows_of_step step_at step_of_row",
+        "blocks": "Blocks",
+        "epochs": "Order",
+    },
+    "data.tokenization": {"tokenizer": "Tokenizer", "train": "train", "check": "check"},
+    "data.stream": {
+        "loader": "Batch Loader",
+        "rows": "DTYPES Rows step_fingerprint",
+        "held_out": "heldout_rows",
+        "streams": "LeftOut Opening Streams",
+        "block": "OpenBlock Opener",
+        "packing": "lay",
+        "prefetch": "Ahead",
+        "reading": "Encoder UnitTrouble",
+    },
+    "data.provenance": {
+        "openings": "OpeningsLog merge_openings read_openings",
+        "trace": "TracedPiece TracedRow Tracer Use walk",
+    },
+    "launcher.distributed": {
+        "world": "World discover",
+        "process_group": "connect device_of disconnect",
+        "host_reduce": "HostSums",
+        "collectives": "STILL Told from_first gather together",
+        "local_launch": "launch",
+        "respawn": "command",
+        "stop_signals": "* StopRequest stop_request deliver early_stop",
+        "allocator": "keep_memory",
+    },
+    "launcher.engine": {
+        "zero_engine": "Engine",
+        "interface": "Evaluation StepResult",
+        "forward": "PlainModel",
+        "layout": "LayoutConfig",
+        "optimizer": "OptimizerConfig lr_at",
+        "sharded_state": "StateMap",
+        "memory": "enough_memory memory_in_use",
+        "compiler": "found require_compiler",
+    },
+    "launcher.config": {
+        "run_config": "* Config require_files require_processes",
+        "messages": "expectation",
+    },
+    "launcher.checkpoint": {
+        "catalog": "Found listing newest read_progress verify",
+        "load": "load read_weights",
+        "save": "Checkpoints",
+        "retention": "Retention steps_in",
+    },
+    "launcher.runs": {
+        "run_folder": "* Attempt RunFolder going_on open_run",
+        "lineage": "first_line lineage merged newest steps",
+        "plan_history": "go_on keep record_left_out run_tokenizer",
+        "progress": "Progress",
+        "resume_point": "StartPoint start_point",
+        "stream_settings": "open_corpora stream_settings",
+        "versions": "versions",
+        "writer_lock": "BEAT_SECONDS",
+    },
+    "launcher.tracking": {
+        "records": "CorpusRecord EvalCell EvalRecord ObjectiveRecord Record SampleRecord StepRecord",
+        "tracker": "Tracker",
+        "start": "teller",
+        "wandb_feed": "sync",
+    },
+    "launcher.preflight": {
+        "check": "report show",
+        "doctor": "examine show",
+        "package_names": "*",
+        "prompts": "require_room",
+        "quarantine": "refuse_unknown",
+    },
+    "launcher.inference": {
+        "trained_model": "load_model plain_model",
+        "held_out": "HeldOut",
+        "samples": "Sampler",
+        "evaluate": "evaluate",
+        "generate": "generate whole",
+    },
+    "launcher.reporting": {
+        "status": "show state",
+        "summary": "show_summary",
+        "rows": "seen show trace",
+        "metrics_table": "metrics_table",
+    },
+    "launcher.training": {"train": "resume train"},
+    "launcher.cli": {"main": "main"},
+}
+"""Package → module → names that other packages may import; `*`: the module itself."""
+
+HOMES = {
+    "deepspeed": ("launcher/engine/deepspeed/",),
+    "wandb": ("launcher/tracking/wandb_feed.py",),
+    "SLURM_": ("launcher/distributed/world.py", "launcher/cluster/"),
+}
+"""Where a library is imported, or the environment variables of that prefix are named, and nowhere else."""
+
+MODULES = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in source_files()}
+
+
+@dataclass(frozen=True)
+class Import:
+    """`from module import name`; name None: `import module`."""
+
+    file: str
+    line: int
+    module: str
+    name: str | None
+
+
+def package_of(module: str) -> str:
+    """launcher.runs.progress → launcher.runs; model.loss → model."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] in ("launcher", "data") else parts[0]
+
+
+def imports(file: str, source: str) -> Iterator[Import]:
+    """All imports of a file, wherever they stand in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(file, node.lineno, alias.name, None)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, f"{file}:{node.lineno}: a relative import"
+            assert not node.level, f"{file}:{node.lineno}: a relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found = (inner, None) if inner in MODULES else (node.module, alias.name)
+                yield Import(file, node.lineno, *found)
+
+
+def wrong_arrows(file: str, source: str) -> list[str]:
+    """Imports of packages that are not on the list of the file's package."""
+    own = package_of(file.removesuffix(".py").replace("/", "."))
+    allowed = MAY_IMPORT.get(own, set()) | (OPEN_TO_LAUNCHER if own.startswith("launcher") else set())
+    found = []
+    for one in imports(file, source):
+        package = package_of(one.module)
+        if package.split(".")[0] not in ("launcher", "model", "data", "objectives") or package == own:
+            continue
+        if package not in allowed and package.split(".")[0] not in allowed:
+            found.append(f"{file}:{one.line}: {own} imports {package}")
+    return found
+
+
+def past_doors(file: str, source: str) -> list[str]:
+    """Names of other packages that these do not hand out."""
+    own = package_of(file.removesuffix(".py").replace("/", "."))
+    found = []
+    for one in imports(file, source):
+        package = package_of(one.module)
+        if package not in DOORS or package == own:
+            continue
+        module = one.module.removeprefix(f"{package}.")
+        if (one.name or "*") not in DOORS[package].get(module, "").split():
+            found.append(f"{file}:{one.line}: {one.module}.{one.name or '*'} is no door of {package}")
+    return found
+
+
+def away_from_home(file: str, source: str) -> list[str]:
+    """Imports of deepspeed and wandb, by name or as text for importlib, and Slurm's variables elsewhere than
+    at home. Docstrings and help texts that speak of them are no use of them."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        used: list[str] = []
+        if isinstance(node, ast.Import):
+            used = [alias.name.split(".")[0] for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            used = [(node.module or "").split(".")[0]]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            used = [str(arg.value).split(".")[0] for arg in node.args if isinstance(arg, ast.Constant)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            used = ["SLURM_"] if node.value.startswith("SLURM_") else []
+        for name in used:
+            if name in HOMES and not file.startswith(HOMES[name]):
+                found.append(f"{file}:{node.lineno}: {name} lives in {' or '.join(HOMES[name])}")
+    return found
+
+
+def read() -> Iterator[tuple[str, str]]:
+    """(path in the repository, text) of every source file."""
+    for path in source_files():
+        yield path.relative_to(ROOT).as_posix(), path.read_text()
+
+
+@pytest.mark.parametrize("rule", [wrong_arrows, past_doors, away_from_home])
+def test_the_house_is_kept(rule) -> None:
+    assert [line for file, source in read() for line in rule(file, source)] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "file", "planted"),
+    [
+        (wrong_arrows, "launcher/engine/forward.py", "from launcher.training.loop import fit"),
+        (wrong_arrows, "launcher/runs/progress.py", "def f():\n    from launcher.tracking import start"),
+        (wrong_arrows, "data/plan/steps.py", "from data.stream.loader import Loader"),
+        (wrong_arrows, "model/loss.py", "import objectives.draws"),
+        (wrong_arrows, "objectives/span.py", "from data.errors import BadInput"),
+        (wrong_arrows, "data/stream/rows.py", "from launcher import output"),
+        (past_doors, "launcher/training/loop.py", "from launcher.checkpoint.format import step_name"),
+        (past_doors, "data/stream/block.py", "from data.shards.cache import Cache"),
+        (past_doors, "launcher/cli/run.py", "from launcher.preflight import estimates"),
+        (away_from_home, "launcher/engine/zero_engine.py", "import deepspeed.runtime"),
+        (away_from_home, "launcher/engine/zero_engine.py", "importlib.import_module('deepspeed')"),
+        (away_from_home, "launcher/tracking/tracker.py", "def f():\n    import wandb"),
+        (away_from_home, "launcher/runs/run_folder.py", "os.environ['SLURM_JOB_ID']"),
+    ],
+)
+def test_a_planted_wrong_import_is_found(rule, file: str, planted: str) -> None:
+    assert rule(file, planted)
+
+
+def test_no_package_imports_itself_in_a_circle() -> None:
+    """Module by module, lazy imports included."""
+    arrows = {
+        file.removesuffix(".py").replace("/", "."): {one.module for one in imports(file, source)} & MODULES
+        for file, source in read()
+    }
+    done: set[str] = set()
+
+    def walk(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " → ".join([*path[path.index(module) :], module])
+        if module not in done:
+            for target in sorted(arrows.get(module, ())):
+                walk(target, (*path, module))
+            done.add(module)
+
+    for module in sorted(arrows):
+        walk(module, ())
+    assert len(done) > 150
+
+
+def test_doors_and_packages_exist() -> None:
+    """The tables name nothing that is gone, and leave no package out."""
+    packages = {package_of(module) for module in MODULES} - {"launcher", "data", "launcher.__init__"}
+    assert {name for name in packages if not name.endswith("__init__")} == set(MAY_IMPORT)
+    for package, modules in DOORS.items():
+        for module, names in modules.items():
+            path = ROOT / package.replace(".", "/") / f"{module}.py"
+            defined = {
+                name
+                for node in ast.parse(path.read_text()).body
+                for name in (
+                    [node.name]
+                    if isinstance(node, ast.ClassDef | ast.FunctionDef)
+                    else [target.id for target in node.targets if isinstance(target, ast.Name)]
+                    if isinstance(node, ast.Assign)
+                    else [node.target.id]
+                    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+                    else []
+                )
+            }
+            assert set(names.split()) - {"*"} <= defined, f"{path}: {set(names.split()) - defined}"
+
+
+def test_an_init_file_holds_one_docstring() -> None:
+    """An import there would bring torch into `headrace --help`; the docstring names the doors."""
+    files = [path for path in source_files() if path.name == "__init__.py"]
+    assert len(files) > 15
+    for path in files:
+        (node,) = ast.parse(path.read_text()).body
+        assert isinstance(node, ast.Expr), path
+        assert isinstance(node.value, ast.Constant), path
+
+
+def test_files_and_folders_keep_their_size() -> None:
+    """About 300 lines a file, twenty files a folder: beyond that a reader looks for the second idea in it."""
+    long = {str(path): lines for path in source_files() if (lines := path.read_text().count("\n")) > 320}
+    assert long == {}
+    folders = {path.parent for path in source_files()}
+    full = {str(folder): count for folder in folders if (count := len(list(folder.glob("*.py")))) > 21}
+    assert full == {}
