@@ -56,8 +56,8 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_lines(path: Path, *keys: str) -> Iterator[dict[str, Any]]:
-    """The objects in a file of JSON lines; a last line that its writer never finished is left out. BadInput
-    for any other line that is no object with these keys."""
+    """The objects in a file of JSON lines; a last line that its writer never finished is passed over.
+    BadInput for any other line that is no object with these keys."""
     if not path.exists():
         return
     with path.open("rb") as file:

@@ -16,9 +16,9 @@ def _norm(config: ModelConfig, width: int) -> int:
 
 def block_matrices(config: ModelConfig) -> int:
     """Parameters in the matrices of one block: q, k, v and out of attention; up (and gate), down."""
-    d, kv = config.width, config.key_heads * config.head_width
-    feed = (3 if config.activation == "swiglu" else 2) * d * config.feed_width
-    return d * (d + 2 * kv) + d * d + feed
+    d, kv = config.width, config.num_kv_heads * config.head_width
+    mlp = (3 if config.activation == "swiglu" else 2) * d * config.mlp_features
+    return d * (d + 2 * kv) + d * d + mlp
 
 
 def parameters(config: ModelConfig, vocabulary: int) -> int:
@@ -27,9 +27,9 @@ def parameters(config: ModelConfig, vocabulary: int) -> int:
     block = block_matrices(config) + 2 * _norm(config, d)
     if config.qk_norm:
         block += 2 * _norm(config, config.head_width)
-    tables = vocabulary * d * (1 if config.tied else 2)
-    places = config.longest * d if config.positions == "learned" else 0
-    last = _norm(config, d) if config.placement == "pre" else 0
+    tables = vocabulary * d * (1 if config.tie_embeddings else 2)
+    places = config.max_sequence_length * d if config.positions == "learned" else 0
+    last = _norm(config, d) if config.norm_placement == "pre" else 0
     return config.layers * block + tables + places + last + 2 * d
 
 
@@ -63,18 +63,18 @@ class MemoryUse:
 def block_activations(config: ModelConfig, kept_copy: bool = True) -> int:
     """Elements that autograd keeps of one block for one position.
 
-    kept_copy: the attention back end keeps its result apart from what the next layer reads (pieces).
+    kept_copy: the attention back end keeps its result apart from what the next layer reads (segments).
     """
-    d, kv = config.width, config.key_heads * config.head_width
+    d, kv = config.width, config.num_kv_heads * config.head_width
     one_norm = 3 * d if config.norm == "rms" else 2 * d  # input, normalised (rms, where not fused), output
     qkv = d + 2 * kv
     if config.positions == "rope":
         qkv += d + kv
     if config.qk_norm:
         qkv += (2 if config.norm == "rms" else 1) * (d + kv)
-    feed = (4 if config.activation == "swiglu" else 2) * config.feed_width
+    mlp = (4 if config.activation == "swiglu" else 2) * config.mlp_features
     drops = 2 * d if config.dropout else 0
-    return 2 * one_norm + qkv + (2 if kept_copy else 1) * d + feed + drops
+    return 2 * one_norm + qkv + (2 if kept_copy else 1) * d + mlp + drops
 
 
 def memory(
@@ -97,14 +97,14 @@ def memory(
     the table and of the selected states from the forward pass on, and three times a chunk's logits.
     """
     n, positions = parameters(config, vocabulary), rows * length
-    per_block = positions * block_activations(config, config.attention in ("auto", "pieces"))
+    per_block = positions * block_activations(config, config.attention in ("auto", "segments"))
     if checkpoint_blocks:
         kept = config.layers * positions * config.width + per_block
     else:
         kept = config.layers * per_block
     selected = targets * positions
     head = 4.0 * vocabulary * config.width + selected * 4 * config.width * element
-    head += 3 * 4.0 * min(config.chunk, max(selected, 1)) * vocabulary
+    head += 3 * 4.0 * min(config.loss_chunk, max(selected, 1)) * vocabulary
     return MemoryUse(n * weight, n * gradient, n * optimizer, float(kept * element), head)
 
 

@@ -1,14 +1,14 @@
 """The rule of who sees whom, and the back ends that compute attention under it.
 
 The whole rule (DESIGN §3): position i attends to position j of its row iff start[i] ≤ j ≤ bound[i]. Causal,
-bidirectional and prefix pieces, packed side by side in any mixture, are all spelled by these two integers.
+bidirectional and prefix segments, packed side by side in any mixture, are all spelled by these two integers.
 
 A back end is a function (start, bound) → Kernel, called once a micro-batch; a Kernel computes attention for
 the queries, keys and values of any layer. Each back end refuses in words what it cannot do:
 
-    dense    one boolean mask over the row: any rule, any device; the cost grows with T² whatever the pieces
-    pieces   each piece by itself: the cost is that of the pieces; reads start and bound on the host
-    causal   one call without mask; only where every row is one causal piece
+    dense    one boolean mask over the row: any rule, any device; the cost grows with T² whatever the segments
+    segments   each segment by itself: the cost is that of the segments; reads start and bound on the host
+    causal   one call without mask; only where every row is one causal segment
     flex     FlexAttention over the blocks of the row in which somebody sees somebody; CUDA only
     auto     the cheapest of these here
 """
@@ -22,13 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from model.pieces import Group, groups
+from model.segments import Group, groups
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """(queries [rows, T, heads, w], keys [rows, T, kv heads, w], values, dropout) → [rows, T, heads, w]."""
 
-PIECE_COST = 6000
-"""What a group of pieces costs beside its arithmetic, in (position, position) pairs of the dense back end.
+SEGMENT_COST = 6000
+"""What a group of segments costs beside its arithmetic, in (position, position) pairs of the dense back end.
 
 Measured on two AVX2 cores, forward and backward: about 0.16 ms a group, against 28 ns a pair with 4 heads of
 width 16 and 88 ns with 6 of width 64, thus 6000 to 1800 pairs. A mistake in the small matters little: either
@@ -75,11 +75,11 @@ def dense(start: Tensor, bound: Tensor, keys: int | None = None) -> Kernel:
 
 
 def causal(start: Tensor, bound: Tensor) -> Kernel:
-    """No mask at all. ValueError unless every row is one causal piece."""
-    place = torch.arange(start.shape[1], device=start.device, dtype=start.dtype)
-    if start.any() or (bound != place).any():
+    """No mask at all. ValueError unless every row is one causal segment."""
+    position = torch.arange(start.shape[1], device=start.device, dtype=start.dtype)
+    if start.any() or (bound != position).any():
         raise ValueError(
-            "attention: causal needs rows of one causal piece each, without padding; choose auto or dense"
+            "attention: causal needs rows of one causal segment each, without padding; choose auto or dense"
         )
 
     def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
@@ -88,12 +88,12 @@ def causal(start: Tensor, bound: Tensor) -> Kernel:
     return attend
 
 
-def pieces(start: Tensor, bound: Tensor) -> Kernel:
-    """Each group of pieces in a call of its own. Pieces of one position ignore dropout."""
-    return _by_piece(groups(start.cpu().numpy(), bound.cpu().numpy()), start.device)
+def segments(start: Tensor, bound: Tensor) -> Kernel:
+    """Each group of segments in a call of its own. Segments of one position ignore dropout."""
+    return _by_segment(groups(start.cpu().numpy(), bound.cpu().numpy()), start.device)
 
 
-def _by_piece(found: list[Group], device: torch.device) -> Kernel:
+def _by_segment(found: list[Group], device: torch.device) -> Kernel:
     sizes = [group.count * group.length for group in found]
     masks = {}
     for number, group in enumerate(found):
@@ -119,15 +119,15 @@ def _by_piece(found: list[Group], device: torch.device) -> Kernel:
 
 
 def auto(start: Tensor, bound: Tensor) -> Kernel:
-    """On the CPU pieces, unless they are so many and small that one mask is cheaper; elsewhere dense, or flex
-    where visibility.back_end finds that it fits."""
+    """On the CPU segments, unless they are so many and small that one mask is cheaper; elsewhere dense, or
+    flex where attention_context.back_end finds that it fits."""
     rows, length = start.shape
     if start.device.type != "cpu":
         return dense(start, bound)
     found = groups(start.numpy(), bound.numpy())
-    if len(found) > 1 and len(found) * PIECE_COST > rows * length**2:
+    if len(found) > 1 and len(found) * SEGMENT_COST > rows * length**2:
         return dense(start, bound)
-    return _by_piece(found, start.device)
+    return _by_segment(found, start.device)
 
 
 def flex(start: Tensor, bound: Tensor) -> Kernel:
@@ -193,7 +193,7 @@ def _flex_kernel() -> Callable[..., Tensor]:
 BACK_ENDS: dict[str, Callable[[Tensor, Tensor], Kernel]] = {
     "auto": auto,
     "dense": dense,
-    "pieces": pieces,
+    "segments": segments,
     "causal": causal,
     "flex": flex,
 }

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 CHOICES: dict[str, tuple[str, ...]] = {
     "stack": ("single",),
     "norm": ("rms", "layer"),
-    "placement": ("pre", "post"),
+    "norm_placement": ("pre", "post"),
     "positions": ("rope", "learned"),
     "activation": ("swiglu", "gelu"),
     "initialisation": ("scaled", "plain"),
-    "attention": ("auto", "dense", "pieces", "causal", "flex"),
+    "attention": ("auto", "dense", "segments", "causal", "flex"),
 }
 """The values of each key that is a word."""
 
@@ -24,9 +24,9 @@ MOST = {
     "width": 2**17,
     "heads": 2**17,
     "kv_heads": 2**17,
-    "hidden": 2**20,
-    "chunk": 2**20,
-    "longest": 2**20,
+    "mlp_width": 2**20,
+    "loss_chunk": 2**20,
+    "max_sequence_length": 2**20,
 }
 """Far above any model: what is larger is a slip of the hand, and no memory would hold it."""
 
@@ -49,33 +49,33 @@ def require_temperature(temperature: float) -> None:
 class ModelConfig:
     """Sizes and choices of one Transformer. A bad value is a ValueError "key: what was expected".
 
-    hidden None means four times the width for gelu, and 8/3 of it, rounded up to a multiple of 64, for swiglu
-    (Shazeer 2020: the same number of parameters). kv_heads None means as many as heads. `longest` is the
-    largest T that the run may ever use; the launcher sets it from the plan. `chunk` is the number of
-    positions whose logits exist at one time.
+    mlp_width None means four times the width for gelu, and 8/3 of it, rounded up to a multiple of 64, for
+    swiglu (Shazeer 2020: the same number of parameters). kv_heads None means as many as heads.
+    `max_sequence_length` is the largest T that the run may ever use; the launcher sets it from the plan.
+    `loss_chunk` is the number of positions whose logits exist at one time.
     """
 
     layers: int = 6
     width: int = 384
     heads: int = 6
     kv_heads: int | None = None
-    hidden: int | None = None
+    mlp_width: int | None = None
     stack: str = "single"
     norm: str = "rms"
-    placement: str = "pre"
+    norm_placement: str = "pre"
     positions: str = "rope"
     rope_base: float = 10000.0
     activation: str = "swiglu"
     qk_norm: bool = False
-    tied: bool = True
+    tie_embeddings: bool = True
     dropout: float = 0.0
     attention_dropout: float = 0.0
     z_loss: float = 0.0
     initialisation: str = "scaled"
-    deviation: float = 0.02
+    init_std: float = 0.02
     attention: str = "auto"
-    chunk: int = 512
-    longest: int = 2048
+    loss_chunk: int = 512
+    max_sequence_length: int = 2048
 
     def __post_init__(self) -> None:
         for key, known in CHOICES.items():
@@ -90,13 +90,15 @@ class ModelConfig:
         for key in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, key) < 1:
                 raise ValueError(f"{key}: expected a number from 0 to below 1, got {getattr(self, key)}")
-        for key in ("z_loss", "deviation"):
+        for key in ("z_loss", "init_std"):
             if getattr(self, key) < 0:
                 raise ValueError(f"{key}: expected a number of at least 0, got {getattr(self, key)}")
         if self.width % self.heads:
             raise ValueError(f"heads: width {self.width} is not a multiple of {self.heads} heads")
-        if self.heads % self.key_heads:
-            raise ValueError(f"kv_heads: {self.heads} heads are not a multiple of {self.key_heads} kv_heads")
+        if self.heads % self.num_kv_heads:
+            raise ValueError(
+                f"kv_heads: {self.heads} heads are not a multiple of {self.num_kv_heads} kv_heads"
+            )
         if self.positions == "rope" and self.head_width % 2:
             raise ValueError(f"heads: rope needs an even head width, got {self.width}/{self.heads}")
         if self.positions == "rope" and self.rope_base <= 1:
@@ -113,7 +115,7 @@ class ModelConfig:
         return self.width // self.heads
 
     @property
-    def key_heads(self) -> int:
+    def num_kv_heads(self) -> int:
         """Heads of keys and values; fewer than `heads` is grouped-query attention (Ainslie et al. 2023)."""
         return self.kv_heads or self.heads
 
@@ -123,10 +125,10 @@ class ModelConfig:
         return not self.attention_dropout and self.head_width >= NARROWEST_FLEX
 
     @property
-    def feed_width(self) -> int:
+    def mlp_features(self) -> int:
         """Features inside the feed-forward layer."""
-        if self.hidden is not None:
-            return self.hidden
+        if self.mlp_width is not None:
+            return self.mlp_width
         if self.activation == "gelu":
             return 4 * self.width
         return -(-8 * self.width // 3 // 64) * 64

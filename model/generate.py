@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from model.attention import dense
+from model.attention_context import attention_context
 from model.config import require_temperature
-from model.layers import Memory
+from model.layers import KVCache
 from model.transformer import Transformer
-from model.visibility import see
 
 
 @dataclass(frozen=True)
@@ -40,27 +40,29 @@ class Sampling:
 
 
 class Reader:
-    """One piece a row, read in parts. positions: the most that will be read."""
+    """One segment a row, read in parts. positions: the most that will be read."""
 
     def __init__(self, model: Transformer, positions: int) -> None:
-        if positions > model.config.longest:
-            raise ValueError(f"{positions} positions are more than the model's {model.config.longest}")
+        if positions > model.config.max_sequence_length:
+            raise ValueError(
+                f"{positions} positions are more than the model's {model.config.max_sequence_length}"
+            )
         self._model, self._read = model, 0
-        self._memories = [Memory(positions) for _ in range(model.config.layers)]
+        self._caches = [KVCache(positions) for _ in range(model.config.layers)]
 
     @torch.no_grad()
     def read(self, tokens: Tensor, visible_prompt: bool = False) -> Tensor:
         """Hidden states [rows, n, width] of the next tokens [rows, n]; they see all that was read before,
         and themselves causally, or each other wholly with visible_prompt."""
         first, self._read = self._read, self._read + tokens.shape[1]
-        place = torch.arange(first, self._read, device=tokens.device).expand_as(tokens)
-        start = torch.zeros_like(place)
-        bound = torch.full_like(place, self._read - 1) if visible_prompt else place
-        sight = see(start, bound, self._model.config, dense(start, bound, self._read), first)
+        position = torch.arange(first, self._read, device=tokens.device).expand_as(tokens)
+        start = torch.zeros_like(position)
+        bound = torch.full_like(position, self._read - 1) if visible_prompt else position
+        context = attention_context(start, bound, self._model.config, dense(start, bound, self._read), first)
         embedding, *blocks, _ = self._model.layers
-        hidden = embedding(tokens, sight)
-        for block, memory in zip(blocks, self._memories):
-            hidden = block(hidden, sight, memory)
+        hidden = embedding(tokens, context)
+        for block, cache in zip(blocks, self._caches):
+            hidden = block(hidden, context, cache)
         return hidden
 
 

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.attention_context import AttentionContext
 from model.config import ModelConfig
-from model.rotary import turn
-from model.visibility import Visibility
+from model.rotary import apply_rotary
 
 Result = TypeVar("Result")
 
@@ -81,17 +81,19 @@ class Embedding(nn.Module):
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
         super().__init__()
         self.table = TokenTable(vocabulary, config.width)
-        self.places = TokenTable(config.longest, config.width) if config.positions == "learned" else None
+        self.places = (
+            TokenTable(config.max_sequence_length, config.width) if config.positions == "learned" else None
+        )
         self.dropout = config.dropout
 
-    def forward(self, tokens: Tensor, sight: Visibility) -> Tensor:
+    def forward(self, tokens: Tensor, context: AttentionContext) -> Tensor:
         hidden = self.table(tokens, F.embedding)
         if self.places is not None:
-            hidden = hidden + self.places(sight.place, F.embedding)
+            hidden = hidden + self.places(context.position, F.embedding)
         return F.dropout(hidden, self.dropout, self.training)
 
 
-class Memory:
+class KVCache:
     """Keys and values of one block so far, for generation. positions: how many it will ever hold."""
 
     def __init__(self, positions: int) -> None:
@@ -110,41 +112,41 @@ class Memory:
 
 
 class Attention(nn.Module):
-    """Self-attention over what `sight` lets a position see; q, k, v come from one matrix."""
+    """Self-attention over what `context` lets a position see; q, k, v come from one matrix."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads, self.key_heads, self.head_width = config.heads, config.key_heads, config.head_width
+        self.heads, self.kv_heads, self.head_width = config.heads, config.num_kv_heads, config.head_width
         self.dropout = config.attention_dropout
-        self.qkv = Linear(config.width, (self.heads + 2 * self.key_heads) * self.head_width)
+        self.qkv = Linear(config.width, (self.heads + 2 * self.kv_heads) * self.head_width)
         self.out = Linear(config.width, config.width)
         self.q_norm = norm(config, self.head_width) if config.qk_norm else None
         self.k_norm = norm(config, self.head_width) if config.qk_norm else None
 
-    def forward(self, hidden: Tensor, sight: Visibility, memory: Memory | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, context: AttentionContext, cache: KVCache | None = None) -> Tensor:
         rows, length, width = hidden.shape
         qkv = self.qkv(hidden).view(rows, length, -1, self.head_width)
-        qk, v = qkv.split([self.heads + self.key_heads, self.key_heads], dim=2)
+        qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = qk.split([self.heads, self.key_heads], dim=2)
+            q, k = qk.split([self.heads, self.kv_heads], dim=2)
             qk = torch.cat([self.q_norm(q), self.k_norm(k)], dim=2)
-        if sight.angles is not None:
-            qk = turn(qk, sight.angles)
-        q, k = qk.split([self.heads, self.key_heads], dim=2)
-        if memory is not None:
-            k, v = memory.extend(k, v)
-        seen = sight.attend(q, k, v, self.dropout if self.training else 0.0)
+        if context.cos_sin is not None:
+            qk = apply_rotary(qk, context.cos_sin)
+        q, k = qk.split([self.heads, self.kv_heads], dim=2)
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        seen = context.attend(q, k, v, self.dropout if self.training else 0.0)
         return self.out(seen.reshape(rows, length, width))
 
 
-class FeedForward(nn.Module):
+class MLP(nn.Module):
     """down(silu(gate)·up) (SwiGLU, Shazeer 2020; gate and up are one matrix) or down(gelu(up))."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.gated = config.activation == "swiglu"
-        self.up = Linear(config.width, config.feed_width * (2 if self.gated else 1))
-        self.down = Linear(config.feed_width, config.width)
+        self.up = Linear(config.width, config.mlp_features * (2 if self.gated else 1))
+        self.down = Linear(config.mlp_features, config.width)
 
     def forward(self, hidden: Tensor) -> Tensor:
         if self.gated:
@@ -161,18 +163,18 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.pre = config.placement == "pre"
+        self.pre = config.norm_placement == "pre"
         self.dropout = config.dropout
         self.attention_norm = norm(config, config.width)
         self.attention = Attention(config)
         self.feed_norm = norm(config, config.width)
-        self.feed = FeedForward(config)
+        self.feed = MLP(config)
 
-    def forward(self, hidden: Tensor, sight: Visibility, memory: Memory | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, context: AttentionContext, cache: KVCache | None = None) -> Tensor:
         if self.pre:
-            hidden = hidden + self._drop(self.attention(self.attention_norm(hidden), sight, memory))
+            hidden = hidden + self._drop(self.attention(self.attention_norm(hidden), context, cache))
             return hidden + self._drop(self.feed(self.feed_norm(hidden)))
-        hidden = self.attention_norm(hidden + self._drop(self.attention(hidden, sight, memory)))
+        hidden = self.attention_norm(hidden + self._drop(self.attention(hidden, context, cache)))
         return self.feed_norm(hidden + self._drop(self.feed(hidden)))
 
     def _drop(self, x: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """The Transformer: one flat list of layers, run in a row, from a micro-batch's arrays to its loss.
 
-    Embedding    (tokens, sight)          → hidden
-    Block × n    (hidden, sight)          → hidden
+    Embedding    (tokens, context)          → hidden
+    Block × n    (hidden, context)          → hidden
     Head         (hidden, what is asked)  → loss and its sums
 
-`sight` is made from the arrays start and bound (visibility.py), once. The list may be cut anywhere: what
-passes a cut is hidden, start and bound, three tensors, and each part makes its own sight of the latter two.
-Only the Head knows of targets, and of objectives only which output each uses.
+`context` is made from the arrays start and bound (attention_context.py), once. The list may be cut anywhere:
+what passes a cut is hidden, start and bound, three tensors, and each part makes its own context of the latter
+two. Only the Head knows of targets, and of objectives only which output each uses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model.attention_context import attention_context
 from model.config import ModelConfig
 from model.layers import Block, Embedding, Linear, TokenTable, norm
 from model.loss import cross_entropy, sums
-from model.visibility import see
 
-HEADS = ("vocabulary", "pair")
+HEADS = ("vocabulary", "binary")
 """Outputs that an objective may use: the vocabulary, or two classes."""
 
 
@@ -37,10 +37,10 @@ class Head(nn.Module):
 
     def __init__(self, config: ModelConfig, table: TokenTable, heads: Sequence[str], corpora: int) -> None:
         super().__init__()
-        self.pairs = tuple(number for number, head in enumerate(heads) if head == "pair")
+        self.pairs = tuple(number for number, head in enumerate(heads) if head == "binary")
         self.objectives, self.corpora = len(heads), corpora
-        self.z_loss, self.chunk = config.z_loss, config.chunk
-        self.norm = norm(config, config.width) if config.placement == "pre" else nn.Identity()
+        self.z_loss, self.chunk = config.z_loss, config.loss_chunk
+        self.norm = norm(config, config.width) if config.norm_placement == "pre" else nn.Identity()
         self.table = table
         self.pair = Linear(config.width, 2)
 
@@ -53,9 +53,9 @@ class Head(nn.Module):
         for number in self.pairs:
             paired |= flat["objective"] == number
         to_table, to_pair = (asked & ~paired).nonzero()[:, 0], (asked & paired).nonzero()[:, 0]
-        places = torch.cat([to_table, to_pair])
-        states = self.norm(hidden.flatten(0, 1).index_select(0, places))
-        targets, weights, objective, corpus = (array.index_select(0, places) for array in flat.values())
+        positions = torch.cat([to_table, to_pair])
+        states = self.norm(hidden.flatten(0, 1).index_select(0, positions))
+        targets, weights, objective, corpus = (array.index_select(0, positions) for array in flat.values())
         n = len(to_table)
         words = self.table(
             states[:n],
@@ -83,7 +83,7 @@ def build_layers(config: ModelConfig, vocabulary: int, heads: Sequence[str], cor
         if head not in HEADS:
             raise ValueError(f"heads: expected {' or '.join(HEADS)}, got {head!r}")
     embedding = Embedding(config, vocabulary)
-    table = embedding.table if config.tied else TokenTable(vocabulary, config.width)
+    table = embedding.table if config.tie_embeddings else TokenTable(vocabulary, config.width)
     return [embedding, *(Block(config) for _ in range(config.layers)), Head(config, table, heads, corpora)]
 
 
@@ -129,13 +129,13 @@ class Transformer(nn.Module):
     def hidden(self, batch: Mapping[str, Tensor]) -> Tensor:
         """[rows, T, width]: what the Head is given. Needs tokens, start, bound."""
         embedding = self.layers[0]
-        sight = see(batch["start"], batch["bound"], self.config)
-        hidden = embedding(batch["tokens"], sight)
+        context = attention_context(batch["start"], batch["bound"], self.config)
+        hidden = embedding(batch["tokens"], context)
         for block in self.blocks:
             if self.checkpoint_blocks and torch.is_grad_enabled():
-                hidden = checkpoint(block, hidden, sight, use_reentrant=False)
+                hidden = checkpoint(block, hidden, context, use_reentrant=False)
             else:
-                hidden = block(hidden, sight)
+                hidden = block(hidden, context)
         return hidden
 
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 """causal: each token predicts the next one, the end of the document included (GPT).
 
-A piece x[a:b) reads `before`, x[a], …, x[b−2] and predicts x[a], …, x[b−1]; the piece that closes the
+A segment x[a:b) reads `before`, x[a], …, x[b−2] and predicts x[a], …, x[b−1]; the segment that closes the
 document reads its last token too and predicts `end`. So every token of a document is predicted once, wherever
 it is cut.
 """
@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from objectives.draws import DrawsOfMany
-from objectives.example import Examples, Lexicon, Objective, Sources, next_token
+from objectives.example import Examples, Objective, Sources, TokenizerView, next_token
+from objectives.rng import RngBatch
 
 
 def causal_fit(remaining: int, length: int, last: bool) -> int:
-    """Tokens of a causal piece: the closing piece needs one position more than it has tokens."""
+    """Tokens of a causal segment: the closing segment needs one position more than it has tokens."""
     if remaining + last <= length:
         return remaining
     return min(remaining - 1, length)
@@ -32,10 +32,15 @@ class Causal(Objective):
     density: ClassVar[float] = 1.0
 
     def fit(
-        self, remaining: np.ndarray, length: int, lexicon: Lexicon, first: bool = True, last: bool = True
+        self,
+        remaining: np.ndarray,
+        length: int,
+        tokenizer: TokenizerView,
+        first: bool = True,
+        last: bool = True,
     ) -> int:
         return causal_fit(len(remaining), length, last)
 
-    def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
-        """Nothing is copied: the piece and the tokens around it lie side by side as they are read."""
+    def make_all(self, sources: Sources, rng: RngBatch) -> Examples:
+        """Nothing is copied: the segment and the tokens around it lie side by side as they are read."""
         return next_token(self.id, sources.around, sources.starts - 1, sources.sizes + sources.last)

@@ -1,16 +1,17 @@
 """What an objective is given (Source), what it makes of it (Example), and what it may know of a tokenizer.
 
-A document is the token sequence  begin, x₀, …, x₍ₘ₋₁₎, end.  It is cut into pieces, each a run x[a:b) of its
-tokens, and each piece is dressed by one objective. `Source` is such a piece with the two tokens around it, so
-that an objective can predict every token of the document exactly once without asking where the piece lies.
+A document is the token sequence  begin, x₀, …, x₍ₘ₋₁₎, end.  It is cut into segments, each a run x[a:b) of
+its tokens, and one objective makes the example of each. `Source` is such a segment with the two tokens around
+it, so that an objective can predict every token of the document exactly once without asking where the segment
+lies.
 
 An Example is written in positions relative to its own first position; packing lays Examples side by side in
 a row of T positions and adds their offset. The model adds no shift of its own: `targets[i]` is what is
 predicted *at* position i, and position i may see position j iff 0 ≤ j ≤ bound[i]  (DESIGN §3).
 
-A block has hundreds of short pieces, and a numpy call costs as much as a hundred tokens. So pieces travel in
-*ragged* arrays, one behind the other: `Sources` in, `Examples` out. An objective may be written for one piece
-or for many at once; what a piece becomes is a function of that piece and its draws alone.
+A block has hundreds of short segments, and a numpy call costs as much as a hundred tokens. So segments travel
+in *ragged* arrays, one behind the other: `Sources` in, `Examples` out. An objective may be written for one
+segment or for many at once; what a segment becomes is a function of that segment and its random numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,8 +20,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from objectives.draws import Draws, DrawsOfMany
-from objectives.ragged import places_in, runs_of, starts_of, surrounded
+from objectives.ragged import positions_in, runs_of, starts_of, surrounded
+from objectives.rng import Rng, RngBatch
 
 IGNORE = -1
 """Target of a position at which nothing is predicted."""
@@ -43,7 +44,7 @@ class ControlIds:
     sentinels: tuple[int, ...]
 
 
-class Lexicon(Protocol):
+class TokenizerView(Protocol):
     """What objectives may know of the tokenizer."""
 
     @property
@@ -76,29 +77,29 @@ class Lexicon(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A piece x[a:b) of a document. tokens: int32 [b−a], at least one."""
+    """A segment x[a:b) of a document. tokens: int32 [b−a], at least one."""
 
     tokens: np.ndarray
     before: int
-    """x[a−1], or `begin` where the piece opens the document."""
+    """x[a−1], or `begin` where the segment opens the document."""
     after: int
-    """x[b], or `end` where the piece closes the document."""
+    """x[b], or `end` where the segment closes the document."""
     first: bool
     last: bool
-    lexicon: Lexicon
+    tokenizer: TokenizerView
     split: int = 0
-    """Length of the first half of a next-sentence piece; 0 leaves it to the objective."""
+    """Length of the first half of a next-sentence segment; 0 leaves it to the objective."""
     foreign: bool = False
     """The tokens from `split` on come from another document: a false next-sentence pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Many pieces. Piece p is around[starts[p] : starts[p] + sizes[p]]; its `before` and `after` stand beside
-    it there, so an objective that reads straight on takes views of `around`. The others take `text()`.
+    """Many segments. Segment p is around[starts[p] : starts[p] + sizes[p]]; its `before` and `after` stand
+    beside it there, so an objective that reads straight on takes views of `around`. The others take `text()`.
 
-    around: int32, may be read-only and hold much else; starts, sizes: int64 [pieces]; the rest is one value a
-    piece, named as in Source."""
+    around: int32, may be read-only and hold much else; starts, sizes: int64 [segments]; the rest is one value
+    a segment, named as in Source."""
 
     around: np.ndarray
     starts: np.ndarray
@@ -107,44 +108,44 @@ class Sources:
     last: np.ndarray
     split: np.ndarray
     foreign: np.ndarray
-    lexicon: Lexicon
+    tokenizer: TokenizerView
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     @property
     def before(self) -> np.ndarray:
-        """int32 [pieces]."""
+        """int32 [segments]."""
         return self.around[self.starts - 1]
 
     @property
     def after(self) -> np.ndarray:
-        """int32 [pieces]."""
+        """int32 [segments]."""
         return self.around[self.starts + self.sizes]
 
-    def pieces(self) -> list[np.ndarray]:
-        """The tokens of each piece, as views."""
+    def segments(self) -> list[np.ndarray]:
+        """The tokens of each segment, as views."""
         return runs_of(self.around, self.starts, self.sizes)
 
     def text(self) -> np.ndarray:
-        """Ragged int32 [Σ sizes]: the tokens of the pieces and nothing else."""
-        return np.concatenate(self.pieces())
+        """Ragged int32 [Σ sizes]: the tokens of the segments and nothing else."""
+        return np.concatenate(self.segments())
 
     def singly(self) -> Iterator[Source]:
-        """The pieces one by one."""
+        """The segments one by one."""
         around = zip(self.before.tolist(), self.after.tolist(), self.first.tolist(), self.last.tolist())
         halves = zip(self.split.tolist(), self.foreign.tolist())
-        for tokens, (before, after, first, last), (split, foreign) in zip(self.pieces(), around, halves):
-            yield Source(tokens, before, after, first, last, self.lexicon, split, foreign)
+        for tokens, (before, after, first, last), (split, foreign) in zip(self.segments(), around, halves):
+            yield Source(tokens, before, after, first, last, self.tokenizer, split, foreign)
 
-    def respelt(self, pieces: Sequence[np.ndarray]) -> "Sources":
-        """The same with other tokens in the place of each piece's own."""
-        around, starts, sizes = surrounded(pieces, self.before, self.after)
+    def respelt(self, segments: Sequence[np.ndarray]) -> "Sources":
+        """The same with other tokens in the position of each segment's own."""
+        around, starts, sizes = surrounded(segments, self.before, self.after)
         return replace(self, around=around, starts=starts, sizes=sizes)
 
     @staticmethod
     def of(sources: Sequence[Source]) -> "Sources":
-        """Several pieces as one."""
+        """Several segments as one."""
         around, starts, sizes = surrounded(
             [source.tokens for source in sources],
             np.array([source.before for source in sources]),
@@ -158,7 +159,7 @@ class Sources:
             last=np.array([source.last for source in sources]),
             split=np.array([source.split for source in sources]),
             foreign=np.array([source.foreign for source in sources]),
-            lexicon=sources[0].lexicon,
+            tokenizer=sources[0].tokenizer,
         )
 
 
@@ -179,12 +180,12 @@ ARRAYS = tuple(field.name for field in fields(Example))
 
 @dataclass(frozen=True, slots=True)
 class Examples(Sequence[Example]):
-    """Many Examples: piece p has the positions [starts[p], starts[p] + sizes[p]) of each array. There may be
-    gaps between pieces, and the arrays may be views of what others hold too.
+    """Many Examples: segment p has the positions [starts[p], starts[p] + sizes[p]) of each array. There may
+    be gaps between segments, and the arrays may be views of what others hold too.
 
-    maker: registry id of the objective; starts, sizes: int64 [pieces]. An array that says only what is usual
-    is left out: of weights, that each target weighs 1; of bound, that i attends to 0 … i; of objective, that
-    the maker made every target."""
+    maker: registry id of the objective; starts, sizes: int64 [segments]. An array that says only what is
+    usual is left out: of weights, that each target weighs 1; of bound, that i attends to 0 … i; of objective,
+    that the maker made every target."""
 
     maker: int
     starts: np.ndarray
@@ -198,10 +199,10 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def __getitem__(self, piece: Any) -> Any:
-        if isinstance(piece, slice):
-            return [self[i] for i in range(*piece.indices(len(self)))]
-        return self.at(slice(int(self.starts[piece]), int(self.starts[piece] + self.sizes[piece])))
+    def __getitem__(self, segment: Any) -> Any:
+        if isinstance(segment, slice):
+            return [self[i] for i in range(*segment.indices(len(self)))]
+        return self.at(slice(int(self.starts[segment]), int(self.starts[segment] + self.sizes[segment])))
 
     def at(self, positions: slice) -> Example:
         """The Example at these positions, complete."""
@@ -236,33 +237,38 @@ class Objective(Protocol):
 
     name: ClassVar[str]
     head: ClassVar[str]
-    """'vocabulary', or 'pair' for two classes."""
+    """'vocabulary', or 'binary' for two classes."""
     id: ClassVar[int]
     """Place in the registry: what `Example.objective` holds."""
 
     @property
     def pairs(self) -> bool:
-        """True where some pieces exchange their second halves (next-sentence)."""
+        """True where some segments exchange their second halves (next-sentence)."""
 
     @property
     def density(self) -> float:
         """Expected loss weight per source token: the planned share in `normalise: objective`."""
 
     def fit(
-        self, remaining: np.ndarray, length: int, lexicon: Lexicon, first: bool = True, last: bool = True
+        self,
+        remaining: np.ndarray,
+        length: int,
+        tokenizer: TokenizerView,
+        first: bool = True,
+        last: bool = True,
     ) -> int:
-        """How many tokens of `remaining` (a run of a document, int32) one piece may take from its start so
+        """How many tokens of `remaining` (a run of a document, int32) one segment may take from its start so
         that its Example has at most `length` positions whatever is drawn. At least 1. `first`, `last`: the
         run opens, closes its document."""
 
-    def make(self, source: Source, draws: Draws) -> Example:
-        """The Example of a piece; a pure function of its arguments. `draws` must be fresh."""
-        return self.make_all(Sources.of([source]), draws.alone())[0]
+    def make(self, source: Source, rng: Rng) -> Example:
+        """The Example of a segment; a pure function of its arguments. `rng` must be fresh."""
+        return self.make_all(Sources.of([source]), rng.alone())[0]
 
-    def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
-        """The Examples of many pieces, each what `make` gives for it alone."""
+    def make_all(self, sources: Sources, rng: RngBatch) -> Examples:
+        """The Examples of many segments, each what `make` gives for it alone."""
         return Examples.of(
-            self.id, [self.make(source, draws.of(i)) for i, source in enumerate(sources.singly())]
+            self.id, [self.make(source, rng.of(i)) for i, source in enumerate(sources.singly())]
         )
 
 
@@ -281,7 +287,7 @@ def continuations(maker: int, runs: np.ndarray, lengths: np.ndarray, prompts: np
     """Of each run each token but the last predicts its successor; but the first prompts[p] ≥ 1 see one
     another, and of them only the last predicts. runs: ragged int32 [Σ lengths], lengths ≥ 2."""
     causal = next_token(maker, runs, starts_of(lengths), lengths - 1)
-    place = places_in(lengths)[:-1]
+    position = positions_in(lengths)[:-1]
     last_of_prompt = np.repeat((prompts - 1).astype(np.int32), lengths)[:-1]
-    targets = np.where(place >= last_of_prompt, causal.targets, np.int32(IGNORE))
-    return replace(causal, targets=targets, bound=np.maximum(place, last_of_prompt))
+    targets = np.where(position >= last_of_prompt, causal.targets, np.int32(IGNORE))
+    return replace(causal, targets=targets, bound=np.maximum(position, last_of_prompt))

@@ -1,11 +1,11 @@
-"""fim: the middle of a piece moved to its end: a causal model learns to fill in (Bavarian et al. 2022).
+"""fim: the middle of a segment moved to its end: a causal model learns to fill in (Bavarian et al. 2022).
 
-A share `rate` of the pieces is cut at two even places into p, m, s and read as
+A share `rate` of the segments is cut at two even positions into p, m, s and read as
     PSM   <prefix> p <suffix> s <middle> m        or, for a share `spm` of these,
     SPM   <prefix> <suffix> s <middle> p m        (the paper's SPMv2, which keeps p and m side by side)
 Every position predicts the next, marks included, and the last predicts `end`: it tells when the middle is
-complete, also in a piece that does not close its document. The other pieces are causal. All stay tokens: the
-text is not encoded anew at the cuts. No token is lost or repeated.
+complete, also in a segment that does not close its document. The other segments are causal. All stay tokens:
+the text is not encoded anew at the cuts. No token is lost or repeated.
 """
 
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from objectives.draws import DrawsOfMany
-from objectives.example import Examples, Lexicon, Objective, Sources, next_token
+from objectives.example import Examples, Objective, Sources, TokenizerView, next_token
 from objectives.ragged import starts_of
+from objectives.rng import RngBatch
 
 _MARKS = 3  # and `end` behind the middle, which is a target only
 
 
 @dataclass(frozen=True)
 class Fim(Objective):
-    """rate: share of pieces rearranged; spm: share of these with the suffix first."""
+    """rate: share of segments rearranged; spm: share of these with the suffix first."""
 
     name: ClassVar[str] = "fim"
     head: ClassVar[str] = "vocabulary"
@@ -39,17 +39,22 @@ class Fim(Objective):
                 raise ValueError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")
 
     def fit(
-        self, remaining: np.ndarray, length: int, lexicon: Lexicon, first: bool = True, last: bool = True
+        self,
+        remaining: np.ndarray,
+        length: int,
+        tokenizer: TokenizerView,
+        first: bool = True,
+        last: bool = True,
     ) -> int:
         return min(len(remaining), length - _MARKS)
 
-    def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
-        text, sizes, control = sources.text(), sources.sizes, sources.lexicon.control
-        applied, suffix_first = draws.numbers() < self.rate, draws.numbers() < self.spm
-        one, other = ((draws.numbers() * (sizes + 1)).astype(np.int64) for _ in range(2))
+    def make_all(self, sources: Sources, rng: RngBatch) -> Examples:
+        text, sizes, control = sources.text(), sources.sizes, sources.tokenizer.control
+        applied, suffix_first = rng.numbers() < self.rate, rng.numbers() < self.spm
+        one, other = ((rng.numbers() * (sizes + 1)).astype(np.int64) for _ in range(2))
         p, m, s = np.minimum(one, other), np.abs(one - other), sizes - np.maximum(one, other)
 
-        # Each piece is one token in front, its parts with the marks between them, and what ends it.
+        # Each segment is one token in front, its parts with the marks between them, and what ends it.
         lengths = sizes + 1 + np.where(applied, _MARKS, sources.last)
         starts = starts_of(lengths)
         psm, spm = applied & ~suffix_first, applied & suffix_first

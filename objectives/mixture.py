@@ -1,4 +1,5 @@
-"""The mixture of objectives: what a config says of it, and `dress`, which makes a block's pieces by it."""
+"""The mixture of objectives: what a config says of it, and `make_examples`, which makes a block's segments by
+it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,16 +7,26 @@ from typing import Any
 
 import numpy as np
 
-from objectives.dressing import Dressing
-from objectives.example import Lexicon, Objective
+from objectives.example import Objective, TokenizerView
+from objectives.example_builder import ExampleBuilder
 from objectives.noise import LONGEST
 from objectives.nsp import Nsp
-from objectives.pieces import Piece, Pieces, Span, Texts
 from objectives.registry import NAMES, OBJECTIVES, objective_class, objective_id
 from objectives.schedule import Schedule
+from objectives.segments import Segment, Segments, SourceSpan, Texts
 from objectives.settings import describe_settings, parse_settings
 
-__all__ = ["SHORTEST", "Entry", "Mixture", "Piece", "Pieces", "Schedule", "Span", "Texts", "dress"]
+__all__ = [
+    "SHORTEST",
+    "Entry",
+    "Mixture",
+    "Schedule",
+    "Segment",
+    "Segments",
+    "SourceSpan",
+    "Texts",
+    "make_examples",
+]
 
 SHORTEST = 8
 """The least T: below it not every objective has room for a token and its marks."""
@@ -108,26 +119,26 @@ def _parse_entry(name: str, settings: Any) -> Entry:
     return Entry(objective, numbers["weight"], numbers["coefficient"].at(0))
 
 
-def dress(
+def make_examples(
     texts: Texts,
     rests: np.ndarray,
     mixture: Mixture,
     row: int,
     length: int,
-    lexicon: Lexicon,
+    tokenizer: TokenizerView,
     key: int,
     document_keys: np.ndarray | Sequence[int],
-) -> Pieces:
-    """All pieces of a block, a pure function of its arguments.
+) -> Segments:
+    """All segments of a block, a pure function of its arguments.
 
     rests: int64 [n, 3] (document, start, stop), what is left of the documents to use; row: the global row
-    whose weights hold; length: T; key: of this dressing of the block; document_keys: one for each document.
-    Every token of every rest is in exactly one span of exactly one piece; no example is longer than T. A
-    document is cut only where it is longer than its objective's fit. The draws of a piece are keyed (its
+    whose weights hold; length: T; key: of this build of the block; document_keys: one for each document.
+    Every token of every rest is in exactly one span of exactly one segment; no example is longer than T. A
+    document is cut only where it is longer than its objective's fit. The draws of a segment are keyed (its
     document's key, its first token, the objective's name).
     """
     if not SHORTEST <= length <= LONGEST:
         raise ValueError(f"length: expected {SHORTEST} to {LONGEST} positions a row, got {length}")
     objectives = [entry.objective for entry in mixture.entries]
     weights = mixture.weights(row)
-    return Dressing(texts, rests, objectives, weights, length, lexicon, key, document_keys).pieces()
+    return ExampleBuilder(texts, rests, objectives, weights, length, tokenizer, key, document_keys).segments()

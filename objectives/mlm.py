@@ -1,8 +1,8 @@
 """mlm: some tokens are hidden, all positions see all, the original is predicted where one is hidden (BERT).
 
-A piece is its bare tokens. The number of chosen tokens is n·select, rounded up or down at random so that the
-rate is exact in the mean also for short pieces, but at least one. Of the chosen, `mask` become the mask id,
-`random` an ordinary id drawn evenly, `keep` stay; the guide's other setting is 0.1 / 0.1 / 0.8.
+A segment is its bare tokens. The number of chosen tokens is n·select, rounded up or down at random so that
+the rate is exact in the mean also for short segments, but at least one. Of the chosen, `mask` become the mask
+id, `random` an ordinary id drawn evenly, `keep` stay; the guide's other setting is 0.1 / 0.1 / 0.8.
 
 `whole_word` chooses words (a word runs from one word start to the next) in random order until n·select tokens
 are reached; the word that crosses the line is taken with the chance that makes the mean exact.
@@ -13,10 +13,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from objectives.draws import DrawsOfMany
-from objectives.example import IGNORE, Examples, Lexicon, Objective, Sources
+from objectives.example import IGNORE, Examples, Objective, Sources, TokenizerView
 from objectives.noise import choose, shuffle
 from objectives.ragged import starts_of
+from objectives.rng import RngBatch
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -52,13 +52,18 @@ class Mlm(Objective):
         return self.select
 
     def fit(
-        self, remaining: np.ndarray, length: int, lexicon: Lexicon, first: bool = True, last: bool = True
+        self,
+        remaining: np.ndarray,
+        length: int,
+        tokenizer: TokenizerView,
+        first: bool = True,
+        last: bool = True,
     ) -> int:
         return min(len(remaining), length)
 
-    def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
+    def make_all(self, sources: Sources, rng: RngBatch) -> Examples:
         text, sizes = sources.text(), sources.sizes
-        tokens, chosen = self.corrupt(text, sizes, sources.lexicon, draws)
+        tokens, chosen = self.corrupt(text, sizes, sources.tokenizer, rng)
         targets = np.full(len(text), IGNORE, dtype=np.int32)
         targets[chosen] = text[chosen]
         bound = np.repeat((sizes - 1).astype(np.int32), sizes)
@@ -68,46 +73,46 @@ class Mlm(Objective):
         self,
         text: np.ndarray,
         sizes: np.ndarray,
-        lexicon: Lexicon,
-        draws: DrawsOfMany,
+        tokenizer: TokenizerView,
+        rng: RngBatch,
         seams: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(int32 [Σ sizes], int64 [k]): ragged text with noise, and the chosen places in ascending order.
-        `seams`: places at which a word begins whatever the lexicon says (where two texts meet)."""
+        """(int32 [Σ sizes], int64 [k]): ragged text with noise, and the chosen positions in ascending order.
+        `seams`: positions at which a word begins whatever the tokenizer says (where two texts meet)."""
         if self.whole_word:
-            starts = lexicon.word_start[text]
+            starts = tokenizer.word_start[text]
             starts[starts_of(sizes)] = True
             if seams is not None:
                 starts[seams] = True
-            chosen = np.flatnonzero(self._words(starts, sizes, draws))
+            chosen = np.flatnonzero(self._words(starts, sizes, rng))
         else:
-            counts = (sizes * self.select + draws.numbers()).astype(np.int64)
-            chosen = np.flatnonzero(choose(sizes, np.maximum(counts, 1), draws))
-        # Of each 64-bit number the upper half decides the fate, the lower half the random token.
+            counts = (sizes * self.select + rng.numbers()).astype(np.int64)
+            chosen = np.flatnonzero(choose(sizes, np.maximum(counts, 1), rng))
+        # Of each 64-bit number the upper half decides the choice, the lower half the random token.
         counts = np.diff(np.searchsorted(chosen, np.append(0, np.cumsum(sizes))))
-        bits = draws.bits(counts)
-        fate = bits >> _HALF
-        ordinary = lexicon.ordinary
+        bits = rng.bits(counts)
+        choice = bits >> _HALF
+        ordinary = tokenizer.ordinary
         noise = ordinary[((bits & _LOW) * np.uint64(len(ordinary))) >> _HALF]
-        noise[fate < np.uint64(round(self.mask * 2**32))] = lexicon.control.mask
-        changed = fate < np.uint64(round((self.mask + self.random) * 2**32))
+        noise[choice < np.uint64(round(self.mask * 2**32))] = tokenizer.control.mask
+        changed = choice < np.uint64(round((self.mask + self.random) * 2**32))
         tokens = text.astype(np.int32)
         tokens[chosen[changed]] = noise[changed]
         return tokens, chosen
 
-    def _words(self, starts: np.ndarray, sizes: np.ndarray, draws: DrawsOfMany) -> np.ndarray:
-        """bool [Σ sizes]: True over whole words, n·select tokens of a piece in the mean. starts: where a word
-        begins, at the first token of each piece too."""
+    def _words(self, starts: np.ndarray, sizes: np.ndarray, rng: RngBatch) -> np.ndarray:
+        """bool [Σ sizes]: True over whole words, n·select tokens of a segment in the mean. starts: where a
+        word begins, at the first token of each segment too."""
         begins = np.flatnonzero(starts)
         lengths = np.diff(begins, append=len(starts))
         words = np.diff(np.searchsorted(begins, np.append(0, np.cumsum(sizes))))
         first = starts_of(words)
-        order = shuffle(words, draws)
+        order = shuffle(words, rng)
         drawn = lengths[order]
         before = np.cumsum(drawn) - drawn
         before -= np.repeat(before[first], words)
         room = np.repeat(sizes * self.select, words) - before
-        taken = np.repeat(draws.numbers(), words) * drawn < room
+        taken = np.repeat(rng.numbers(), words) * drawn < room
         taken[first] = True
         picked = np.zeros(len(lengths), dtype=bool)
         picked[order[taken]] = True

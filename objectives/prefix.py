@@ -10,14 +10,14 @@ from typing import ClassVar
 import numpy as np
 
 from objectives.causal import causal_fit
-from objectives.draws import DrawsOfMany
-from objectives.example import Examples, Lexicon, Objective, Sources, continuations
+from objectives.example import Examples, Objective, Sources, TokenizerView, continuations
 from objectives.ragged import runs_of
+from objectives.rng import RngBatch
 
 
 @dataclass(frozen=True)
 class Prefix(Objective):
-    """low, high: the range of the prompt's share of the piece."""
+    """low, high: the range of the prompt's share of the segment."""
 
     name: ClassVar[str] = "prefix"
     head: ClassVar[str] = "vocabulary"
@@ -38,13 +38,18 @@ class Prefix(Objective):
         return 1 - (self.low + self.high) / 2
 
     def fit(
-        self, remaining: np.ndarray, length: int, lexicon: Lexicon, first: bool = True, last: bool = True
+        self,
+        remaining: np.ndarray,
+        length: int,
+        tokenizer: TokenizerView,
+        first: bool = True,
+        last: bool = True,
     ) -> int:
         return causal_fit(len(remaining), length, last)
 
-    def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
+    def make_all(self, sources: Sources, rng: RngBatch) -> Examples:
         lengths = sources.sizes + 1 + sources.last
         runs = np.concatenate(runs_of(sources.around, sources.starts - 1, lengths))
-        share = self.low + (self.high - self.low) * draws.numbers()
+        share = self.low + (self.high - self.low) * rng.numbers()
         prompts = np.maximum(1, (share * (lengths - 1)).astype(np.int64))
         return continuations(self.id, runs, lengths, prompts)

@@ -1,4 +1,4 @@
-"""Ragged arrays: pieces of uneven length in one array, one behind the other or with gaps between them."""
+"""Ragged arrays: segments of uneven length in one array, one behind the other or with gaps between them."""
 
 from collections.abc import Sequence
 
@@ -6,18 +6,18 @@ import numpy as np
 
 
 def starts_of(sizes: np.ndarray) -> np.ndarray:
-    """int64 [pieces]: where each piece begins in a ragged array without gaps."""
+    """int64 [segments]: where each segment begins in a ragged array without gaps."""
     return np.cumsum(sizes) - sizes
 
 
 def starts_between(sizes: np.ndarray) -> np.ndarray:
-    """int64 [pieces]: the same where each piece stands between two tokens, the one before it and the one
+    """int64 [segments]: the same where each segment stands between two tokens, the one before it and the one
     behind."""
     return starts_of(sizes + 2) + 1
 
 
-def places_in(sizes: np.ndarray) -> np.ndarray:
-    """int32 [Σ sizes]: 0 … size−1 in each piece."""
+def positions_in(sizes: np.ndarray) -> np.ndarray:
+    """int32 [Σ sizes]: 0 … size−1 in each segment."""
     return np.arange(int(sizes.sum()), dtype=np.int32) - np.repeat(starts_of(sizes).astype(np.int32), sizes)
 
 
@@ -27,10 +27,10 @@ def runs_of(array: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> list[np
 
 
 def surrounded(
-    pieces: Sequence[np.ndarray], before: np.ndarray, after: np.ndarray
+    segments: Sequence[np.ndarray], before: np.ndarray, after: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(around, starts, sizes) of pieces, each between two tokens, as Sources holds them."""
-    sizes = np.array([len(tokens) for tokens in pieces])
+    """(around, starts, sizes) of segments, each between two tokens, as Sources holds them."""
+    sizes = np.array([len(tokens) for tokens in segments])
     edges = np.column_stack([before, after]).astype(np.int32)
-    parts = [part for edge, tokens in zip(edges, pieces) for part in (edge[:1], tokens, edge[1:])]
+    parts = [part for edge, tokens in zip(edges, segments) for part in (edge[:1], tokens, edge[1:])]
     return np.concatenate(parts, dtype=np.int32), starts_between(sizes), sizes

@@ -17,7 +17,7 @@ OBJECTIVES: tuple[type[Objective], ...] = (Causal, Reverse, Mlm, Nsp, Prefix, Sp
 NAMES: tuple[str, ...] = tuple(objective.name for objective in OBJECTIVES)
 
 HEADS: tuple[str, ...] = tuple(objective.head for objective in OBJECTIVES)
-"""The output head of each id: 'vocabulary', or 'pair' for two classes."""
+"""The output head of each id: 'vocabulary', or 'binary' for two classes."""
 
 
 def objective_id(name: str) -> int:

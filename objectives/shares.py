@@ -1,32 +1,32 @@
 """Who is owed how many source tokens: the game by which a block's text is shared out among objectives.
 
-The next piece goes to the objective that is owed most: its weight times all tokens shared out so far and now,
-less what it got. So the shares follow the weights to about one piece within a block. What each is owed at the
-start is keyed: the state of the same game after a random number of rounds of equal pieces, in one of a few
-games that break ties differently. Else the first pieces of all blocks would go to the largest weight, and in
-small blocks the small weights would starve.
+The next segment goes to the objective that is owed most: its weight times all tokens shared out so far and
+now, less what it got. So the shares follow the weights to about one segment within a block. What each is owed
+at the start is keyed: the state of the same game after a random number of rounds of equal segments, in one of
+a few games that break ties differently. Else the first segments of all blocks would go to the largest weight,
+and in small blocks the small weights would starve.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
 
-from objectives.draws import Draws
+from objectives.rng import Rng
 
 _ROUNDS = 256
 _GAMES = 8
 
 
 class Shares:
-    """weights: sum 1; typical: tokens of a typical piece; draws: for the state at the start."""
+    """weights: sum 1; typical: tokens of a typical segment; rng: for the state at the start."""
 
-    def __init__(self, weights: Sequence[float], typical: float, draws: Draws) -> None:
+    def __init__(self, weights: Sequence[float], typical: float, rng: Rng) -> None:
         self.weights = list(weights)
         self.active = [i for i, weight in enumerate(weights) if weight > 0]
         self._total = 0
         self._got = [0.0] * len(self.weights)
         if len(self.active) > 1:
-            phases = _phases(tuple(self.weights), draws.integer(0, _GAMES))
-            self._got = [-typical * owed for owed in phases[draws.integer(0, _ROUNDS)]]
+            phases = _phases(tuple(self.weights), rng.integer(0, _GAMES))
+            self._got = [-typical * owed for owed in phases[rng.integer(0, _ROUNDS)]]
 
     def most_owed(self, tokens: int, allowed: Sequence[int]) -> int:
         """Of the allowed (indices of weight > 0), the one owed most once `tokens` more are shared out."""
@@ -39,7 +39,7 @@ class Shares:
 
 
 def _most_owed(weights: Sequence[float], got: Sequence[float], total: float, allowed: Sequence[int]) -> int:
-    """A plain loop: this runs once a piece, and over seven numbers nothing is quicker."""
+    """A plain loop: this runs once a segment, and over seven numbers nothing is quicker."""
     best, most = -1, float("-inf")
     for i in allowed:
         owed = weights[i] * total - got[i]
@@ -50,9 +50,9 @@ def _most_owed(weights: Sequence[float], got: Sequence[float], total: float, all
 
 @lru_cache(maxsize=64)
 def _phases(weights: tuple[float, ...], game: int) -> list[list[float]]:
-    """What each is owed after 0, 1, … pieces of size 1."""
+    """What each is owed after 0, 1, … segments of size 1."""
     active = [i for i, weight in enumerate(weights) if weight > 0]
-    got: list[float] = (Draws(game).uniform(len(weights)) * 1e-3).tolist()
+    got: list[float] = (Rng(game).uniform(len(weights)) * 1e-3).tolist()
     phases = []
     for total in range(_ROUNDS):
         phases.append([weight * total - had for weight, had in zip(weights, got)])

@@ -8,9 +8,9 @@ here means "no more runs". Every source token stands in exactly one of the two p
 
 Of n tokens round(n·rate) are noise, in round(noise / mean) runs, at least one each; kept and noisy tokens
 fall into that many runs each, every way equally likely, a kept run first: T5's random_spans_noise_mask.
-`denoisers` lists several such noises with weights, one of which is drawn per piece; each may put a mode token
-in front. A denoiser without a mean has one run, at the end: UL2's S, a prefix LM. `denoisers: ul2` stands for
-the seven of the UL2 paper (Tay et al. 2022, table 1), equally weighted.
+`denoisers` lists several such noises with weights, one of which is drawn per segment; each may put a mode
+token in front. A denoiser without a mean has one run, at the end: UL2's S, a prefix LM. `denoisers: ul2`
+stands for the seven of the UL2 paper (Tay et al. 2022, table 1), equally weighted.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from objectives.draws import DrawsOfMany
-from objectives.example import ControlIds, Examples, Lexicon, Objective, Sources, continuations
+from objectives.example import ControlIds, Examples, Objective, Sources, TokenizerView, continuations
 from objectives.noise import partition
-from objectives.ragged import places_in, starts_of
+from objectives.ragged import positions_in, starts_of
+from objectives.rng import RngBatch
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Denoiser:
             raise ValueError(f"weight: expected a number above 0, got {self.weight}")
 
     def amounts(self, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """int64 [pieces] twice: noise tokens and runs of pieces of these sizes, by T5's rounding. A single
-        token is all noise."""
+        """int64 [segments] twice: noise tokens and runs of segments of these sizes, by T5's rounding. A
+        single token is all noise."""
         noise = np.maximum(1, np.minimum(np.rint(sizes * self.rate).astype(np.int64), sizes - 1))
         if self.mean is None:
             return noise, np.ones_like(noise)
@@ -95,7 +95,7 @@ class Span(Objective):
 
     @property
     def density(self) -> float:
-        """Noise tokens and their sentinels; of long pieces, where the end mark counts little."""
+        """Noise tokens and their sentinels; of long segments, where the end mark counts little."""
         total = sum(noise.weight for noise in self.noises)
         return sum(
             noise.weight / total * noise.rate * (1 if noise.mean is None else 1 + 1 / noise.mean)
@@ -103,21 +103,26 @@ class Span(Objective):
         )
 
     def fit(
-        self, remaining: np.ndarray, length: int, lexicon: Lexicon, first: bool = True, last: bool = True
+        self,
+        remaining: np.ndarray,
+        length: int,
+        tokenizer: TokenizerView,
+        first: bool = True,
+        last: bool = True,
     ) -> int:
-        return min(len(remaining), _capacity(self, length, len(lexicon.control.sentinels)))
+        return min(len(remaining), _capacity(self, length, len(tokenizer.control.sentinels)))
 
-    def make_all(self, sources: Sources, draws: DrawsOfMany) -> Examples:
-        control, sizes = sources.lexicon.control, sources.sizes
-        noisy, runs, modes = self._drawn(sizes, control, draws)
-        kept_runs = partition(sizes - noisy, runs, draws)
-        noisy_runs = partition(noisy, runs, draws)
+    def make_all(self, sources: Sources, rng: RngBatch) -> Examples:
+        control, sizes = sources.tokenizer.control, sources.sizes
+        noisy, runs, modes = self._drawn(sizes, control, rng)
+        kept_runs = partition(sizes - noisy, runs, rng)
+        noisy_runs = partition(noisy, runs, rng)
 
-        # A piece takes its mode, its tokens, two sentinels a run, and `end`, which is a target only.
+        # A segment takes its mode, its tokens, two sentinels a run, and `end`, which is a target only.
         moded = modes >= 0
         prompts = moded + sizes - noisy + runs
         taken = prompts + noisy + runs + 1
-        starts, run = starts_of(taken), places_in(runs)
+        starts, run = starts_of(taken), positions_in(runs)
         behind_kept = np.cumsum(kept_runs) + np.repeat(starts + moded - starts_of(sizes - noisy), runs) + run
         before_noisy = starts_of(noisy_runs) + np.repeat(starts + prompts - starts_of(noisy), runs) + run
         tokens = np.empty(int(taken.sum()), dtype=np.int32)
@@ -127,19 +132,19 @@ class Span(Objective):
         # The text alternates between kept and noisy runs; each moves as a whole.
         lengths = np.column_stack([kept_runs, noisy_runs]).ravel()
         goes_to = np.column_stack([behind_kept - kept_runs, before_noisy + 1]).ravel()
-        place = np.repeat(goes_to - starts_of(lengths), lengths) + np.arange(int(sizes.sum()))
-        tokens[place] = sources.text()
+        position = np.repeat(goes_to - starts_of(lengths), lengths) + np.arange(int(sizes.sum()))
+        tokens[position] = sources.text()
         return continuations(self.id, tokens, taken, prompts)
 
     def _drawn(
-        self, sizes: np.ndarray, control: ControlIds, draws: DrawsOfMany
+        self, sizes: np.ndarray, control: ControlIds, rng: RngBatch
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """int64 [pieces] thrice: noise tokens, runs, and the mode's id or −1, by the denoiser that each piece
-        draws."""
+        """int64 [segments] thrice: noise tokens, runs, and the mode's id or −1, by the denoiser that each
+        segment draws."""
         drawn = np.zeros(len(sizes), dtype=np.int64)
         if len(self.noises) > 1:
             ends = np.cumsum([noise.weight for noise in self.noises])
-            drawn = np.searchsorted(ends[:-1], draws.numbers() * ends[-1], side="right")
+            drawn = np.searchsorted(ends[:-1], rng.numbers() * ends[-1], side="right")
         noisy, runs, modes = np.empty_like(sizes), np.empty_like(sizes), np.empty_like(sizes)
         for i, noise in enumerate(self.noises):
             own = drawn == i
@@ -150,7 +155,8 @@ class Span(Objective):
 
 @lru_cache(maxsize=256)
 def _capacity(span: Span, length: int, sentinels: int) -> int:
-    """The most tokens n such that under every denoiser a piece of up to n fits `length` and the sentinels."""
+    """The most tokens n such that under every denoiser a segment of up to n fits `length` and the
+    sentinels."""
     if sentinels < 1:
         raise ValueError("span: the tokenizer has no sentinel ids")
     sizes = np.arange(1, length + 1)

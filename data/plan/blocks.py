@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from objectives.draws import Draws, key
+from objectives.rng import Rng, key
 
 
 class Blocks:
@@ -60,14 +60,14 @@ class Blocks:
 def _held_out(seed: int, corpus: str, counts: Sequence[int], fraction: float) -> np.ndarray:
     """int64: the held-out units, ascending: of each era's new units the `fraction` with the smallest draws;
     of the first era at least one and never all (none where it has a single unit)."""
-    luck = Draws(key(seed, "held-out", corpus)).bits(counts[-1])
+    keys = Rng(key(seed, "held-out", corpus)).bits(counts[-1])
     chosen = []
     first = 0
     for number, end in enumerate(counts):
         take = round(fraction * (end - first))
         if number == 0 and fraction > 0:
             take = min(max(take, 1), end - first - 1)
-        chosen.append(first + np.argsort(luck[first:end], kind="stable")[:take])
+        chosen.append(first + np.argsort(keys[first:end], kind="stable")[:take])
         first = end
     return np.sort(np.concatenate(chosen))
 

@@ -43,7 +43,7 @@ def streams_for(lanes: int, blocks: int) -> int:
     return max(s for s in range(1, min(lanes, most) + 1) if lanes % s == 0)
 
 
-class Shares:
+class CorpusMix:
     """x(n) against the cumulative weights of the corpora, in the order given. Weights need no unit sum."""
 
     def __init__(self, lanes: int, weights: Sequence[float]) -> None:

@@ -1,11 +1,11 @@
-"""Which block stands at which place of an epoch: dealt so that every stream gets the same share of the text.
+"""Which block stands at which slot of an epoch: dealt so that every stream gets the same share of the text.
 
 The streams of a corpus take turns by rows, so they end an epoch together only where each was dealt as many
 rows. Dealt at random they are not, and the differences add up from epoch to epoch: with two streams over the
 standard library's sources neighbouring epochs overlapped by 45 % after forty of them. So the blocks are
 ranked by their bytes of text and cut into strata of S; each stream gets one block of each stratum, another
 one every epoch, in an order of its own. The N mod S smallest blocks are left over, and go to the streams that
-have one place more.
+have one slot more.
 """
 
 from functools import cached_property
@@ -13,12 +13,12 @@ from functools import cached_property
 import numpy as np
 
 from data.plan.permutation import perm, perm_inverse
-from objectives.draws import extend
+from objectives.rng import extend
 
 
 class Deal:
     """The epochs over N blocks. Place i of an epoch, 0 … N−1, belongs to stream (first + i) mod S, `first`
-    being the corpus's place at which the epoch begins."""
+    being the corpus's slot at which the epoch begins."""
 
     def __init__(self, text_bytes: np.ndarray, streams: int, key: int) -> None:
         """text_bytes: int64 [N], of each block; streams: S; key: of the corpus, for what holds in all
@@ -41,10 +41,10 @@ class Deal:
         ranks[self._ranked] = np.arange(self.blocks, dtype=np.int32)
         return ranks
 
-    def block(self, place: int, epoch: int, first: int, key: int) -> int:
-        """The block at a place of an epoch. key: of the epoch."""
-        stream = (first + place) % self.streams
-        turn, behind = divmod(place, self.streams)
+    def block(self, slot: int, epoch: int, first: int, key: int) -> int:
+        """The block at a slot of an epoch. key: of the epoch."""
+        stream = (first + slot) % self.streams
+        turn, behind = divmod(slot, self.streams)
         stratum = perm(turn, self._turns(behind), self._order_key(key, stream))
         if stratum < self._strata:
             rank = stratum * self.streams + (stream + epoch + self._shift(stratum)) % self.streams
@@ -52,8 +52,8 @@ class Deal:
             rank = stratum * self.streams + behind
         return int(self._ranked[rank])
 
-    def place(self, block: int, epoch: int, first: int, key: int) -> int:
-        """The place of an epoch at which a block stands."""
+    def slot(self, block: int, epoch: int, first: int, key: int) -> int:
+        """The slot of an epoch at which a block stands."""
         stratum, member = divmod(int(self._ranks[block]), self.streams)
         if stratum < self._strata:
             stream = (member - epoch - self._shift(stratum)) % self.streams
@@ -65,7 +65,7 @@ class Deal:
         return turn * self.streams + behind
 
     def _turns(self, behind: int) -> int:
-        """Places in an epoch of the stream whose first one comes `behind` places after the epoch's first."""
+        """Slots in an epoch of the stream whose first one comes `behind` slots after the epoch's first."""
         return self._strata + (behind < self.blocks % self.streams)
 
     def _order_key(self, key: int, stream: int) -> int:

@@ -1,9 +1,9 @@
-"""Which block stands at each of a corpus's places 0, 1, 2, …
+"""Which block stands at each of a corpus's slots 0, 1, 2, …
 
-From the start (era 0) the places are epochs over N blocks, (e, i) = divmod(place, N), dealt as
-data/plan/dealing.py says. Shards appended at place G open an era: its first M places are a keyed permutation
-of the R places that the running epoch had left and of the new blocks; behind them come epochs over all
-blocks. So a block is at exactly one place of each epoch, wherever the edits fall. A place below G belongs to
+From the start (era 0) the slots are epochs over N blocks, (e, i) = divmod(slot, N), dealt as
+data/plan/dealing.py says. Shards appended at slot G open an era: its first M slots are a keyed permutation
+of the R slots that the running epoch had left and of the new blocks; behind them come epochs over all
+blocks. So a block is at exactly one slot of each epoch, wherever the edits fall. A slot below G belongs to
 the era before.
 """
 
@@ -14,14 +14,14 @@ import numpy as np
 
 from data.plan.dealing import Deal
 from data.plan.permutation import perm, perm_inverse
-from objectives.draws import key
+from objectives.rng import key
 
 
 @dataclass(frozen=True)
 class Era:
-    """What holds from a place of the corpus on. fingerprint: of its units, without paths."""
+    """What holds from a slot of the corpus on. fingerprint: of its units, without paths."""
 
-    place: int
+    slot: int
     units: int
     blocks: int
     fingerprint: str
@@ -29,10 +29,10 @@ class Era:
 
 @dataclass(frozen=True)
 class _Run:
-    """An era's arithmetic: `left` places of the era before are mixed with the new blocks; then epochs, the
+    """An era's arithmetic: `left` slots of the era before are mixed with the new blocks; then epochs, the
     first of them numbered `epoch`, as `deal` says."""
 
-    place: int
+    slot: int
     old_blocks: int
     left: int
     rest: int
@@ -44,11 +44,11 @@ class _Run:
         return self.deal.blocks
 
     def first(self, epoch: int) -> int:
-        """The place of the first block of an epoch."""
-        return self.place + self.rest + (epoch - self.epoch) * self.blocks
+        """The slot of the first block of an epoch."""
+        return self.slot + self.rest + (epoch - self.epoch) * self.blocks
 
 
-class Order:
+class BlockOrder:
     """Place → (epoch, block) and back, for the eras of one corpus."""
 
     def __init__(
@@ -65,21 +65,21 @@ class Order:
         if not self._runs:
             return _Run(0, 0, 0, 0, 0, deal)
         before = self._runs[-1]
-        past = era.place - before.place
+        past = era.slot - before.slot
         if past < before.rest:
             left, running = before.rest - past, before.epoch - 1
         else:
             epochs, i = divmod(past - before.rest, before.blocks)
             left, running = before.blocks - i, before.epoch + epochs
         new = era.blocks - before.blocks
-        return _Run(era.place, before.blocks, left, left + new, running + 1, deal)
+        return _Run(era.slot, before.blocks, left, left + new, running + 1, deal)
 
-    def resolve(self, place: int) -> tuple[int, int]:
-        """(epoch, block) of a place."""
-        number = max(k for k, run in enumerate(self._runs) if run.place <= place)
+    def resolve(self, slot: int) -> tuple[int, int]:
+        """(epoch, block) of a slot."""
+        number = max(k for k, run in enumerate(self._runs) if run.slot <= slot)
         while True:
             run = self._runs[number]
-            past = place - run.place
+            past = slot - run.slot
             if past >= run.rest:
                 epochs, i = divmod(past - run.rest, run.blocks)
                 epoch = run.epoch + epochs
@@ -87,39 +87,39 @@ class Order:
             q = perm(past, run.rest, self._rest_key(number))
             if q >= run.left:
                 return run.epoch - 1, run.old_blocks + q - run.left
-            place, number = run.place + q, number - 1
+            slot, number = run.slot + q, number - 1
 
-    def places_of(self, block: int, limit: int) -> Iterator[int]:
-        """The places below `limit` at which a block stands, in no particular order."""
+    def slots_of(self, block: int, limit: int) -> Iterator[int]:
+        """The slots below `limit` at which a block stands, in no particular order."""
         for number, run in enumerate(self._runs):
             if block < run.blocks:
-                for place in self._own_places(number, block, limit):
-                    yield from (lifted for lifted in self._lift(place, number) if lifted < limit)
+                for slot in self._own_slots(number, block, limit):
+                    yield from (lifted for lifted in self._lift(slot, number) if lifted < limit)
 
-    def _own_places(self, number: int, block: int, limit: int) -> Iterator[int]:
-        """The places at which era `number` itself puts a block: once as a new one, then once an epoch."""
+    def _own_slots(self, number: int, block: int, limit: int) -> Iterator[int]:
+        """The slots at which era `number` itself puts a block: once as a new one, then once an epoch."""
         run = self._runs[number]
         if number and block >= run.old_blocks:
             q = run.left + block - run.old_blocks
-            yield run.place + perm_inverse(q, run.rest, self._rest_key(number))
+            yield run.slot + perm_inverse(q, run.rest, self._rest_key(number))
         later = self._runs[number + 1] if number + 1 < len(self._runs) else None
-        end = later.place + later.left if later else limit
+        end = later.slot + later.left if later else limit
         epoch, first = run.epoch, run.first(run.epoch)
         while first < end:
-            place = first + run.deal.place(block, epoch, first, self._epoch_key(epoch))
-            if place < end:
-                yield place
+            slot = first + run.deal.slot(block, epoch, first, self._epoch_key(epoch))
+            if slot < end:
+                yield slot
             epoch, first = epoch + 1, first + run.blocks
 
-    def _lift(self, place: int, number: int) -> Iterator[int]:
-        """Where a place of era `number` came to lie when later eras permuted what was left of it."""
+    def _lift(self, slot: int, number: int) -> Iterator[int]:
+        """Where a slot of era `number` came to lie when later eras permuted what was left of it."""
         for later in range(number + 1, len(self._runs)):
             run = self._runs[later]
-            if place >= run.place:
-                if place >= run.place + run.left:
+            if slot >= run.slot:
+                if slot >= run.slot + run.left:
                     return
-                place = run.place + perm_inverse(place - run.place, run.rest, self._rest_key(later))
-        yield place
+                slot = run.slot + perm_inverse(slot - run.slot, run.rest, self._rest_key(later))
+        yield slot
 
     def _epoch_key(self, epoch: int) -> int:
         return key(self._seed, "blocks", self._corpus, epoch)

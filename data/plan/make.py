@@ -2,7 +2,7 @@
 
 An edit keeps what the plan in force has fixed: a corpus keeps its id, its streams and its eras; a corpus that
 the settings no longer name stays with weight 0, so that its position is kept; shards that were appended open
-an era behind the last place that any stream has reached (data/plan/epochs.py).
+an era behind the last slot that any stream has reached (data/plan/epochs.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from data.plan.blocks import Blocks
 from data.plan.corpus_mix import streams_for
 from data.plan.epochs import Era
 from data.plan.plan import BatchRows, CorpusPlan, OnBad, Plan, refuse_change
-from data.plan.positions import StreamsState
+from data.plan.positions import StreamPositions
 from data.shards.index import fingerprint
 from objectives.mixture import Mixture
 
@@ -38,10 +38,10 @@ class CorpusSettings:
     held_out: float
 
 
-def usual_block_bytes(longest: int) -> int:
-    """Bytes of text a block for rows of up to `longest` positions: among its few hundred rows half a row of
-    padding is little, and so is what a block costs whatever its size."""
-    return 1024 * longest
+def usual_block_bytes(max_length: int) -> int:
+    """Bytes of text a block for rows of up to `max_length` positions: among its few hundred rows half a
+    row of padding is little, and so is what a block costs whatever its size."""
+    return 1024 * max_length
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class StreamSettings:
     batch_rows: BatchRows
     corpora: Mapping[str, CorpusSettings]
     objectives: Mapping[str, Any]
-    longest: int | None = None
+    max_length: int | None = None
     block_bytes: int | None = None
     normalise: str = "global"
     quarantine: Sequence[tuple[str, str]] = ()
@@ -63,12 +63,12 @@ class StreamSettings:
 
 
 def make_plan(
-    settings: StreamSettings, before: Plan | None = None, state: StreamsState | None = None
+    settings: StreamSettings, before: Plan | None = None, state: StreamPositions | None = None
 ) -> Plan:
     """The plan that the settings ask for. `before`: the plan that an edit changes (History.before(row));
     `state`: where all streams stand at that row. BadInput for what cannot be edited, or is not there."""
-    longest = settings.longest or (before.longest if before else settings.length)
-    block_bytes = settings.block_bytes or (before.block_bytes if before else usual_block_bytes(longest))
+    max_length = settings.max_length or (before.max_length if before else settings.length)
+    block_bytes = settings.block_bytes or (before.block_bytes if before else usual_block_bytes(max_length))
     old = before.corpora if before else ()
     corpora = []
     for corpus in old:
@@ -76,7 +76,7 @@ def make_plan(
         if asked is None:
             corpora.append(replace(corpus, weight=0.0))
             continue
-        furthest = (state or StreamsState()).furthest(corpus.name)
+        furthest = (state or StreamPositions()).furthest(corpus.name)
         eras = _grown(corpus, asked, settings.seed, block_bytes, furthest)
         corpora.append(replace(corpus, weight=float(asked.weight), held_out=asked.held_out, eras=eras))
     known = {corpus.name for corpus in old}
@@ -96,7 +96,7 @@ def make_plan(
         tokenizer=settings.tokenizer,
         lanes=settings.lanes,
         block_bytes=block_bytes,
-        longest=longest,
+        max_length=max_length,
         length=settings.length,
         batch_rows=settings.batch_rows,
         corpora=tuple(corpora),
@@ -142,5 +142,5 @@ def _grown(
         raise BadInput(f"corpus {corpus.name}: its last shard has grown; append text as new shards")
     counts = [*(era.units for era in corpus.eras), len(units)]
     blocks = len(Blocks(seed, corpus.name, units, counts, corpus.held_out, block_bytes))
-    place = (furthest + 1) * corpus.streams
-    return (*corpus.eras, Era(place, len(units), blocks, fingerprint(units)))
+    slot = (furthest + 1) * corpus.streams
+    return (*corpus.eras, Era(slot, len(units), blocks, fingerprint(units)))

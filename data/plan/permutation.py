@@ -1,31 +1,31 @@
 """Keyed permutations of 0 … n−1 that need no table, and their inverses.
 
 A Feistel network of six rounds over the next power of four, walked until it falls inside the range (cycle
-walking; Black and Rogaway 2002): about 10 µs a look-up, O(1) memory. A network over a handful of places is a
-poor shuffle, so small ranges are shuffled outright.
+walking; Black and Rogaway 2002): about 10 µs a look-up, O(1) memory. A network over a handful of positions is
+a poor shuffle, so small ranges are shuffled outright.
 """
 
 from functools import lru_cache
 
-from objectives.draws import Draws, extend
+from objectives.rng import Rng, extend
 
 _ROUNDS = 6
 _SMALL = 64
 
 
-def perm(place: int, n: int, key: int) -> int:
-    """What stands at `place` of the permutation of 0 … n−1 that `key` names."""
+def perm(position: int, n: int, key: int) -> int:
+    """What stands at `position` of the permutation of 0 … n−1 that `key` names."""
     if n <= _SMALL:
-        return _shuffled(n, key)[place]
+        return _shuffled(n, key)[position]
     half = _half(n)
     while True:
-        place = _forward(place, half, key)
-        if place < n:
-            return place
+        position = _forward(position, half, key)
+        if position < n:
+            return position
 
 
 def perm_inverse(value: int, n: int, key: int) -> int:
-    """The place at which `value` stands: perm(perm_inverse(v)) == v."""
+    """The position at which `value` stands: perm(perm_inverse(v)) == v."""
     if n <= _SMALL:
         return _shuffled(n, key).index(value)
     half = _half(n)
@@ -37,7 +37,7 @@ def perm_inverse(value: int, n: int, key: int) -> int:
 
 @lru_cache(maxsize=256)
 def _shuffled(n: int, key: int) -> list[int]:
-    return Draws(key).permutation(n).tolist()
+    return Rng(key).permutation(n).tolist()
 
 
 def _half(n: int) -> int:

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data.durable import append_record
 from data.errors import BadInput
@@ -36,21 +36,36 @@ class CorpusPlan:
 
 @dataclass(frozen=True)
 class OnBad:
-    """action: 'stop' or 'skip' when a sample is bad or a unit cannot be read; budget: the most to skip,
-    by one process since its start."""
+    """What a sample without text, or a unit that cannot be read after all retries, leads to: `data.on_bad` of
+    the config. A bad value is a ValueError "key: what was expected"."""
 
-    action: str = "stop"
+    action: Literal["stop", "skip"] = "stop"
     budget: int = 100
+    """With `skip`: how many one process may skip, counted from its start, before the run stops after all.
+    Other processes, and the starts before, count for themselves."""
+
+    def __post_init__(self) -> None:
+        if self.budget < 0:
+            raise ValueError(f"budget: expected a whole number of at least 0, got {self.budget}")
 
 
 @dataclass(frozen=True)
 class Skip:
-    """A unit that could not be read and is left out at one place of its corpus, for ever."""
+    """A unit that could not be read and is skipped at one slot of its corpus, for ever."""
 
     corpus: str
-    place: int
+    block_slot: int
     unit: int
 
+
+FIXED = {
+    "seed": "seed",
+    "tokenizer": "tokenizer",
+    "lanes": "lanes",
+    "block_bytes": "data.block_bytes",
+    "max_length": "max_sequence_length",
+}
+"""What no edit can change in a run: the fields of Plan, and the config keys that ask for them."""
 
 STREAM = 4
 """Version of the stream: raised where the same plan would give other rows than before."""
@@ -58,14 +73,14 @@ STREAM = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """tokenizer: its hash; lanes: L; length: T; longest: the longest T planned; objectives:
+    """tokenizer: its hash; lanes: L; length: T; max_length: the longest T planned; objectives:
     Mixture.describe(); quarantine: ((corpus, sample key), …); stream: the version that gives its rows."""
 
     seed: int
     tokenizer: str
     lanes: int
     block_bytes: int
-    longest: int
+    max_length: int
     length: int
     batch_rows: BatchRows
     corpora: tuple[CorpusPlan, ...]
@@ -81,9 +96,9 @@ class Plan:
                 f"the run's stream is of version {self.stream}, this headrace gives other rows (version "
                 f"{STREAM}): go on with the headrace that began it, or begin a new run"
             )
-        if self.length > self.longest:
+        if self.length > self.max_length:
             raise BadInput(
-                f"sequence_length: {self.length} is above the longest planned, {self.longest}; "
+                f"sequence_length: {self.length} is above the longest planned, {self.max_length}; "
                 "a new run can plan a longer one"
             )
         if [corpus.id for corpus in self.corpora] != list(range(len(self.corpora))):
@@ -123,10 +138,10 @@ class Plan:
 
 def refuse_change(old: Plan, new: Plan) -> None:
     """BadInput where a plan changes what must not change within a run."""
-    for name in ("seed", "tokenizer", "lanes", "block_bytes", "longest"):
+    for name, key in FIXED.items():
         was, asked = getattr(old, name), getattr(new, name)
         if was != asked:
-            raise BadInput(f"{name}: the run was started with {was}, got {asked}; this cannot be edited")
+            raise BadInput(f"{key}: the run was started with {was}, got {asked}; this cannot be edited")
     for corpus in old.corpora:
         same = new.corpus(corpus.name)
         if same is None or same.id != corpus.id or same.streams != corpus.streams:
@@ -146,7 +161,7 @@ def refuse_change(old: Plan, new: Plan) -> None:
 
 @dataclass(frozen=True)
 class History:
-    """segments: ((first global row, Plan), …) in ascending order from row 0 on; skips: the units left out."""
+    """segments: ((first global row, Plan), …) in ascending order from row 0 on; skips: the units skipped."""
 
     segments: tuple[tuple[int, Plan], ...]
     skips: tuple[Skip, ...] = ()
@@ -189,7 +204,7 @@ class History:
         return replace(self, segments=(*kept, (row, plan)))
 
     def with_skip(self, skip: Skip) -> "History":
-        """With one more unit left out."""
+        """With one more unit skipped."""
         return self if skip in self.skips else replace(self, skips=(*self.skips, skip))
 
     def to_json(self) -> list[dict[str, Any]]:

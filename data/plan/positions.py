@@ -1,7 +1,7 @@
 """Where every stream stands: all that a resume needs of the stream besides the row number and the plan.
 
-A stream's position is j, the number of the block that it draws from, and the dressing history of that block:
-for each time it was dressed, the global row at which and the rows emitted since. Between two blocks the
+A stream's position is j, the number of the block that it draws from, and the build history of that block:
+for each time it was built, the global row at which and the rows emitted since. Between two blocks the
 history is empty, so equal positions have equal states. A stream that was never drawn from is absent: (0, ()).
 """
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Position = tuple[int, tuple[tuple[int, int], ...]]
-"""(j, ((row at dressing, rows emitted), …))"""
+"""(j, ((row at build, rows emitted), …))"""
 START: Position = (0, ())
 
 
 @dataclass(frozen=True)
-class StreamsState:
+class StreamPositions:
     """positions: (corpus name, stream) → Position."""
 
     positions: Mapping[tuple[str, int], Position] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class StreamsState:
         return max((j for (name, _), (j, _) in self.positions.items() if name == corpus), default=0)
 
     @staticmethod
-    def merge(states: Iterable["StreamsState"]) -> "StreamsState":
+    def merge(states: Iterable["StreamPositions"]) -> "StreamPositions":
         """The states that all ranks reported, as one. Each stream is reported by one rank."""
         positions: dict[tuple[str, int], Position] = {}
         for state in states:
@@ -37,22 +37,22 @@ class StreamsState:
             if twice:
                 raise ValueError(f"streams reported by two ranks: {sorted(twice)[:3]}")
             positions.update(state.positions)
-        return StreamsState(positions)
+        return StreamPositions(positions)
 
     def to_json(self) -> dict[str, Any]:
         """{corpus: {stream: [j, [[row, emitted], …]]}}, ordered."""
         result: dict[str, Any] = {}
-        for (corpus, stream), (j, dressings) in sorted(self.positions.items()):
-            result.setdefault(corpus, {})[str(stream)] = [j, [list(dressing) for dressing in dressings]]
+        for (corpus, stream), (j, builds) in sorted(self.positions.items()):
+            result.setdefault(corpus, {})[str(stream)] = [j, [list(build) for build in builds]]
         return result
 
     @staticmethod
-    def from_json(value: Mapping[str, Any]) -> "StreamsState":
+    def from_json(value: Mapping[str, Any]) -> "StreamPositions":
         """What to_json made."""
-        return StreamsState(
+        return StreamPositions(
             {
-                (corpus, int(stream)): (j, tuple((row, emitted) for row, emitted in dressings))
+                (corpus, int(stream)): (j, tuple((row, emitted) for row, emitted in builds))
                 for corpus, streams in value.items()
-                for stream, (j, dressings) in streams.items()
+                for stream, (j, builds) in streams.items()
             }
         )

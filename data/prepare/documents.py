@@ -70,11 +70,11 @@ def find_files(inputs: Sequence[str | Path]) -> Files:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    for place, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if not name.startswith("."):
-                yield os.path.join(place, name)
+                yield os.path.join(parent, name)
 
 
 def read_files(

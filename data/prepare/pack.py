@@ -31,7 +31,7 @@ from data.errors import BadInput
 from data.prepare import builtin
 from data.prepare.documents import Document, find_files, read_files
 from data.prepare.parallel import Progress, ordered_map
-from data.prepare.shard_writer import Packed, ShardWriter
+from data.prepare.shard_writer import ShardWriter, WrittenSample
 from data.shards.index import UNITS, Shard, fingerprint, runs, write
 from data.shards.tar import BLOCK
 
@@ -211,10 +211,10 @@ class _Packer:
     def __init__(self, zstd: bool) -> None:
         self.zstd = zstd
 
-    def __call__(self, batch: list[list[_Entry]]) -> list[Packed]:
+    def __call__(self, batch: list[list[_Entry]]) -> list[WrittenSample]:
         return [self._unit(entries) for entries in batch]
 
-    def _unit(self, entries: list[_Entry]) -> Packed:
+    def _unit(self, entries: list[_Entry]) -> WrittenSample:
         stream = io.BytesIO()
         writer = TarWriter(stream, encoder=False, mtime=0)
         for entry in entries:
@@ -224,7 +224,7 @@ class _Packer:
         data = stream.getvalue()[:length]  # without the end mark: more units follow
         stored = zstandard.ZstdCompressor(level=3).compress(data) if self.zstd else data
         text_bytes = sum(len(entry.text) for entry in entries)
-        return Packed(stored, length, len(entries), text_bytes, xxhash.xxh64_intdigest(data))
+        return WrittenSample(stored, length, len(entries), text_bytes, xxhash.xxh64_intdigest(data))
 
 
 def _publish(part: Path, prefix: Path, writer: ShardWriter, zstd: bool, report: PackReport) -> None:

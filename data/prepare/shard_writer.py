@@ -11,7 +11,7 @@ from data.shards.tar import BLOCK
 _END_MARK = bytes(2 * BLOCK)
 
 
-class Packed(NamedTuple):
+class WrittenSample(NamedTuple):
     """A unit as bytes of the shard (compressed, where asked for), and its entry for the index."""
 
     stored: bytes
@@ -33,7 +33,7 @@ class ShardWriter:
         self._file: BinaryIO | None = None
         self._offset = self._stored = 0
 
-    def add(self, unit: Packed) -> None:
+    def add(self, unit: WrittenSample) -> None:
         """Append a unit to the shard that is open; open the next one where none is."""
         if self._file is None:
             path = self.part / f"{self.name}-{len(self.paths):06d}{self.suffix}"

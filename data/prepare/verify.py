@@ -19,7 +19,7 @@ from data.shards.store import CacheOptions, Store, expand, is_local, shown
 from data.shards.tar import BLOCK, TarTrouble, has_end_mark, samples
 
 
-class Finding(NamedTuple):
+class ShardFinding(NamedTuple):
     """One thing that is wrong. kind: 'shard' or 'unit' (training cannot read it), 'sample' (has no text)."""
 
     kind: str
@@ -40,7 +40,7 @@ class VerifyReport:
     units: int = 0
     samples: int = 0
     text_bytes: int = 0
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[ShardFinding] = field(default_factory=list)
 
     @property
     def damaged(self) -> bool:
@@ -74,7 +74,7 @@ def verify(
     if not opened.intact():
         again = "make it again with headrace data index"
         report.findings.append(
-            Finding("shard", str(index), None, None, None, f"its table is damaged; {again}")
+            ShardFinding("shard", str(index), None, None, None, f"its table is damaged; {again}")
         )
         return report
     total = opened.text_bytes
@@ -101,7 +101,7 @@ def recorded(index: Index) -> list[str]:
     return [os.path.join(folder, name) if is_local(name) else name for name in index.shards]
 
 
-def _verify_shard(task: _Task) -> list[Finding]:
+def _verify_shard(task: _Task) -> list[ShardFinding]:
     index = Index.open(task.path)
     store = Store(task.cache)
     shard = index.files[task.number]
@@ -112,11 +112,13 @@ def _verify_shard(task: _Task) -> list[Finding]:
     try:
         size = store.status(task.url).size
     except BadInput as error:
-        return [Finding("shard", name, None, None, None, str(error))]
+        return [ShardFinding("shard", name, None, None, None, str(error))]
     found = []
     if size != shard.size and not task.url.startswith("pipe:"):
         found.append(
-            Finding("shard", name, None, None, None, f"has {size} bytes and had {shard.size} when indexed")
+            ShardFinding(
+                "shard", name, None, None, None, f"has {size} bytes and had {shard.size} when indexed"
+            )
         )
     first, stop = index.range_of(task.number)
     for unit in range(first, stop):
@@ -126,27 +128,29 @@ def _verify_shard(task: _Task) -> list[Finding]:
         with open(task.url, "rb") as file:
             file.seek(row.offset + row.length)
             if not has_end_mark(file.read(BLOCK), 0):
-                found.append(Finding("shard", name, None, row.offset + row.length, None, "has no end mark"))
+                found.append(
+                    ShardFinding("shard", name, None, row.offset + row.length, None, "has no end mark")
+                )
     return found
 
 
-def _verify_unit(corpus: Corpus, unit: int, name: str) -> Iterator[Finding]:
+def _verify_unit(corpus: Corpus, unit: int, name: str) -> Iterator[ShardFinding]:
     row = corpus.index.unit(unit)
     try:
         data = corpus.read_bytes(unit, unit + 1)[0]
         documents = samples(data, corpus.index.text_field, check=True)
     except ReadTrouble as error:
-        yield Finding("unit", name, unit, row.offset, None, error.what)
+        yield ShardFinding("unit", name, unit, row.offset, None, error.what)
         return
     except TarTrouble as error:
-        yield Finding("unit", name, unit, row.offset, None, str(error))
+        yield ShardFinding("unit", name, unit, row.offset, None, str(error))
         return
     text_bytes = sum(len(document.text.encode()) for document in documents if document.text is not None)
     if (len(documents), text_bytes) != (row.samples, row.text_bytes):
         what = (
             f"holds {len(documents)} samples and {text_bytes} bytes of text, indexed were {row.samples} and"
         )
-        yield Finding("unit", name, unit, row.offset, None, f"{what} {row.text_bytes}")
+        yield ShardFinding("unit", name, unit, row.offset, None, f"{what} {row.text_bytes}")
     for document in documents:
         if document.problem is not None:
-            yield Finding("sample", name, unit, row.offset, document.key, document.problem)
+            yield ShardFinding("sample", name, unit, row.offset, document.key, document.problem)

@@ -18,7 +18,7 @@ from data.errors import BadInput
 from data.stream.streams import Opening
 
 RECORD = np.dtype(
-    [("row", "<i8"), ("j", "<i8"), ("stream", "<i4"), ("dressing", "<i4"), ("rows", "<i4"), ("corpus", "<i4")]
+    [("row", "<i8"), ("j", "<i8"), ("stream", "<i4"), ("build", "<i4"), ("rows", "<i4"), ("corpus", "<i4")]
 )
 """One Opening, 32 bytes."""
 
@@ -74,5 +74,5 @@ def merge_openings(attempts: Iterable[tuple[int, Sequence[np.ndarray]]]) -> np.n
     for first_row, ranks in attempts:
         records = np.concatenate([np.empty(0, RECORD), *ranks])
         kept = np.concatenate([kept[kept["row"] < first_row], records[records["row"] >= first_row]])
-    order = np.lexsort((kept["dressing"], kept["j"], kept["stream"], kept["corpus"]))
+    order = np.lexsort((kept["build"], kept["j"], kept["stream"], kept["corpus"]))
     return kept[order]

@@ -1,6 +1,6 @@
 """What stood in a past row, and in which steps a document was used: from the openings log, without a replay.
 
-The last opening of a row's stream before the row names the block and the dressing; the draws of the stream in
+The last opening of a row's stream before the row names the block and the build; the draws of the stream in
 between, counted by x(n), name the row in it. So a look-up opens one block, at any step of any run.
 """
 
@@ -12,14 +12,14 @@ import numpy as np
 
 from data.errors import BadInput
 from data.plan.plan import CorpusPlan, History
-from data.plan.positions import StreamsState
-from data.plan.segments import Regimes
+from data.plan.positions import StreamPositions
+from data.plan.segments import PlanSegments
 from data.plan.steps import rows_of_step, step_of_row
 from data.shards.corpus import Corpus
 from data.shards.find import find_documents
 from data.stream.block import OpenBlock, Opener
-from data.stream.packing import lay
-from data.stream.prefetch import Ahead
+from data.stream.packing import write_rows
+from data.stream.prefetch import Prefetcher
 from data.stream.reading import Encoder, UnitTrouble
 from data.stream.rows import Rows
 from data.stream.streams import Streams
@@ -37,12 +37,12 @@ class Part:
 
 
 @dataclass(frozen=True)
-class TracedPiece:
-    """A piece of a row. piece: its number among the pieces of its document in this dressing; first: its first
-    position; parts: the text that it uses (a false next-sentence pair has two)."""
+class TracedSegment:
+    """A segment of a row. number: its number among the segments of its document in this build; first: its
+    first position; parts: the text that it uses (a false next-sentence pair has two)."""
 
     corpus: str
-    piece: int
+    number: int
     objective: str
     first: int
     length: int
@@ -51,11 +51,11 @@ class TracedPiece:
 
 @dataclass(frozen=True)
 class TracedRow:
-    """A global row: its arrays (Rows of one) and its pieces."""
+    """A global row: its arrays (Rows of one) and its segments."""
 
     number: int
     rows: Rows
-    pieces: tuple[TracedPiece, ...]
+    segments: tuple[TracedSegment, ...]
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Use:
     objective: str
 
 
-def describe(block: OpenBlock, index: int, corpus: Corpus) -> tuple[TracedPiece, ...]:
-    """The pieces of a row of an open block."""
-    table, documents = block.dressing.rows.table, block.documents
+def describe(block: OpenBlock, index: int, corpus: Corpus) -> tuple[TracedSegment, ...]:
+    """The segments of a row of an open block."""
+    table, documents = block.built.rows.table, block.documents
     heads = table.spans[table.span_ends[:-1]]
     order = np.lexsort((heads[:, 1], heads[:, 0]))
     ordered = heads[order, 0]
@@ -81,22 +81,22 @@ def describe(block: OpenBlock, index: int, corpus: Corpus) -> tuple[TracedPiece,
         return Part(shard, documents.keys[document], start, stop)
 
     return tuple(
-        TracedPiece(
+        TracedSegment(
             block.corpus.name,
-            int(number[piece]),
-            NAMES[table.objective[piece]],
-            int(table.offset[piece]),
-            int(table.length[piece]),
-            tuple(part(*span) for span in table.spans_of(piece)),
+            int(number[segment]),
+            NAMES[table.objective[segment]],
+            int(table.offset[segment]),
+            int(table.length[segment]),
+            tuple(part(*span) for span in table.spans_of(segment)),
         )
-        for piece in table.pieces_of(index)
+        for segment in table.segments_of(index)
     )
 
 
 def _laid_out(block: OpenBlock, index: int, encoder: Encoder) -> Rows:
     """A row of an open block."""
-    packed = block.dressing.rows
-    return lay([(packed, index)], 1, packed.length, encoder.control.pad)
+    packed = block.built.rows
+    return write_rows([(packed, index)], 1, packed.length, encoder.control.pad)
 
 
 def walk(
@@ -104,7 +104,7 @@ def walk(
     corpora: Mapping[str, Corpus],
     encoder: Encoder,
     step: int,
-    start: tuple[int, StreamsState] = (0, StreamsState()),
+    start: tuple[int, StreamPositions] = (0, StreamPositions()),
     *,
     only: Container[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -113,20 +113,20 @@ def walk(
 
     Only the streams that these rows draw from are walked, so `only` (global rows: those of the step that are
     wanted) makes it cheaper. progress(rows passed, rows in all)."""
-    regimes = Regimes(history)
-    opener = Opener(regimes, corpora, encoder)
+    plan_segments = PlanSegments(history)
+    opener = Opener(plan_segments, corpora, encoder)
     row, state = start
-    streams = Streams(regimes, opener, Ahead(0, ""), state, rank=0, world=1, memory_bytes=1 << 30)
+    streams = Streams(plan_segments, opener, Prefetcher(0, ""), state, rank=0, world=1, memory_bytes=1 << 30)
     first, count = rows_of_step(history, step)
     wanted = {number for number in range(first, first + count) if only is None or number in only}
-    followed = {_stream_of(regimes, number) for number in wanted}
+    followed = {_stream_of(plan_segments, number) for number in wanted}
     traced = []
     for number in range(row, first + count):
-        if _stream_of(regimes, number) not in followed:
+        if _stream_of(plan_segments, number) not in followed:
             continue
         if progress:
             progress(number - row, first + count - row)
-        plan = _corpus_of(regimes, number)
+        plan = _corpus_of(plan_segments, number)
         found = streams.draw(plan, number)
         if found and number in wanted:
             block, index = found
@@ -135,13 +135,13 @@ def walk(
     return traced
 
 
-def _corpus_of(regimes: Regimes, row: int) -> CorpusPlan:
-    regime = regimes.at(row)
-    return regime.plan.corpora[regime.shares.corpus_of(row)]
+def _corpus_of(plan_segments: PlanSegments, row: int) -> CorpusPlan:
+    plan_segment = plan_segments.at(row)
+    return plan_segment.plan.corpora[plan_segment.corpus_mix.corpus_of(row)]
 
 
-def _stream_of(regimes: Regimes, row: int) -> tuple[int, int]:
-    corpus = _corpus_of(regimes, row)
+def _stream_of(plan_segments: PlanSegments, row: int) -> tuple[int, int]:
+    corpus = _corpus_of(plan_segments, row)
     return corpus.id, row % corpus.streams
 
 
@@ -153,8 +153,8 @@ class Tracer:
     ) -> None:
         """openings: data.openings.merge_openings along the run's lineage."""
         self._history = history
-        self._regimes = Regimes(history)
-        self._opener = Opener(self._regimes, corpora, encoder)
+        self._plan_segments = PlanSegments(history)
+        self._opener = Opener(self._plan_segments, corpora, encoder)
         self._corpora = corpora
         self._openings = openings
 
@@ -168,17 +168,17 @@ class Tracer:
         blocks: dict[tuple[int, ...], OpenBlock] = {}
         traced = []
         for number in numbers:
-            plan = _corpus_of(self._regimes, number)
+            plan = _corpus_of(self._plan_segments, number)
             records = self._records(plan, number % plan.streams)
             records = records[records["row"] <= number]
             if not len(records):
                 raise BadInput(f"row {number}: the run's openings log has nothing for it")
             records = records[records["j"] == records["j"][-1]]
-            dressed_at = int(records["row"][-1])
-            index = self._regimes.count_draws(plan, number % plan.streams, dressed_at, number)
+            built_at = int(records["row"][-1])
+            index = self._plan_segments.count_draws(plan, number % plan.streams, built_at, number)
             if index >= int(records["rows"][-1]):
                 raise BadInput(f"row {number}: the run's openings log ends before it")
-            at = plan.id, number % plan.streams, dressed_at
+            at = plan.id, number % plan.streams, built_at
             if at not in blocks:
                 blocks[at] = self._open(plan, records)
             rows = _laid_out(blocks[at], index, self._opener.encoder)
@@ -196,18 +196,18 @@ class Tracer:
         BadInput for a key that the corpus does not have."""
         if corpus not in self._corpora:
             raise BadInput(f"corpus {corpus}: is not in the run's plan")
-        places = find_documents(self._corpora[corpus], keys, progress)
-        for key, found in places.items():
+        locations = find_documents(self._corpora[corpus], keys, progress)
+        for key, found in locations.items():
             if not found:
                 raise BadInput(f"corpus {corpus}: has no sample {key}")
-        return {key: self.uses(corpus, found, end_row) for key, found in places.items()}
+        return {key: self.uses(corpus, found, end_row) for key, found in locations.items()}
 
-    def uses(self, corpus: str, places: Sequence[tuple[int, int]], end_row: int) -> list[Use]:
-        """The same for the document at some places of a corpus, (unit, number in it) each."""
+    def uses(self, corpus: str, locations: Sequence[tuple[int, int]], end_row: int) -> list[Use]:
+        """The same for the document at some locations of a corpus, (unit, number in it) each."""
         plan = self._history.at(end_row).corpus(corpus)
         if plan is None:
             raise BadInput(f"corpus {corpus}: is not in the run's plan")
-        rows = sorted(use for unit, number in places for use in self._uses(plan, unit, number, end_row))
+        rows = sorted(use for unit, number in locations for use in self._uses(plan, unit, number, end_row))
         return [Use(step_of_row(self._history, row), row, objective) for row, objective in rows]
 
     def held_out(self, corpus: str, unit: int) -> bool:
@@ -221,22 +221,22 @@ class Tracer:
             return
         mine = self._openings[self._openings["corpus"] == plan.id]
         limit = (int(mine["j"].max(initial=-1)) + 1) * plan.streams
-        for place in self._opener.orders[plan.name].places_of(block, limit):
-            stream = place % plan.streams
-            records = mine[(mine["stream"] == stream) & (mine["j"] == place // plan.streams)]
+        for slot in self._opener.orders[plan.name].slots_of(block, limit):
+            stream = slot % plan.streams
+            records = mine[(mine["stream"] == stream) & (mine["j"] == slot // plan.streams)]
             for count in range(1, len(records) + 1):
                 following = int(records["row"][count]) if count < len(records) else end_row
                 opened = self._open(plan, records[:count])
                 documents = opened.documents
                 at = np.flatnonzero((documents.units == unit) & (documents.numbers == number))
-                table = opened.dressing.rows.table
+                table = opened.built.rows.table
                 spans = np.flatnonzero(np.isin(table.spans[:, 0], at))
-                for piece in np.unique(np.searchsorted(table.span_ends, spans, side="right") - 1).tolist():
-                    row = self._regimes.draw_after(
-                        plan, stream, int(records["row"][count - 1]), int(table.row[piece])
+                for segment in np.unique(np.searchsorted(table.span_ends, spans, side="right") - 1).tolist():
+                    row = self._plan_segments.draw_after(
+                        plan, stream, int(records["row"][count - 1]), int(table.row[segment])
                     )
                     if row is not None and row < min(following, end_row):
-                        yield row, NAMES[table.objective[piece]]
+                        yield row, NAMES[table.objective[segment]]
 
     def _records(self, plan: CorpusPlan, stream: int) -> np.ndarray:
         return self._openings[(self._openings["corpus"] == plan.id) & (self._openings["stream"] == stream)]
@@ -245,7 +245,7 @@ class Tracer:
         """A block as it was after the last of its records."""
         stream, j = int(records["stream"][0]), int(records["j"][0])
         rows = [*records["row"].tolist()]
-        emitted = [self._regimes.count_draws(plan, stream, a, b) for a, b in pairwise(rows)]
+        emitted = [self._plan_segments.count_draws(plan, stream, a, b) for a, b in pairwise(rows)]
         try:
             return self._opener.open(plan.name, stream + j * plan.streams, list(zip(rows, [*emitted, 0])))
         except UnitTrouble as trouble:

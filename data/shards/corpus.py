@@ -70,10 +70,10 @@ class Corpus:
                 if isinstance(error, CutOff) and not fresh:
                     continue
                 raise self._trouble(first, str(error)) from error
-            parts, place = [], offset
+            parts, position = [], offset
             for end in ends:
-                parts.append(data[place - offset : end - offset])
-                place = end
+                parts.append(data[position - offset : end - offset])
+                position = end
             wrong = [
                 first + number
                 for number, (part, checksum) in enumerate(zip(parts, checksums, strict=True))
@@ -100,18 +100,18 @@ def open_corpus(
     index: str | Path | None = None,
     cache: CacheOptions | None = None,
     text_field: str | None = None,
-    place: str | None = None,
+    location: str | None = None,
 ) -> Corpus:
     """Open the corpus `name` in `shards` (paths, globs, URLs, braces {000..099}).
 
     index: its path; by default NAME.index, or that of the shards' common prefix, beside the first shard.
     BadInput where a shard or the index is missing, or the index is not of these shards; its line begins with
-    `place`, the key of a config that names the corpus, or with the corpus.
+    `location`, the key of a config that names the corpus, or with the corpus.
     """
     try:
         return _open(name, shards, index, cache or CacheOptions(), text_field)
     except BadInput as error:
-        raise BadInput(f"{place or f'corpus {name}'}: {error}") from error
+        raise BadInput(f"{location or f'corpus {name}'}: {error}") from error
 
 
 def _open(

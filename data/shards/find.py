@@ -25,7 +25,7 @@ def find_documents(
     for first, end in zip(firsts.tolist(), ends):
         for unit in _guess(corpus, wanted, first, end):
             _look(corpus, unit, wanted, found)
-    missing = {key for key, places in found.items() if not places}
+    missing = {key for key, locations in found.items() if not locations}
     if missing:
         for unit in range(len(units)):
             _look(corpus, unit, missing, found)
@@ -40,9 +40,9 @@ def _guess(corpus: Corpus, wanted: set[str], first: int, end: int) -> Sequence[i
     if not opening.isdecimal():
         return []
     counts = np.cumsum(corpus.index.units["samples"][first:end].astype(np.int64))
-    places = [int(key) - int(opening) for key in wanted if key.isdecimal() and len(key) == len(opening)]
-    inside = [place for place in places if 0 <= place < counts[-1]]
-    return sorted({first + int(np.searchsorted(counts, place, side="right")) for place in inside})
+    locations = [int(key) - int(opening) for key in wanted if key.isdecimal() and len(key) == len(opening)]
+    inside = [location for location in locations if 0 <= location < counts[-1]]
+    return sorted({first + int(np.searchsorted(counts, location, side="right")) for location in inside})
 
 
 def _look(corpus: Corpus, unit: int, wanted: set[str], found: dict[str, list[tuple[int, int]]]) -> None:

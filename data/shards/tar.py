@@ -173,18 +173,18 @@ def _name(name: bytes, magic: bytes, prefix: bytes) -> str:
 def _pax(data: bytes, position: int) -> dict[bytes, bytes]:
     """The records "LENGTH KEY=VALUE\\n" of a PAX header."""
     records = {}
-    place = 0
-    while place < len(data) and data[place]:
-        blank = data.find(b" ", place)
+    position = 0
+    while position < len(data) and data[position]:
+        blank = data.find(b" ", position)
         try:
-            length = int(data[place:blank])
-            if length <= blank - place or place + length > len(data):
+            length = int(data[position:blank])
+            if length <= blank - position or position + length > len(data):
                 raise ValueError
-            key, value = data[blank + 1 : place + length - 1].split(b"=", 1)
+            key, value = data[blank + 1 : position + length - 1].split(b"=", 1)
         except ValueError:
             raise TarTrouble(f"the PAX header at byte {position} is damaged") from None
         records[key] = value
-        place += length
+        position += length
     return records
 
 

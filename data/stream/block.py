@@ -1,11 +1,11 @@
-"""Opening a block: from its units on disk to rows, a pure function of (block, its dressing history).
+"""Opening a block: from its units on disk to rows, a pure function of (block, its build history).
 
 1. read and encode its documents (data/stream/reading.py);
-2. dress: cut into pieces, choose objectives, make examples (objectives/mixture.py);
-3. pack the pieces into rows of T (data/stream/packing.py) and order the rows by key.
+2. build: cut into segments, choose objectives, make examples (objectives/mixture.py);
+3. pack the segments into rows of T (data/stream/packing.py) and order the rows by key.
 
-A block that was dressed before, at other settings, is dressed from its *remainder*: the token intervals that
-no emitted row used. Replaying the dressing history from the text therefore gives the very rows of the first
+A block that was built before, at other settings, is built from its *remainder*: the token intervals that
+no emitted row used. Replaying the build history from the text therefore gives the very rows of the first
 time, which is why an open block can be dropped from memory at any moment and why a resume needs no buffers.
 """
 
@@ -16,65 +16,65 @@ import numpy as np
 
 from data.errors import BadInput
 from data.plan.blocks import Blocks
-from data.plan.epochs import Order
+from data.plan.epochs import BlockOrder
 from data.plan.plan import CorpusPlan, Skip
-from data.plan.segments import Regimes
+from data.plan.segments import PlanSegments
 from data.shards.corpus import Corpus
 from data.shards.index import fingerprint
-from data.stream.packing import Packed, best_fit, pack
+from data.stream.packing import PackedBlock, best_fit, pack
 from data.stream.reading import Documents, Encoder, read_documents
-from objectives.draws import Draws, extend, extend_all, key
-from objectives.mixture import dress
+from objectives.mixture import make_examples
+from objectives.rng import Rng, extend, extend_all, key
 
 _DOCUMENT = 150
 """Bytes of what is noted of a document, measured."""
 _PER_TEXT_BYTE, _PER_DOCUMENT = 22, 600
 """The most that an open block can hold for a byte of text (next-sentence, where each byte is a token) and for
-what is noted of a document and its piece. Measured at 3.2 bytes a token: causal 1.4 a byte of text, mlm and
+what is noted of a document and its segment. Measured at 3.2 bytes a token: causal 1.4 a byte of text, mlm and
 prefix 5.0, span 5.4, next-sentence 6.5."""
 _FADING = 0.9
 """What the widest block of a corpus counts at the next one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Dressing:
-    """The rows that a block gave (or its remainder, from the second dressing on), in order of emission."""
+class BlockRows:
+    """The rows that a block gave (or its remainder, from the second build on), in order of emission."""
 
     row: int
-    rows: Packed
+    rows: PackedBlock
 
 
 @dataclass(slots=True)
 class OpenBlock:
     """A block in use. used: int64 [n, 3], the token intervals (document, start, stop) that rows of earlier
-    dressings used."""
+    builds used."""
 
     corpus: CorpusPlan
-    place: int
+    block_slot: int
     epoch: int
     documents: Documents
     used: np.ndarray
-    dressing: Dressing
+    built: BlockRows
 
     @property
     def nbytes(self) -> int:
         """Bytes held, to about a tenth."""
         tokens = self.documents.tokens
-        return self.dressing.rows.nbytes + tokens.around.nbytes + _DOCUMENT * len(tokens)
+        return self.built.rows.nbytes + tokens.around.nbytes + _DOCUMENT * len(tokens)
 
 
 class Opener:
-    """Opens blocks of all corpora. Thread-safe: nothing here changes but which units are left out, and how
+    """Opens blocks of all corpora. Thread-safe: nothing here changes but which units are skipped, and how
     much memory a block is expected to take."""
 
-    def __init__(self, regimes: Regimes, corpora: Mapping[str, Corpus], encoder: Encoder) -> None:
+    def __init__(self, plan_segments: PlanSegments, corpora: Mapping[str, Corpus], encoder: Encoder) -> None:
         """BadInput where a corpus is not the one that the plan fingerprinted."""
-        plan = regimes.last.plan
-        self.regimes, self.seed, self.encoder = regimes, plan.seed, encoder
-        self._skips = frozenset(regimes.history.skips)
+        plan = plan_segments.last.plan
+        self.plan_segments, self.seed, self.encoder = plan_segments, plan.seed, encoder
+        self._skips = frozenset(plan_segments.history.skips)
         self.corpora = corpora
         self.plans = {corpus.name: corpus for corpus in plan.corpora}
-        self.orders: dict[str, Order] = {}
+        self.orders: dict[str, BlockOrder] = {}
         self.blocks: dict[str, Blocks] = {}
         self._width: dict[str, float] = {}
         for corpus in plan.corpora:
@@ -84,74 +84,81 @@ class Opener:
                 counts = [era.units for era in corpus.eras]
                 blocks = Blocks(plan.seed, corpus.name, units, counts, corpus.held_out, plan.block_bytes)
                 self.blocks[corpus.name] = blocks
-                self.orders[corpus.name] = Order(
+                self.orders[corpus.name] = BlockOrder(
                     plan.seed, corpus.name, corpus.eras, corpus.streams, blocks.text_bytes
                 )
 
-    def leave_out(self, skip: Skip) -> None:
-        """From now on opens the block at that place without that unit."""
+    def skip(self, skip: Skip) -> None:
+        """From now on opens the block at that block_slot without that unit."""
         self._skips |= {skip}
 
-    def expected_nbytes(self, corpus: str, place: int) -> int:
-        """About what the block at a place will hold when it is open: by the widest blocks of its corpus so
-        far, for objectives and tokenizers differ tenfold; before the first one, the most that it can."""
-        most = self._most_nbytes(corpus, self.orders[corpus].resolve(place)[1])
+    def expected_nbytes(self, corpus: str, block_slot: int) -> int:
+        """About what the block at a block_slot will hold when it is open: by the widest blocks of its corpus
+        so far, for objectives and tokenizers differ tenfold; before the first one, the most that it can."""
+        most = self._most_nbytes(corpus, self.orders[corpus].resolve(block_slot)[1])
         return int(self._width.get(corpus, 1.0) * most)
 
     def _most_nbytes(self, corpus: str, number: int) -> int:
         units = self.corpora[corpus].index.units[self.blocks[corpus].units_of(number)]
         return _PER_TEXT_BYTE * int(units["text_bytes"].sum()) + _PER_DOCUMENT * int(units["samples"].sum())
 
-    def open(self, corpus: str, place: int, dressings: Sequence[tuple[int, int]]) -> OpenBlock:
-        """The block at a place of a corpus, after its dressing history ((row, rows emitted), …); the rows of
-        the last dressing are there, emitted ones included. Raises UnitTrouble."""
+    def open(self, corpus: str, block_slot: int, builds: Sequence[tuple[int, int]]) -> OpenBlock:
+        """The block at a block_slot of a corpus, after its build history ((row, rows emitted), …); the rows
+        of the last build are there, emitted ones included. Raises UnitTrouble."""
         plan = self.plans[corpus]
-        epoch, number = self.orders[corpus].resolve(place)
-        skipped = {skip.unit for skip in self._skips if (skip.corpus, skip.place) == (corpus, place)}
+        epoch, number = self.orders[corpus].resolve(block_slot)
+        skipped = {
+            skip.unit for skip in self._skips if (skip.corpus, skip.block_slot) == (corpus, block_slot)
+        }
         units = [unit for unit in self.blocks[corpus].units_of(number) if unit not in skipped]
         documents = read_documents(self.corpora[corpus], self.encoder, self.seed, corpus, epoch, units)
         nothing = np.empty((0, 3), dtype=np.int64)
-        (row, emitted), *later = dressings
+        (row, emitted), *later = builds
         block = OpenBlock(
-            plan, place, epoch, documents, nothing, self._dress(plan, place, epoch, documents, nothing, row)
+            plan,
+            block_slot,
+            epoch,
+            documents,
+            nothing,
+            self._build(plan, block_slot, epoch, documents, nothing, row),
         )
         for row, following in later:
-            self.dress_again(block, emitted, row)
+            self.rebuild(block, emitted, row)
             emitted = following
         width = block.nbytes / self._most_nbytes(corpus, number)
         self._width[corpus] = max(width, _FADING * self._width.get(corpus, 0.0))
         return block
 
-    def dress_again(self, block: OpenBlock, emitted: int, row: int) -> None:
-        """Dresses a block at another row: what the `emitted` rows of its dressing, and those of earlier ones,
-        have left. With nothing used so far it is a first dressing."""
-        used = np.concatenate([block.used, block.dressing.rows.table.used(emitted)])
-        dressing = self._dress(block.corpus, block.place, block.epoch, block.documents, used, row)
-        block.used, block.dressing = used, dressing
+    def rebuild(self, block: OpenBlock, emitted: int, row: int) -> None:
+        """Builds a block at another row: what the `emitted` rows of its build, and those of earlier ones,
+        have left. With nothing used so far it is a first build."""
+        used = np.concatenate([block.used, block.built.rows.table.used(emitted)])
+        build = self._build(block.corpus, block.block_slot, block.epoch, block.documents, used, row)
+        block.used, block.built = used, build
 
-    def _dress(
+    def _build(
         self,
         corpus: CorpusPlan,
-        place: int,
+        block_slot: int,
         epoch: int,
         documents: Documents,
         used: np.ndarray,
         row: int,
-    ) -> Dressing:
-        regime = self.regimes.at(row)
-        length = regime.plan.length
-        rests = remainder(documents, used, regime.quarantined(corpus.name))
-        dressing_key = key(self.seed, "dressing", corpus.name, epoch, place)
-        draws = documents.draws
+    ) -> BlockRows:
+        plan_segment = self.plan_segments.at(row)
+        length = plan_segment.plan.length
+        rests = remainder(documents, used, plan_segment.quarantined(corpus.name))
+        build_key = key(self.seed, "dressing", corpus.name, epoch, block_slot)
+        rng_keys = documents.rng_keys
         if len(used):
-            dressing_key = extend(dressing_key, row)
-            draws = extend_all(draws, "row", np.full(len(draws), row))
-        pieces = dress(
-            documents.tokens, rests, regime.mixture, row, length, self.encoder, dressing_key, draws
+            build_key = extend(build_key, row)
+            rng_keys = extend_all(rng_keys, "row", np.full(len(rng_keys), row))
+        segments = make_examples(
+            documents.tokens, rests, plan_segment.mixture, row, length, self.encoder, build_key, rng_keys
         )
-        rows = best_fit(pieces.lengths, length)
-        order = Draws(dressing_key, "rows").permutation(len(rows))
-        return Dressing(row, pack(pieces, [rows[i] for i in order.tolist()], length, corpus.id))
+        rows = best_fit(segments.lengths, length)
+        order = Rng(build_key, "rows").permutation(len(rows))
+        return BlockRows(row, pack(segments, [rows[i] for i in order.tolist()], length, corpus.id))
 
 
 def remainder(documents: Documents, used: np.ndarray, quarantined: Set[str]) -> np.ndarray:

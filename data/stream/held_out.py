@@ -1,6 +1,6 @@
 """The fixed rows of held-out text on which a run is evaluated.
 
-Held-out units are taken in an order drawn by key until the byte limit is reached, then dressed by each
+Held-out units are taken in an order drawn by key until the byte limit is reached, then built by each
 objective alone. No document gives more than an eighth of the limit: of a single long one the losses would say
 little, and next-sentence would have no false pair. The rows depend on the seed, the corpus, T and the
 objective's settings, not on ranks, steps or weights, so two evaluations are comparable; ranks share them out
@@ -18,12 +18,12 @@ from data.plan.blocks import Blocks
 from data.plan.plan import CorpusPlan, Plan
 from data.shards.corpus import Corpus
 from data.stream.block import remainder
-from data.stream.packing import best_fit, lay, pack
+from data.stream.packing import best_fit, pack, write_rows
 from data.stream.reading import Encoder, UnitTrouble, read_documents
 from data.stream.rows import Rows
-from objectives.draws import Draws, key
-from objectives.mixture import Mixture, dress
-from objectives.pieces import Texts
+from objectives.mixture import Mixture, make_examples
+from objectives.rng import Rng, key
+from objectives.segments import Texts
 
 _DOCUMENTS = 8
 """At least so many documents, where the held-out text has them."""
@@ -32,7 +32,7 @@ _BY_TEXT = ("causal", "reverse")
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutRows:
     """rows: of one objective alone; text_bytes: UTF-8 bytes of the text that its targets stand for (None
     where they are not the whole text): bits_per_byte = Σ loss in nats / ln 2 / text_bytes."""
 
@@ -42,38 +42,38 @@ class HeldOut:
     documents: int
 
 
-def heldout_rows(
+def held_out_rows(
     corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan, encoder: Encoder, *, limit_bytes: int
-) -> list[HeldOut]:
+) -> list[HeldOutRows]:
     """Rows for each objective of the plan's mixture, from about `limit_bytes` of held-out text, at least one
-    document. Empty where the corpus holds nothing out. Bad and quarantined samples are left out."""
-    texts, rests, draws, text_bytes = heldout_text(corpus, corpus_plan, plan, encoder, limit_bytes)
+    document. Empty where the corpus holds nothing out. Bad and quarantined samples are skipped."""
+    texts, rests, rng_keys, text_bytes = held_out_text(corpus, corpus_plan, plan, encoder, limit_bytes)
     found = []
     for name, settings in plan.objectives.items():
         mixture = Mixture.parse({name: {**settings, "weight": 1.0}})
-        dressing = key(plan.seed, "evaluate", corpus_plan.name, -1, name)
-        pieces = dress(texts, rests, mixture, 0, plan.length, encoder, dressing, draws)
-        packed = pack(pieces, best_fit(pieces.lengths, plan.length), plan.length, corpus_plan.id)
+        build_key = key(plan.seed, "evaluate", corpus_plan.name, -1, name)
+        segments = make_examples(texts, rests, mixture, 0, plan.length, encoder, build_key, rng_keys)
+        packed = pack(segments, best_fit(segments.lengths, plan.length), plan.length, corpus_plan.id)
         chosen = [(packed, row) for row in range(len(packed))]
-        rows = lay(chosen, len(chosen), plan.length, encoder.control.pad)
-        found.append(HeldOut(name, rows, text_bytes if name in _BY_TEXT else None, len(rests)))
+        rows = write_rows(chosen, len(chosen), plan.length, encoder.control.pad)
+        found.append(HeldOutRows(name, rows, text_bytes if name in _BY_TEXT else None, len(rests)))
     return found if len(rests) else []
 
 
-def heldout_text(
+def held_out_text(
     corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan, encoder: Encoder, limit_bytes: int
 ) -> tuple[Texts, np.ndarray, list[int], int]:
     """What is evaluated on: documents, int64 [n, 3] what is used of each (document, 0, stop), their keys of
-    draws, and the bytes of text used."""
+    rng_keys, and the bytes of text used."""
     counts = [era.units for era in corpus_plan.eras]
     units = corpus.index.units
     held = Blocks(plan.seed, corpus_plan.name, units, counts, corpus_plan.held_out, plan.block_bytes).held_out
     most = -(-limit_bytes // _DOCUMENTS)
     quarantined = {sample for name, sample in plan.quarantine if name == corpus_plan.name}
-    order = Draws(key(plan.seed, "evaluate", corpus_plan.name)).bits(len(units))[held].argsort()
+    order = Rng(key(plan.seed, "evaluate", corpus_plan.name)).bits(len(units))[held].argsort()
     kept: list[np.ndarray] = []
     stops: list[int] = []
-    draws: list[int] = []
+    rng_keys: list[int] = []
     total = 0
     for unit in held[order].tolist():
         try:
@@ -84,14 +84,14 @@ def heldout_text(
             if total < limit_bytes:
                 kept.append(documents.tokens[number])
                 stops.append(_beginning(kept[-1], encoder, most))
-                draws.append(int(documents.draws[number]))
+                rng_keys.append(int(documents.rng_keys[number]))
                 total += encoder.byte_length(kept[-1][: stops[-1]])
         if total >= limit_bytes:
             break
     texts = Texts.of(kept, encoder.control)
     rests = texts.whole()
     rests[:, 2] = stops
-    return texts, rests, draws, total
+    return texts, rests, rng_keys, total
 
 
 def _beginning(tokens: np.ndarray, encoder: Encoder, most: int) -> int:

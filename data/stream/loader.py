@@ -17,16 +17,16 @@ import numpy as np
 
 from data.errors import BadInput
 from data.plan.plan import History, Plan, Skip
-from data.plan.positions import StreamsState
-from data.plan.segments import Regimes
+from data.plan.positions import StreamPositions
+from data.plan.segments import PlanSegments
 from data.plan.steps import step_at
 from data.shards.corpus import Corpus
 from data.stream.block import OpenBlock, Opener
-from data.stream.packing import Packed, lay
-from data.stream.prefetch import Ahead, Relay
+from data.stream.packing import PackedBlock, write_rows
+from data.stream.prefetch import BoundedQueue, Prefetcher
 from data.stream.reading import Encoder
 from data.stream.rows import Rows
-from data.stream.streams import LeftOut, Opening, Streams
+from data.stream.streams import Opening, SkipNotice, Streams
 from objectives.registry import OBJECTIVES
 
 READY = 2
@@ -46,7 +46,7 @@ class Batch:
     numbers: np.ndarray
     micro_batches: list[Rows]
     source_tokens: np.ndarray
-    state: StreamsState
+    state: StreamPositions
     history: History
 
 
@@ -66,45 +66,45 @@ class Loader:
         rank: int,
         world: int,
         first_row: int,
-        state: StreamsState,
+        state: StreamPositions,
         micro_batch: int,
         threads: int = 1,
         memory_bytes: int = 2 << 30,
         log: Callable[[Opening], None] | None = None,
-        on_left_out: Callable[[LeftOut], None] | None = None,
+        on_skip: Callable[[SkipNotice], None] | None = None,
     ) -> None:
         """state: where all streams stand at first_row, the first row of a step. memory_bytes: what open
         blocks may hold; those beyond it are opened again when needed. log: called for every opening, before
-        its rows are handed over. on_left_out: called before a bad sample or an unreadable unit is left out;
+        its rows are handed over. on_skip: called before a bad sample or an unreadable unit is skipped;
         the record of a unit must be on disk when it returns. BadInput for what cannot work."""
         plan = history.at(first_row)
         if world > plan.lanes:
             raise BadInput(f"lanes: {plan.lanes} lanes cannot serve {world} data-parallel ranks")
-        self._regimes = Regimes(history)
-        for name in self._regimes.corpora_from(first_row):
+        self._plan_segments = PlanSegments(history)
+        for name in self._plan_segments.corpora_from(first_row):
             if name not in corpora:
                 raise BadInput(f"corpus {name}: is in the plan, but its shards were not opened")
         self._history, self._rank, self._world = history, rank, world
         self._row, self._micro_batch = first_row, micro_batch
         self._pad, self._memory_bytes = encoder.control.pad, memory_bytes
         self._closing = threading.Event()
-        self._notify = on_left_out
-        self._opener = Opener(self._regimes, corpora, encoder)
-        self._ahead: Ahead[OpenBlock] = Ahead(threads, f"open {rank}")
+        self._notify = on_skip
+        self._opener = Opener(self._plan_segments, corpora, encoder)
+        self._prefetcher: Prefetcher[OpenBlock] = Prefetcher(threads, f"open {rank}")
         self._streams = Streams(
-            self._regimes,
+            self._plan_segments,
             self._opener,
-            self._ahead,
+            self._prefetcher,
             state,
             rank=rank,
             world=world,
             memory_bytes=memory_bytes,
             log=log,
-            on_left_out=self._record,
+            on_skip=self._record,
         )
-        self._relay: Relay[Batch] | None = None
+        self._queue: BoundedQueue[Batch] | None = None
         if threads:
-            self._relay = Relay(READY)
+            self._queue = BoundedQueue(READY)
             self._assembler = threading.Thread(target=self._work, name=f"assemble {rank}", daemon=True)
             self._assembler.start()
 
@@ -114,7 +114,7 @@ class Loader:
     def __next__(self) -> Batch:
         if self._closing.is_set():
             raise StopIteration
-        return self._relay.get() if self._relay else self._assemble()
+        return self._queue.get() if self._queue else self._assemble()
 
     def __enter__(self) -> "Loader":
         return self
@@ -125,10 +125,10 @@ class Loader:
     def close(self) -> None:
         """Ends the threads; a block that is being opened is finished first."""
         self._closing.set()
-        if self._relay:
-            self._relay.close()
+        if self._queue:
+            self._queue.close()
             self._assembler.join()
-        self._ahead.close()
+        self._prefetcher.close()
 
     @property
     def held_bytes(self) -> int:
@@ -141,31 +141,31 @@ class Loader:
         return self._streams.openings
 
     def _work(self) -> None:
-        assert self._relay
+        assert self._queue
         try:
             self._streams.start(self._row)
-            while self._relay.put(self._assemble()):
+            while self._queue.put(self._assemble()):
                 pass
         except _Closed:
             pass
         except BaseException as error:
-            self._relay.fail(error)
+            self._queue.fail(error)
 
-    def _record(self, left_out: LeftOut) -> None:
+    def _record(self, notice: SkipNotice) -> None:
         if self._notify:
-            self._notify(left_out)
-        if left_out.key is None:
-            skip = Skip(left_out.corpus, left_out.place, left_out.unit)
+            self._notify(notice)
+        if notice.key is None:
+            skip = Skip(notice.corpus, notice.block_slot, notice.unit)
             self._history = self._history.with_skip(skip)
 
     def _assemble(self) -> Batch:
         """The next step."""
         first = self._row
         count = step_at(self._history, first)
-        regime = self._regimes.at(first)
-        plan = regime.plan
+        plan_segment = self._plan_segments.at(first)
+        plan = plan_segment.plan
         rows = np.arange(first, first + count)
-        corpora = regime.shares.corpora_of(rows)
+        corpora = plan_segment.corpus_mix.corpora_of(rows)
         owners = rows % plan.lanes % self._world
         mine = owners == self._rank
         most = int(np.bincount(owners, minlength=self._world).max())
@@ -192,7 +192,7 @@ class Loader:
     def _draw(
         self, plan: Plan, rows: np.ndarray, corpora: np.ndarray, mine: np.ndarray, height: int
     ) -> tuple[Rows, np.ndarray]:
-        """Draws rows, those of other ranks too where they move a stream that this one follows. Returns its
+        """Rng rows, those of other ranks too where they move a stream that this one follows. Returns its
         own, in order and padded to `height`, and int64 [own, objectives]: their source tokens.
 
         Until rows are written out their blocks stay in memory, those too that are used up or were dropped:
@@ -200,12 +200,12 @@ class Loader:
         """
         parts: list[Rows] = []
         tokens: list[np.ndarray] = []
-        drawn: list[tuple[Packed, int]] = []
+        drawn: list[tuple[PackedBlock, int]] = []
         held: set[int] = set()
         room = self._memory_bytes // 2
 
         def write_out(count: int) -> None:
-            parts.append(lay(drawn, count, plan.length, self._pad))
+            parts.append(write_rows(drawn, count, plan.length, self._pad))
             tokens.append(np.array([packed.table.tokens[index] for packed, index in drawn], np.int64))
             drawn.clear()
             held.clear()
@@ -215,7 +215,7 @@ class Loader:
                 raise _Closed
             found = self._streams.draw(plan.corpora[corpus_id], row)
             if found and own:
-                packed, index = found[0].dressing.rows, found[1]
+                packed, index = found[0].built.rows, found[1]
                 drawn.append((packed, index))
                 if id(packed) not in held:
                     held.add(id(packed))

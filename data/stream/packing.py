@@ -1,13 +1,13 @@
-"""Packing: which pieces share a row, and the rows' arrays.
+"""Packing: which segments share a row, and the rows' arrays.
 
-Best fit, longest first: each piece goes to the row in which it leaves the least room. Free rooms are a bit
-mask with one stack of rows per room, and pieces of equal length are placed together, so the search costs a
+Best fit, longest first: each segment goes to the row in which it leaves the least room. Free rooms are a bit
+mask with one stack of rows per room, and segments of equal length are placed together, so the search costs a
 shift and a mask. Waste is about half a row a block, for a block is packed by itself.
 
-A block keeps its pieces as they were dressed; `lay` writes rows out when a batch takes them. Tokens and
-targets of all rows are one concatenation each; the other arrays are written for the whole batch as they
-usually are, and where a piece says otherwise over that. For a call of numpy costs as much as a hundred
-positions: most are paid once a batch, and once a piece only what is not usual.
+A block keeps its segments as they were built; `write_rows` writes rows out when a batch takes them. Tokens
+and targets of all rows are one concatenation each; the other arrays are written for the whole batch as they
+usually are, and where a segment says otherwise over that. For a call of numpy costs as much as a hundred
+positions: most are paid once a batch, and once a segment only what is not usual.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ import numpy as np
 
 from data.stream.rows import Rows
 from objectives.example import Examples, usual_weights
-from objectives.pieces import Pieces, Place
 from objectives.ragged import starts_of
 from objectives.registry import OBJECTIVES
+from objectives.segments import ExampleSlice, Segments
 
 
 def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
@@ -29,13 +29,13 @@ def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
     order = np.argsort(-lengths, kind="stable")
     sizes = lengths[order]
     ends = np.flatnonzero(np.diff(sizes, append=0)) + 1
-    pieces = order.tolist()
+    segments = order.tolist()
     rows: list[list[int]] = []
     rows_by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
     rooms = 0
-    place = 0
+    placed = 0
     for end, size in zip(ends.tolist(), sizes[ends - 1].tolist()):
-        while place < end:
+        while placed < end:
             fitting = rooms >> size
             if fitting:
                 room = size + (fitting & -fitting).bit_length() - 1
@@ -45,9 +45,9 @@ def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
             else:
                 room, row = capacity, len(rows)
                 rows.append([])
-            taken = min(room // size, end - place)
-            rows[row] += pieces[place : place + taken]
-            place += taken
+            taken = min(room // size, end - placed)
+            rows[row] += segments[placed : placed + taken]
+            placed += taken
             room -= taken * size
             if room:
                 rows_by_room[room].append(row)
@@ -56,11 +56,11 @@ def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class PieceTable:
-    """Where the pieces of a dressing lie and which source tokens they used, in the order of the rows.
+class SegmentTable:
+    """Where the segments of a build lie and which source tokens they used, in the order of the rows.
 
-    Per piece: row, offset (first position), length, objective (registry id). spans: int64 [spans, 3]
-    (document, start, stop), those of piece i being span_ends[i] … span_ends[i+1]. tokens: int64 [rows,
+    Per segment: row, offset (first position), length, objective (registry id). spans: int64 [spans, 3]
+    (document, start, stop), those of segment i being span_ends[i] … span_ends[i+1]. tokens: int64 [rows,
     objectives], source tokens of each row by objective.
     """
 
@@ -76,14 +76,14 @@ class PieceTable:
         """int64 [spans, 3]: what the first `rows` rows used."""
         return self.spans[: self.span_ends[np.searchsorted(self.row, rows)]]
 
-    def pieces_of(self, row: int) -> range:
-        """The pieces of a row."""
+    def segments_of(self, row: int) -> range:
+        """The segments of a row."""
         first, end = np.searchsorted(self.row, [row, row + 1])
         return range(int(first), int(end))
 
-    def spans_of(self, piece: int) -> list[tuple[int, int, int]]:
-        """(document, start, stop) of the text that a piece uses."""
-        first, end = self.span_ends[piece : piece + 2]
+    def spans_of(self, segment: int) -> list[tuple[int, int, int]]:
+        """(document, start, stop) of the text that a segment uses."""
+        first, end = self.span_ends[segment : segment + 2]
         return [(document, start, stop) for document, start, stop in self.spans[first:end].tolist()]
 
     @property
@@ -92,16 +92,16 @@ class PieceTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """The rows of a block, yet to be laid out. length: T; rows: where the pieces of each lie; rooms: its
+class PackedBlock:
+    """The rows of a block, yet to be laid out. length: T; rows: where the segments of each lie; rooms: its
     padding; corpus: its id."""
 
-    pieces: Pieces
+    segments: Segments
     length: int
-    rows: list[list[Place]]
+    rows: list[list[ExampleSlice]]
     rooms: list[int]
     corpus: int
-    table: PieceTable
+    table: SegmentTable
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,42 +109,44 @@ class Packed:
     @property
     def nbytes(self) -> int:
         """Bytes held, to about a tenth."""
-        return self.pieces.nbytes + self.table.nbytes
+        return self.segments.nbytes + self.table.nbytes
 
 
-def pack(pieces: Pieces, rows: Sequence[Sequence[int]], length: int, corpus: int) -> Packed:
-    """Rows of T = length positions of these pieces, each a list of their numbers; corpus: its id."""
-    table = _table(pieces, rows)
+def pack(segments: Segments, rows: Sequence[Sequence[int]], length: int, corpus: int) -> PackedBlock:
+    """Rows of T = length positions of these segments, each a list of their numbers; corpus: its id."""
+    table = _table(segments, rows)
     used = np.bincount(table.row, table.length, len(rows)).astype(np.int64)
-    places = [[pieces.places[piece] for piece in row] for row in rows]
-    return Packed(pieces, length, places, (length - used).tolist(), corpus, table)
+    slices = [[segments.slices[segment] for segment in row] for row in rows]
+    return PackedBlock(segments, length, slices, (length - used).tolist(), corpus, table)
 
 
-def lay(chosen: Sequence[tuple[Packed, int]], height: int, length: int, pad: int) -> Rows:
+def write_rows(chosen: Sequence[tuple[PackedBlock, int]], height: int, length: int, pad: int) -> Rows:
     """Writes out rows. chosen: (block, number of the row) of each, and padding behind them up to `height`
     rows; length: T; pad: the token of padding."""
     padding = _padding(length, pad)
-    places: list[Place] = [(padding, slice(0, 0), 0)]  # so that there is something to join, in any case
+    slices: list[ExampleSlice] = [
+        (padding, slice(0, 0), 0)
+    ]  # so that there is something to join, in any case
     for packed, row in chosen:
-        places += packed.rows[row]
+        slices += packed.rows[row]
         if room := packed.rooms[row]:
-            places.append((padding, slice(0, room), room))
+            slices.append((padding, slice(0, room), room))
     blank = height - len(chosen)
-    places += [(padding, slice(0, length), length)] * blank
-    makers = [examples.maker for examples, _, _ in places]
+    slices += [(padding, slice(0, length), length)] * blank
+    makers = [examples.maker for examples, _, _ in slices]
     corpora = [packed.corpus for packed, _ in chosen] + [-1] * blank
-    sizes = np.array([size for _, _, size in places])
+    sizes = np.array([size for _, _, size in slices])
     begins = starts_of(sizes)
 
-    tokens = np.concatenate([examples.tokens[positions] for examples, positions, _ in places])
-    targets = np.concatenate([examples.targets[positions] for examples, positions, _ in places])
+    tokens = np.concatenate([examples.tokens[positions] for examples, positions, _ in slices])
+    targets = np.concatenate([examples.targets[positions] for examples, positions, _ in slices])
     weights = usual_weights(targets)
     start = np.repeat((begins % length).astype(np.int32), sizes)
     bound = np.tile(np.arange(length, dtype=np.int32), height)
     objective = np.repeat(np.array(makers, np.int8), sizes)
     corpus = np.repeat(np.array(corpora, np.int8), length)
     # Over what is usual, what differs.
-    for (examples, positions, size), begin in zip(places, begins.tolist()):
+    for (examples, positions, size), begin in zip(slices, begins.tolist()):
         own = slice(begin, begin + size)
         if examples.weights is not None:
             weights[own] = examples.weights[positions]
@@ -160,26 +162,26 @@ def lay(chosen: Sequence[tuple[Packed, int]], height: int, length: int, pad: int
 
 @lru_cache(maxsize=8)
 def _padding(length: int, pad: int) -> Examples:
-    """A row of padding, in the form of a piece that nobody made."""
+    """A row of padding, in the form of a segment that nobody made."""
     blank = Rows.blank(1, length, pad)
     whole = np.zeros(1, np.int64), np.full(1, length)
     return Examples(-1, *whole, blank.tokens[0], blank.targets[0])
 
 
-def _table(pieces: Pieces, rows: Sequence[Sequence[int]]) -> PieceTable:
+def _table(segments: Segments, rows: Sequence[Sequence[int]]) -> SegmentTable:
     order = np.fromiter(chain.from_iterable(rows), np.int64)
     row_of = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-    sizes = pieces.lengths[order]
+    sizes = segments.lengths[order]
     before = starts_of(sizes)
     offsets = before - before[np.searchsorted(row_of, row_of)]
-    counts = np.diff(pieces.span_ends)[order]
+    counts = np.diff(segments.span_ends)[order]
     ends = np.append(0, np.cumsum(counts))
-    from_ = np.arange(ends[-1]) + np.repeat(pieces.span_ends[order] - ends[:-1], counts)
-    spans = pieces.spans[from_]
-    objective = pieces.objectives[order]
+    from_ = np.arange(ends[-1]) + np.repeat(segments.span_ends[order] - ends[:-1], counts)
+    spans = segments.spans[from_]
+    objective = segments.objectives[order]
     cell = np.repeat(row_of * len(OBJECTIVES) + objective, counts)
     tokens = np.bincount(cell, spans[:, 2] - spans[:, 1], minlength=len(rows) * len(OBJECTIVES))
-    return PieceTable(
+    return SegmentTable(
         row=row_of,
         offset=offsets,
         length=sizes,

@@ -29,7 +29,7 @@ class _Job(Generic[T]):
         self.done.set()
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """Jobs by key, the most urgent first. With 0 threads nothing is ever done ahead."""
 
     def __init__(self, threads: int, name: str) -> None:
@@ -88,7 +88,7 @@ class Ahead(Generic[T]):
             job.run()
 
 
-class Relay(Generic[T]):
+class BoundedQueue(Generic[T]):
     """Hands items from one thread to another, `room` at most in between, and the error that ended them."""
 
     def __init__(self, room: int) -> None:

@@ -1,7 +1,7 @@
 """From a block's units to token ids: range reads, then one encode call for all documents.
 
 A sample without usable text is set apart, not dropped in silence: what to do about it is the plan's policy
-(data/stream/streams.py). It is a property of the text alone, so leaving it out needs no record.
+(data/stream/streams.py). It is a property of the text alone, so skipping it needs no record.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ import numpy as np
 
 from data.shards.corpus import Corpus, ReadTrouble
 from data.shards.tar import Sample
-from objectives.draws import extend_all, key
-from objectives.example import Lexicon
-from objectives.pieces import Texts
+from objectives.example import TokenizerView
+from objectives.rng import extend_all, key
+from objectives.segments import Texts
 
 
-class Encoder(Lexicon, Protocol):
+class Encoder(TokenizerView, Protocol):
     """What the stream needs of a tokenizer (data/tokenization/tokenizer.py)."""
 
     def byte_length(self, tokens: np.ndarray) -> int:
@@ -42,14 +42,14 @@ class Bad(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """The documents of a block, in the order of the shard. numbers: of the document in its unit; draws:
+    """The documents of a block, in the order of the shard. numbers: of the document in its unit; rng_keys:
     uint64, their keys in this epoch."""
 
     keys: list[str]
     units: np.ndarray
     numbers: np.ndarray
     tokens: Texts
-    draws: np.ndarray
+    rng_keys: np.ndarray
     bad: tuple[Bad, ...]
 
 
@@ -74,9 +74,9 @@ def read_documents(
     encoded = encoder.encode_documents(texts) if texts else []
     units_, numbers_ = np.array(of_unit, np.int64), np.array(numbers, np.int64)
     epoch_key = np.full(len(texts), key(seed, "document", name, epoch), np.uint64)
-    draws = extend_all(epoch_key, units_, numbers_)
+    rng_keys = extend_all(epoch_key, units_, numbers_)
     tokens = Texts.of(encoded, encoder.control)
-    return Documents(keys, units_, numbers_, tokens, draws, tuple(bad))
+    return Documents(keys, units_, numbers_, tokens, rng_keys, tuple(bad))
 
 
 def _samples(corpus: Corpus, units: Sequence[int]) -> list[list[Sample]]:

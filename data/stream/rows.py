@@ -33,7 +33,7 @@ class Rows:
     weights: np.ndarray
     """Loss weights of the targets."""
     start: np.ndarray
-    """The first position of each position's piece."""
+    """The first position of each position's segment."""
     bound: np.ndarray
     """The last position that each position may attend to."""
     objective: np.ndarray

@@ -2,7 +2,7 @@
 
 Every rank that has a lane of a stream walks all of the stream's draws, its own lanes' and the others', so
 all such ranks agree on its position without a word between them. What a draw does is decided by (position,
-row, plan's history) alone: open the next block, dress the open one anew (data/plan/segments.py), pass over a
+row, plan's history) alone: open the next block, build the open one anew (data/plan/segments.py), pass over a
 block that gives no row. Whether a block was opened ahead by a thread, kept, or dropped for want of memory and
 opened again changes nothing but time.
 
@@ -18,30 +18,30 @@ from typing import NamedTuple
 
 from data.errors import BadInput
 from data.plan.plan import CorpusPlan, Skip
-from data.plan.positions import START, Position, StreamsState
-from data.plan.segments import Regime, Regimes
+from data.plan.positions import START, Position, StreamPositions
+from data.plan.segments import PlanSegment, PlanSegments
 from data.stream.block import OpenBlock, Opener
-from data.stream.prefetch import Ahead
+from data.stream.prefetch import Prefetcher
 from data.stream.reading import Bad, UnitTrouble
 
 
 class Opening(NamedTuple):
-    """A block was opened or dressed anew, and gave rows. dressing: 0 for the first; rows: how many."""
+    """A block was opened or built anew, and gave rows. build: 0 for the first; rows: how many."""
 
     corpus: int
     stream: int
     j: int
     row: int
-    dressing: int
+    build: int
     rows: int
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A unit that could not be read (key None) or a sample that could not be used, left out by policy."""
+class SkipNotice:
+    """A unit that could not be read (key None) or a sample that could not be used, skipped by policy."""
 
     corpus: str
-    place: int
+    block_slot: int
     unit: int
     key: str | None
     problem: str
@@ -51,25 +51,25 @@ class LeftOut:
 class _Stream:
     """One stream and its open block, if it is in memory."""
 
-    __slots__ = ("block", "checked", "dressings", "j", "number", "plan", "reported", "shared")
+    __slots__ = ("block", "builds", "checked", "j", "number", "plan", "reported", "shared")
 
     def __init__(
         self, plan: CorpusPlan, number: int, position: Position, reported: bool, shared: bool
     ) -> None:
         self.plan, self.number = plan, number
-        self.j, dressings = position
-        self.dressings = list(dressings)
+        self.j, builds = position
+        self.builds = list(builds)
         self.reported, self.shared = reported, shared
         self.block: OpenBlock | None = None
-        self.checked: Regime | None = None
+        self.checked: PlanSegment | None = None
 
     @property
-    def place(self) -> int:
+    def block_slot(self) -> int:
         return self.number + self.j * self.plan.streams
 
     @property
     def position(self) -> Position:
-        return self.j, tuple(self.dressings)
+        return self.j, tuple(self.builds)
 
 
 class Streams:
@@ -77,28 +77,28 @@ class Streams:
 
     def __init__(
         self,
-        regimes: Regimes,
+        plan_segments: PlanSegments,
         opener: Opener,
-        ahead: Ahead[OpenBlock],
-        state: StreamsState,
+        prefetcher: Prefetcher[OpenBlock],
+        state: StreamPositions,
         *,
         rank: int,
         world: int,
         memory_bytes: int,
         log: Callable[[Opening], None] | None = None,
-        on_left_out: Callable[[LeftOut], None] | None = None,
+        on_skip: Callable[[SkipNotice], None] | None = None,
     ) -> None:
-        self._regimes, self._opener, self._ahead = regimes, opener, ahead
-        self._memory, self._log, self._on_left_out = memory_bytes, log, on_left_out
+        self._plan_segments, self._opener, self._prefetcher = plan_segments, opener, prefetcher
+        self._memory, self._log, self._on_skip = memory_bytes, log, on_skip
         self._streams: dict[tuple[int, int], _Stream] = {}
         self._kept: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._held = self._pending_bytes = 0
         self._pending: dict[tuple[int, int, int], int] = {}
         self._wanted: list[tuple[int, int, int, int]] = []
-        self._left_out: set[tuple[str, int, str | None]] = set()
+        self._skipped: set[tuple[str, int, str | None]] = set()
         self.openings = 0
         """Blocks opened so far, those opened again for want of memory included."""
-        plan = regimes.last.plan
+        plan = plan_segments.last.plan
         for corpus in plan.corpora:
             for number in {lane % corpus.streams for lane in range(rank, plan.lanes, world)}:
                 ranks = {lane % world for lane in range(number, plan.lanes, corpus.streams)}
@@ -111,9 +111,9 @@ class Streams:
         """Bytes of the blocks in memory, those on order included."""
         return self._held + self._pending_bytes
 
-    def state(self) -> StreamsState:
+    def state(self) -> StreamPositions:
         """The positions of the streams that this rank reports: each stream's lowest follower does."""
-        return StreamsState(
+        return StreamPositions(
             {
                 (stream.plan.name, stream.number): stream.position
                 for stream in self._streams.values()
@@ -124,26 +124,26 @@ class Streams:
     def start(self, row: int) -> None:
         """Has the blocks that rows from `row` on need opened by the threads, the first needed first."""
         for (corpus, number), stream in self._streams.items():
-            need = self._regimes.draw_after(stream.plan, number, row, 0)
+            need = self._plan_segments.draw_after(stream.plan, number, row, 0)
             if need is not None:
                 heapq.heappush(self._wanted, (need, corpus, number, stream.j))
         self._order_ahead()
 
     def draw(self, corpus: CorpusPlan, row: int) -> tuple[OpenBlock, int] | None:
-        """Draws a global row from its stream: (block, index of the row in its dressing); None where this rank
+        """Rng a global row from its stream: (block, index of the row in its build); None where this rank
         does not follow that stream."""
         at = corpus.id, row % corpus.streams
         stream = self._streams.get(at)
         if stream is None:
             return None
-        regime = self._regimes.at(row)
+        plan_segment = self._plan_segments.at(row)
         passed = 0
         while True:
             block = stream.block
-            if block is None or stream.checked is not regime or regime.moves:
-                block = self._current(stream, regime, row)
-            dressed_at, emitted = stream.dressings[-1]
-            rows = len(block.dressing.rows)
+            if block is None or stream.checked is not plan_segment or plan_segment.moves:
+                block = self._current(stream, plan_segment, row)
+            built_at, emitted = stream.builds[-1]
+            rows = len(block.built.rows)
             if emitted < rows:
                 break
             self._finish(stream)
@@ -153,56 +153,56 @@ class Streams:
                     f"corpus {stream.plan.name}: no block of it gives a row: all its documents are empty, "
                     "bad or quarantined; take it out of data.corpora, or lift the quarantine"
                 )
-        stream.dressings[-1] = dressed_at, emitted + 1
+        stream.builds[-1] = built_at, emitted + 1
         if emitted + 1 == rows:
             self._finish(stream)
         else:
             self._kept.move_to_end(at)
         return block, emitted
 
-    def _current(self, stream: _Stream, regime: Regime, row: int) -> OpenBlock:
-        """The open block of a stream, with the dressing that holds at `row`, which lies in `regime`."""
-        if not stream.dressings:
+    def _current(self, stream: _Stream, plan_segment: PlanSegment, row: int) -> OpenBlock:
+        """The open block of a stream, with the build that holds at `row`, which lies in `plan_segment`."""
+        if not stream.builds:
             opened = self._obtain(stream, row)
-            if opened.dressing.row != row:
-                self._opener.dress_again(opened, 0, row)
+            if opened.built.row != row:
+                self._opener.rebuild(opened, 0, row)
             self._judge(stream, opened, row)
             self._begin(stream, opened, row)
         elif stream.block is None:
             self._keep(stream, self._obtain(stream, row))
         assert stream.block is not None
         block = stream.block
-        if self._outdated(stream, block, regime, row):
-            self._opener.dress_again(block, stream.dressings[-1][1], row)
+        if self._outdated(stream, block, plan_segment, row):
+            self._opener.rebuild(block, stream.builds[-1][1], row)
             self._begin(stream, block, row)
-        stream.checked = regime
+        stream.checked = plan_segment
         return block
 
-    def _outdated(self, stream: _Stream, block: OpenBlock, regime: Regime, row: int) -> bool:
+    def _outdated(self, stream: _Stream, block: OpenBlock, plan_segment: PlanSegment, row: int) -> bool:
         """The remainder rule. Within a segment only a schedule can move."""
-        dressed_at = block.dressing.row
-        if dressed_at == row:
+        built_at = block.built.row
+        if built_at == row:
             return False
-        dressed = self._regimes.at(dressed_at)
-        if regime.outdates(row, dressed, dressed_at):
+        built = self._plan_segments.at(built_at)
+        if plan_segment.outdates(row, built, built_at):
             return True
         name = stream.plan.name
-        changed = regime.quarantined(name) ^ dressed.quarantined(name)
+        changed = plan_segment.quarantined(name) ^ built.quarantined(name)
         return bool(changed) and not changed.isdisjoint(block.documents.keys)
 
     def _begin(self, stream: _Stream, block: OpenBlock, row: int) -> None:
-        """A new dressing: on the record, and in the log where it gave rows."""
-        stream.dressings.append((row, 0))
+        """A new build: on the record, and in the log where it gave rows."""
+        stream.builds.append((row, 0))
         self._keep(stream, block)
-        rows = len(block.dressing.rows)
+        rows = len(block.built.rows)
         if rows and stream.reported and self._log:
-            dressing = len(stream.dressings) - 1
-            self._log(Opening(stream.plan.id, stream.number, stream.j, row, dressing, rows))
+            build = len(stream.builds) - 1
+            self._log(Opening(stream.plan.id, stream.number, stream.j, row, build, rows))
 
     def _finish(self, stream: _Stream) -> None:
         self._drop(stream)
         stream.j += 1
-        stream.dressings = []
+        stream.builds = []
         self._order_ahead()
 
     # Memory and work ahead: nothing below changes what is drawn.
@@ -215,8 +215,8 @@ class Streams:
         stream.block = block
         while self.held_bytes > self._memory and len(self._kept) > 1:
             self._drop(self._streams[next(iter(self._kept))])
-        dressing = block.dressing
-        need = self._regimes.draw_after(stream.plan, stream.number, dressing.row, len(dressing.rows))
+        build = block.built
+        need = self._plan_segments.draw_after(stream.plan, stream.number, build.row, len(build.rows))
         if need is not None:
             heapq.heappush(self._wanted, (need, *at, stream.j + 1))
         self._order_ahead()
@@ -230,82 +230,82 @@ class Streams:
         while self._wanted:
             need, corpus, number, j = self._wanted[0]
             stream = self._streams[corpus, number]
-            place = number + j * stream.plan.streams
+            block_slot = number + j * stream.plan.streams
             stale = j < stream.j or (corpus, number, j) in self._pending or (j == stream.j and stream.block)
             if not stale:
-                size = self._opener.expected_nbytes(stream.plan.name, place)
+                size = self._opener.expected_nbytes(stream.plan.name, block_slot)
                 if self.held_bytes + size > self._memory:
                     return
                 self._pending[corpus, number, j] = size
                 self._pending_bytes += size
-                dressings = stream.dressings if j == stream.j and stream.dressings else [(need, 0)]
-                self._order(stream.plan.name, place, tuple(dressings), (corpus, number, j), need)
+                builds = stream.builds if j == stream.j and stream.builds else [(need, 0)]
+                self._order(stream.plan.name, block_slot, tuple(builds), (corpus, number, j), need)
             heapq.heappop(self._wanted)
 
     def _order(
         self,
         name: str,
-        place: int,
-        dressings: tuple[tuple[int, int], ...],
+        block_slot: int,
+        builds: tuple[tuple[int, int], ...],
         key: tuple[int, int, int],
         need: int,
     ) -> None:
-        self._ahead.ask(key, need, lambda: self._opener.open(name, place, dressings))
+        self._prefetcher.ask(key, need, lambda: self._opener.open(name, block_slot, builds))
 
     def _obtain(self, stream: _Stream, row: int) -> OpenBlock:
-        """The block at the stream's place: from the threads, or opened here."""
+        """The block at the stream's block_slot: from the threads, or opened here."""
         key = stream.plan.id, stream.number, stream.j
-        dressings = stream.dressings or [(row, 0)]
+        builds = stream.builds or [(row, 0)]
         while True:
             self._pending_bytes -= self._pending.pop(key, 0)
             self.openings += 1
             try:
-                block = self._ahead.take(key)
-                return block or self._opener.open(stream.plan.name, stream.place, dressings)
+                block = self._prefetcher.take(key)
+                return block or self._opener.open(stream.plan.name, stream.block_slot, builds)
             except UnitTrouble as trouble:
-                self._leave_out_unit(stream, trouble, row)
+                self._skip_unit(stream, trouble, row)
 
     # Trouble.
 
     def _judge(self, stream: _Stream, block: OpenBlock, row: int) -> None:
         """The policy for samples that cannot be used; quarantined ones are settled already."""
-        regime = self._regimes.at(row)
+        plan_segment = self._plan_segments.at(row)
         for bad in block.documents.bad:
-            if bad.key in regime.quarantined(stream.plan.name):
+            if bad.key in plan_segment.quarantined(stream.plan.name):
                 continue
-            if regime.plan.on_bad.action != "skip":
+            if plan_segment.plan.on_bad.action != "skip":
                 raise BadInput(
                     f"{self._where(stream, bad.unit)}, sample {bad.key}: {bad.problem}; "
                     "quarantine it, or set data.on_bad.action to skip"
                 )
-            self._leave_out(stream, bad, bad.key, row)
+            self._skip(stream, bad, bad.key, row)
 
-    def _leave_out_unit(self, stream: _Stream, trouble: UnitTrouble, row: int) -> None:
+    def _skip_unit(self, stream: _Stream, trouble: UnitTrouble, row: int) -> None:
         """Records a skip where the policy allows and nothing depends on the unit yet, else stops."""
-        policy = self._regimes.at(row).plan.on_bad
+        policy = self._plan_segments.at(row).plan.on_bad
         if policy.action != "skip":
             raise BadInput(str(trouble)) from trouble
-        if stream.dressings or stream.shared:
+        if stream.builds or stream.shared:
             why = "several ranks read it" if stream.shared else "rows of its block were used already"
             raise BadInput(f"{trouble}; it cannot be skipped: {why}") from trouble
-        self._leave_out(stream, Bad(trouble.unit, "", str(trouble)), None, row)
-        self._opener.leave_out(Skip(stream.plan.name, stream.place, trouble.unit))
+        self._skip(stream, Bad(trouble.unit, "", str(trouble)), None, row)
+        self._opener.skip(Skip(stream.plan.name, stream.block_slot, trouble.unit))
 
-    def _leave_out(self, stream: _Stream, bad: Bad, key: str | None, row: int) -> None:
+    def _skip(self, stream: _Stream, bad: Bad, key: str | None, row: int) -> None:
         """Within the budget, which each rank counts for itself: to add up the ranks' counts at the same row
         they would have to wait for each other."""
         identity = stream.plan.name, bad.unit, key
-        if identity in self._left_out and key is not None:
+        if identity in self._skipped and key is not None:
             return
-        self._left_out.add(identity)
-        budget = self._regimes.at(row).plan.on_bad.budget
-        if len(self._left_out) > budget:
+        self._skipped.add(identity)
+        budget = self._plan_segments.at(row).plan.on_bad.budget
+        if len(self._skipped) > budget:
             raise BadInput(
                 f"{self._where(stream, bad.unit)}: {bad.problem}; more than {budget} samples and units "
-                "were left out by this process since its start (data.on_bad.budget)"
+                "were skipped by this process since its start (data.on_bad.budget)"
             )
-        if self._on_left_out and stream.reported:
-            self._on_left_out(LeftOut(stream.plan.name, stream.place, bad.unit, key, bad.problem, row))
+        if self._on_skip and stream.reported:
+            self._on_skip(SkipNotice(stream.plan.name, stream.block_slot, bad.unit, key, bad.problem, row))
 
     def _where(self, stream: _Stream, unit: int) -> str:
         corpus = self._opener.corpora[stream.plan.name]

@@ -65,7 +65,7 @@ def sentinel_names(number: int) -> tuple[str, ...]:
 
 
 class Tokenizer:
-    """Implements objectives.example.Lexicon. May be used from several threads."""
+    """Implements objectives.example.TokenizerView. May be used from several threads."""
 
     def __init__(self, model: bytes, name: str = "tokenizer") -> None:
         """model: the bytes of a SentencePiece model file; name: for messages. BadInput where it is none."""

@@ -21,7 +21,7 @@ from data.errors import BadInput
 from data.prepare.parallel import Progress
 from data.shards.corpus import Corpus
 from data.tokenization.tokenizer import ROLES, SENTINELS, Tokenizer, sentinel_names
-from objectives.draws import Draws, key
+from objectives.rng import Rng, key
 
 SPARES = 32
 _THREADS = 4
@@ -57,14 +57,14 @@ def _sample(corpus: Corpus, budget: int, seed: int) -> Iterator[str]:
 
 def draw_units(corpus: Corpus, budget: int, seed: int) -> Iterator[int]:
     """Unit numbers in keyed order, each once. A permutation only where the budget needs most of them."""
-    draws = Draws(key(seed, "tokenizer", corpus.name))
+    rng = Rng(key(seed, "tokenizer", corpus.name))
     count = len(corpus)
     if budget * 2 >= corpus.index.text_bytes:
-        yield from draws.permutation(count).tolist()
+        yield from rng.permutation(count).tolist()
         return
     seen: set[int] = set()
     while len(seen) < count:
-        unit = draws.integer(0, count)
+        unit = rng.integer(0, count)
         if unit not in seen:
             seen.add(unit)
             yield unit

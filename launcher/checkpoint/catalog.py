@@ -12,12 +12,12 @@ from typing import Any
 from data.durable import sync_folder
 from data.errors import BadInput
 from launcher.checkpoint.format import Damaged, step_name, weights_name
-from launcher.checkpoint.read import Stored, problems, read_manifest
+from launcher.checkpoint.read import StoredCheckpoint, problems, read_manifest
 from launcher.checkpoint.retention import steps_in
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckpointRef:
     """A checkpoint that every check has passed."""
 
     step: int
@@ -25,13 +25,13 @@ class Found:
     path: str
 
     def plain(self) -> dict[str, Any]:
-        """For JSON; Found(**plain) is the inverse."""
+        """For JSON; CheckpointRef(**plain) is the inverse."""
         return asdict(self)
 
 
 def newest(
     folder: Path, step: int | None = None, rewound: tuple[int, int] | None = None, quick: bool = False
-) -> tuple[Found | None, list[str]]:
+) -> tuple[CheckpointRef | None, list[str]]:
     """The newest checkpoint that is whole, and a line for each newer one that was passed over.
 
     With `step` that one or BadInput. rewound (attempt, step): that attempt went back to that step, so what
@@ -51,7 +51,7 @@ def newest(
             attempt = read_manifest(path)["attempt"]
             if step is None and rewound and number > rewound[1] and attempt != rewound[0]:
                 continue
-            return Found(number, attempt, str(path)), passed_over
+            return CheckpointRef(number, attempt, str(path)), passed_over
         passed_over += [f"{path}/{line}" for line in wrong]
     if passed_over and step is not None:
         others = f"'headrace checkpoint ls {folder.parent}' shows the others"
@@ -66,10 +66,10 @@ def read_progress(path: str | Path) -> dict[str, Any]:
     return open_stored(Path(path)).progress
 
 
-def open_stored(path: Path) -> Stored:
+def open_stored(path: Path) -> StoredCheckpoint:
     """A checkpoint to be read. BadInput for damage."""
     try:
-        return Stored(path)
+        return StoredCheckpoint(path)
     except Damaged as damage:
         raise BadInput(f"{path}/{damage}") from damage
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from data.errors import BadInput
 from launcher.checkpoint.catalog import open_stored
 from launcher.checkpoint.format import KINDS, Damaged
-from launcher.checkpoint.read import Request, Stored
+from launcher.checkpoint.read import Request, StoredCheckpoint
 from launcher.engine.sharded_state import StateMap
 
 
@@ -39,7 +39,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array) for name, array in weights.items()}
 
 
-def _open(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Stored:
+def _open(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> StoredCheckpoint:
     stored = open_stored(path)
     for name, shape in shapes.items():
         if stored.shapes.get(name) != shape:
@@ -54,7 +54,7 @@ def _open(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Stored:
     return stored
 
 
-def _read(stored: Stored, requests: list[Request]) -> None:
+def _read(stored: StoredCheckpoint, requests: list[Request]) -> None:
     try:
         stored.read(requests)
     except Damaged as damage:
@@ -62,7 +62,7 @@ def _read(stored: Stored, requests: list[Request]) -> None:
 
 
 @torch.no_grad()
-def _fill(stored: Stored, state: StateMap, kinds: tuple[str, ...] | list[str]) -> None:
+def _fill(stored: StoredCheckpoint, state: StateMap, kinds: tuple[str, ...] | list[str]) -> None:
     """Straight into the flats on a CPU; onto a GPU through one flat's worth of pinned host memory."""
     for kind in kinds:
         for flat in range(len(state.flats)):

@@ -42,7 +42,7 @@ class Request:
     out: np.ndarray
 
 
-class Stored:
+class StoredCheckpoint:
     """A checkpoint that is read. Opening checks manifest, index, progress and block tables, all small."""
 
     def __init__(self, path: Path) -> None:
@@ -61,8 +61,8 @@ class Stored:
             for parameter, offset, length in file["fragments"]:
                 self._where[names[parameter]].append((offset, length, number, position))
                 position += length
-        for places in self._where.values():
-            places.sort()
+        for fragments in self._where.values():
+            fragments.sort()
 
     @property
     def adam_step(self) -> int:
@@ -175,7 +175,7 @@ def problems(path: Path, quick: bool = False) -> list[str]:
     """Everything wrong with a checkpoint, each line beginning with the file's name; reads every byte. quick:
     what can be told from the small files and the sizes of the others."""
     try:
-        stored = Stored(path)
+        stored = StoredCheckpoint(path)
         return [] if quick else stored.problems()
     except Damaged as damage:
         return str(damage).split("; ")

@@ -31,7 +31,7 @@ from launcher.checkpoint.format import (
     write_blocks,
     write_file,
 )
-from launcher.checkpoint.read import Request, Stored
+from launcher.checkpoint.read import Request, StoredCheckpoint
 
 LEFT_FREE = 64 << 20
 """Bytes that checkpoints leave free beyond what they take: logs and metrics must go on."""
@@ -119,7 +119,7 @@ def _keep_weights(folder: Path, step: int, attempt: int) -> None:
     target = folder / weights_name(step)
     if target.exists():
         return
-    stored = Stored(folder / step_name(step))
+    stored = StoredCheckpoint(folder / step_name(step))
     needed = sum(4 * math.prod(shape) for shape in stored.shapes.values()) + LEFT_FREE
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
@@ -133,7 +133,7 @@ def _keep_weights(folder: Path, step: int, attempt: int) -> None:
         raise
 
 
-def _write_weights(stored: Stored, partial: Path) -> None:
+def _write_weights(stored: StoredCheckpoint, partial: Path) -> None:
     """The weights of a checkpoint into an empty folder, sealed. One rank's part is in memory at a time."""
     names = list(stored.shapes)
     files = []

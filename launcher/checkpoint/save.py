@@ -28,7 +28,7 @@ from launcher.checkpoint.catalog import abandon
 from launcher.checkpoint.format import BLOCK, FORMAT, KINDS, Damaged, step_name
 from launcher.checkpoint.retention import LEFT_FREE, Retention, clean
 from launcher.checkpoint.save_job import SaveFailed, SaveJob
-from launcher.distributed.collectives import STILL, Told
+from launcher.distributed.collectives import STILL, ToldByOtherRank
 from launcher.distributed.host_reduce import HostSums
 from launcher.distributed.world import World
 from launcher.engine.sharded_state import StateMap
@@ -36,7 +36,7 @@ from launcher.engine.zero_engine import Engine
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedCheckpoint:
     """A checkpoint that was published: for the ledger."""
 
     step: int
@@ -76,7 +76,7 @@ class Checkpoints:
         self._buffer: torch.Tensor | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._saved: queue.SimpleQueue[Saved] = queue.SimpleQueue()
+        self._saved: queue.SimpleQueue[SavedCheckpoint] = queue.SimpleQueue()
         self._damaged: set[int] = set()
         if world.rank == 0:
             try:
@@ -84,15 +84,16 @@ class Checkpoints:
                 clean(folder, attempt)
                 abandon(folder, parent["step"] if parent else -1, attempt)
             except OSError as error:
-                place = error.filename2 or error.filename or folder
+                path = error.filename2 or error.filename or folder
                 raise BadInput(
-                    f"{place}: {error.strerror}, where checkpoints are set aside; mend that, then start again"
+                    f"{path}: {error.strerror}, where checkpoints are set aside; mend that, then start again"
                 ) from error
 
     def save(self, engine: Engine, step: int, progress: dict[str, Any]) -> None:
         """Begin to save the state after `step`. Returns when it is copied; waits for a save still under way.
 
-        BadInput on rank 0, Told on the others, when the disk has no room or the save before failed.
+        BadInput on rank 0, ToldByOtherRank on the others, when the disk has no room or the save before
+        failed.
         """
         self.settle_together()
         state = engine.state
@@ -103,7 +104,7 @@ class Checkpoints:
         if flags[1]:
             self.raise_failure()
         if flags[0]:
-            raise BadInput(refusal) if refusal else Told("no room for a checkpoint")
+            raise BadInput(refusal) if refusal else ToldByOtherRank("no room for a checkpoint")
         job = SaveJob(
             folder=self.folder,
             partial=self.folder / f"{step_name(step)}.partial-{self._attempt:04d}",
@@ -137,11 +138,12 @@ class Checkpoints:
         return self._error is not None
 
     def raise_failure(self) -> None:
-        """On every rank, once any rank has `failed`: BadInput on rank 0, which knows why, Told elsewhere."""
+        """On every rank, once any rank has `failed`: BadInput on rank 0, which knows why, ToldByOtherRank
+        elsewhere."""
         self.settle()
         error = self._error
         if self._world.rank > 0:
-            raise Told("a checkpoint could not be saved")
+            raise ToldByOtherRank("a checkpoint could not be saved")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BadInput(
                 f"{self.folder}: the disk became full while a checkpoint was saved; the ones before are "
@@ -157,7 +159,7 @@ class Checkpoints:
         if self._reducer.start(np.array([float(self.failed)])).wait()[0]:
             self.raise_failure()
 
-    def published(self) -> list[Saved]:
+    def published(self) -> list[SavedCheckpoint]:
         """On rank 0: what was published since the last call."""
         saved = []
         while not self._saved.empty():
@@ -220,7 +222,7 @@ class Checkpoints:
                 try:
                     deleted = self._retention.apply(self.folder, job.step, self._attempt, self._damaged)
                 finally:  # it is published, whatever becomes of the older ones
-                    self._saved.put(Saved(job.step, str(job.target), size, seconds, tuple(deleted)))
+                    self._saved.put(SavedCheckpoint(job.step, str(job.target), size, seconds, tuple(deleted)))
         except BaseException as error:
             self._error = error
             job.give_up(error, self._patience)

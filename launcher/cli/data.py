@@ -82,7 +82,7 @@ def pack(
 
 def _say_problems(problems: Counter[str], examples: Sequence[str]) -> None:
     for problem, count in problems.most_common():
-        output.say(f"left out: {count:,} × {problem}")
+        output.say(f"skipped: {count:,} × {problem}")
     for example in examples:
         output.say(f"  {example}")
 
@@ -163,7 +163,7 @@ def show(
       headrace data show configs/first.yaml --step 1 --row 0
       headrace data show configs/first.yaml --step 7 --json | jq .pieces
     """
-    from launcher.config import run_config as configs
+    from launcher.config import run_config
     from launcher.reporting.rows import show as run
 
     if (Path(config) / "config.yaml").is_file():
@@ -171,7 +171,7 @@ def show(
             f"{config}: is a run, expected a config; what the run trained on: "
             f"headrace data trace {shlex.quote(config)} --step {step}"
         )
-    run(configs.load(config, overrides or []), step=step, row=row, json=json)
+    run(run_config.load(config, overrides or []), step=step, row=row, json=json)
 
 
 @data.command()

@@ -10,7 +10,7 @@ Exit codes: 0 finished · 1 a bug · 2 bad input, one line · 75 stopped with ev
 import sys
 
 from launcher.distributed.stop_signals import deliver, early_stop
-from launcher.preflight import package_names as rooms
+from launcher.preflight import package_names
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
         early_stop.arm()
     else:
         deliver()
-    shadowed = rooms.shadowed()
+    shadowed = package_names.shadowed()
     if shadowed:
         print(f"headrace: {shadowed[0]}", file=sys.stderr)
         sys.exit(2)

@@ -34,12 +34,12 @@ def train(
       headrace train configs/first.yaml steps=500 optimizer.lr=1e-3 run.name=hot
       torchrun --no-python --nproc-per-node 8 headrace train configs/gpt-124m.yaml
     """
-    from launcher.config import run_config as configs
+    from launcher.config import run_config
     from launcher.distributed.world import discover
     from launcher.runs.run_folder import going_on
 
-    loaded = configs.load(config, overrides or [])
-    configs.require_files(loaded)
+    loaded = run_config.load(config, overrides or [])
+    run_config.require_files(loaded)
     run = None
     if dry_run or discover().size == 1:  # ranks that were started together ask when they have met
         run, loaded = going_on(loaded) or (None, loaded)
@@ -74,13 +74,13 @@ def resume(
       headrace resume runs/first steps=4000 data.corpora.prose.weight=2
       headrace resume runs/first --step 1000
     """
-    from launcher.config import run_config as configs
+    from launcher.config import run_config
     from launcher.runs.run_folder import open_run
 
     folder = open_run(run)
     current = folder.current_config()
-    edited = configs.edit(current, overrides or [])
-    configs.require_same_run(current, edited)
+    edited = run_config.edit(current, overrides or [])
+    run_config.require_same_run(current, edited)
     arguments = ["resume", run, *(overrides or [])] + ([] if step is None else ["--step", str(step)])
     if dry_run:
         _show_start(edited, processes, arguments, folder, step)
@@ -108,11 +108,11 @@ def check(
       headrace check configs/first.yaml
       headrace check configs/gpt-124m.yaml layout.zero=2 --processes 64 --json
     """
-    from launcher.config import run_config as configs
+    from launcher.config import run_config
     from launcher.preflight.check import report, show
     from launcher.runs.run_folder import going_on
 
-    loaded = configs.load(config, overrides or [])
+    loaded = run_config.load(config, overrides or [])
     run, loaded = going_on(loaded) or (None, loaded)
     facts = report(loaded, processes, run)
     if json:
@@ -123,14 +123,16 @@ def check(
 
 def _count(config: "Config", processes: int | None) -> int:
     """How many processes train together: those that `--processes` asks for, or that are there already."""
-    from launcher.config import run_config as configs
+    from launcher.config import run_config
     from launcher.distributed.world import discover
 
     world = discover()
     if processes is not None and world.size > 1:
-        raise configs.BadInput(f"--processes: {world.started_by} has already started {world.size} processes")
+        raise run_config.BadInput(
+            f"--processes: {world.started_by} has already started {world.size} processes"
+        )
     count = world.size if processes is None else processes
-    configs.require_processes(config, count)
+    run_config.require_processes(config, count)
     return count
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from launcher.config.yaml_reader import Key, dotted
 
-Places = Mapping[Key, str]
+Locations = Mapping[Key, str]
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -44,21 +44,32 @@ _BOUNDS = {
     "less_than": ("lt", "below"),
     "less_than_equal": ("le", "at most"),
 }
+RENAMED: Mapping[Key, str] = {
+    ("longest_sequence",): "max_sequence_length",
+    ("model", "hidden"): "model.mlp_width",
+    ("model", "deviation"): "model.init_std",
+    ("model", "tied"): "model.tie_embeddings",
+    ("model", "placement"): "model.norm_placement",
+    ("model", "chunk"): "model.loss_chunk",
+    ("model", "longest"): "max_sequence_length",
+    ("optimizer", "clip"): "optimizer.grad_clip",
+}
+"""Keys of configs of before, and what they are called now."""
 
 
 def sentence(
-    error: ValidationError, root: type[BaseModel], places: Places, name: str, data: Mapping[str, Any]
+    error: ValidationError, root: type[BaseModel], locations: Locations, name: str, data: Mapping[str, Any]
 ) -> str:
     """The first thing wrong with `data`, in one line, and how many more there are."""
     problems = error.errors(include_url=False)
     # An unknown key explains the missing one that it was meant to be, so it is told first.
     problems.sort(key=lambda problem: problem["type"] == "missing")
     key, text = _problem(problems[0], root, data)
-    while key and key not in places:
+    while key and key not in locations:
         key = key[:-1]
     more = len(problems) - 1
     tail = f" (and {more} more)" if more else ""
-    return f"{places.get(key, name) if key else name}: {text}{tail}"
+    return f"{locations.get(key, name) if key else name}: {text}{tail}"
 
 
 def _problem(problem: Mapping[str, Any], root: type[BaseModel], data: Mapping[str, Any]) -> tuple[Key, str]:
@@ -66,6 +77,8 @@ def _problem(problem: Mapping[str, Any], root: type[BaseModel], data: Mapping[st
     key, kind, got = tuple(problem["loc"]), problem["type"], problem["input"]
     context = problem.get("ctx", {})
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        if key in RENAMED:
+            return key, f"{dotted(key)}: is called {RENAMED[key]} now"
         return key, f"{dotted(key)}: unknown key{_nearest(key, root)}"
     if kind in ("missing", "missing_argument"):
         return key, f"{dotted(key)}: is missing{_misnamed(key[:-1], data)}"

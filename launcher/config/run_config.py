@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from data.errors import BadInput
-from launcher.config.messages import Places, sentence
+from launcher.config.messages import Locations, sentence
 from launcher.config.sections import (
     BatchRows,
     CheckpointConfig,
@@ -58,7 +58,7 @@ class Config(Section):
     """Optimizer steps; a finished run goes on when this is raised."""
     sequence_length: Annotated[int, Field(ge=SHORTEST, le=2**20)]
     """T, positions a row."""
-    longest_sequence: Annotated[int, Field(ge=SHORTEST, le=2**20)]
+    max_sequence_length: Annotated[int, Field(ge=SHORTEST, le=2**20)]
     """The largest T that this run may ever be given; by default sequence_length."""
     batch_rows: BatchRows
     """Rows of one step over all processes, or [[row, rows], …]."""
@@ -82,10 +82,10 @@ class Config(Section):
     @model_validator(mode="after")
     def _possible(self) -> "Config":
         """Combinations that cannot work. The text before the first ': ' is the key at fault."""
-        if self.longest_sequence < self.sequence_length:
+        if self.max_sequence_length < self.sequence_length:
             raise ValueError(
-                f"longest_sequence: expected at least sequence_length ({self.sequence_length}), "
-                f"got {self.longest_sequence}"
+                f"max_sequence_length: expected at least sequence_length ({self.sequence_length}), "
+                f"got {self.max_sequence_length}"
             )
         total = sum(corpus.weight for corpus in self.data.corpora.values())
         if not total > 0:
@@ -124,53 +124,58 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     document = read(path)
     if not document.data:
         raise BadInput(f"{path}: is empty; expected sections such as 'run:' and 'model:'")
-    data, places = document.data, dict(document.places)
+    data, locations = document.data, dict(document.locations)
     base = data.pop("base", None)
     if base is not None:
-        where = places.pop(("base",))
+        where = locations.pop(("base",))
         if not isinstance(base, str):
             raise BadInput(f"{where}: base: expected the path of a config, got {base!r}")
         under = read(Path(path).parent / base)
         if "base" in under.data:
-            raise BadInput(f"{under.places['base',]}: base: a base has no base of its own ({where} names it)")
-        data, places = _merge(under.data, data), {**under.places, **places}
+            raise BadInput(
+                f"{under.locations['base',]}: base: a base has no base of its own ({where} names it)"
+            )
+        data, locations = _merge(under.data, data), {**under.locations, **locations}
     for override in overrides:
-        data = _override(data, places, override)
-    return build(data, places, str(path))
+        data = _override(data, locations, override)
+    return build(data, locations, str(path))
 
 
 def edit(config: Config, overrides: Sequence[str]) -> Config:
     """The config with 'key.sub=value' edits."""
-    data, places = plain(config), dict[Key, str]()
+    data, locations = plain(config), dict[Key, str]()
     for override in overrides:
-        data = _override(data, places, override)
-    return build(data, places, "the run's config")
+        data = _override(data, locations, override)
+    return build(data, locations, "the run's config")
 
 
-def build(data: Mapping[str, Any], places: Places, name: str) -> Config:
-    """The Config that plain values say; `places` and `name` tell where they stood, for messages."""
+def build(data: Mapping[str, Any], locations: Locations, name: str) -> Config:
+    """The Config that plain values say; `locations` and `name` tell where they stood, for messages."""
     data = dict(data)
-    if data.get("longest_sequence") is None:
-        data["longest_sequence"] = data.get("sequence_length")
-        if data["longest_sequence"] is None:
-            del data["longest_sequence"]
+    if data.get("max_sequence_length") is None:
+        data["max_sequence_length"] = data.get("sequence_length")
+        if data["max_sequence_length"] is None:
+            del data["max_sequence_length"]
     model = data.get("model")
-    if isinstance(model, Mapping) and isinstance(data.get("longest_sequence"), int):
-        if "longest" in model:
-            place = places.get(("model", "longest"), name)
-            raise BadInput(f"{place}: model.longest: follows from longest_sequence; set that instead")
-        data["model"] = {**model, "longest": data["longest_sequence"]}
+    if isinstance(model, Mapping) and isinstance(data.get("max_sequence_length"), int):
+        if "max_sequence_length" in model:
+            location = locations.get(("model", "max_sequence_length"), name)
+            raise BadInput(
+                f"{location}: model.max_sequence_length: is set as max_sequence_length, beside "
+                "sequence_length"
+            )
+        data["model"] = {**model, "max_sequence_length": data["max_sequence_length"]}
     try:
         # By way of JSON: in pydantic's strict mode a list may then stand for a tuple, and nothing else bends.
         return Config.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise BadInput(sentence(error, Config, places, name, data)) from None
+        raise BadInput(sentence(error, Config, locations, name, data)) from None
 
 
 def plain(config: Config) -> dict[str, Any]:
     """Dicts, lists and scalars, complete; `build` makes the same Config of them."""
     data = config.model_dump(mode="json")
-    del data["model"]["longest"]
+    del data["model"]["max_sequence_length"]
     return data
 
 
@@ -248,14 +253,14 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any], above: Key = ()) -
     return merged
 
 
-def _override(data: dict[str, Any], places: dict[Key, str], override: str) -> dict[str, Any]:
+def _override(data: dict[str, Any], locations: dict[Key, str], override: str) -> dict[str, Any]:
     name, equals, text = override.partition("=")
     words = name.strip().split(".")
     if not equals or not all(words):
         raise BadInput(f"'{override}': expected key=value or key.sub=value, such as optimizer.lr=3e-4")
     nested = parse_value(text, f"command line, {name}")
     for depth in range(len(words), 0, -1):
-        places.setdefault(tuple(words[:depth]), "command line")
+        locations.setdefault(tuple(words[:depth]), "command line")
         nested = {words[depth - 1]: nested}
-    places[tuple(words)] = "command line"
+    locations[tuple(words)] = "command line"
     return _merge(data, nested)

@@ -1,10 +1,10 @@
 """The sections of a config that no other part owns: the run, its corpora, checkpoints, evaluation, tracking.
 
 `model:` belongs to model/config.py, `layout:` to launcher/engine/layout.py, `optimizer:` to
-launcher/engine/optimizer.py, `data.cache:` to data/shards/store.py, each objective to its own file;
-launcher/config/run_config.py assembles them. A section is frozen, refuses keys that it does not know, and
-converts nothing but what stands here: a path becomes absolute, so that a run can be resumed from another
-folder, and a single shard may be written without brackets.
+launcher/engine/optimizer.py, `data.cache:` to data/shards/store.py, `data.on_bad:` to data/plan/plan.py, each
+objective to its own file; launcher/config/run_config.py assembles them. A section is frozen, refuses keys
+that it does not know, and converts nothing but what stands here: a path becomes absolute, so that a run can
+be resumed from another folder, and a single shard may be written without brackets.
 """
 
 import os
@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from data.plan.plan import OnBad
 from data.shards.store import CacheOptions
 from launcher.config.credentials import refuse_secret
 from model.config import require_temperature
@@ -115,16 +116,7 @@ class CorpusConfig(Section):
     text_field: str | None = None
     """For shards with .json members: the field that holds the text."""
     quarantine: tuple[str, ...] = ()
-    """Keys of documents to leave out from now on."""
-
-
-class OnBad(Section):
-    """What a sample without text, or a unit that cannot be read after all retries, leads to."""
-
-    action: Literal["stop", "skip"] = "stop"
-    budget: Annotated[int, Field(ge=0)] = 100
-    """With `skip`: how many one process may leave out, counted from its start, before the run stops after
-    all. Other processes, and the starts before, count for themselves."""
+    """Keys of documents to skip from now on."""
 
 
 class DataConfig(Section):
@@ -132,7 +124,7 @@ class DataConfig(Section):
 
     corpora: Annotated[dict[Name, CorpusConfig], Field(min_length=1, max_length=127)]
     block_bytes: Annotated[int, Field(ge=1)] | None = None
-    """Bytes of text that are packed together; by default 1024 times longest_sequence."""
+    """Bytes of text that are packed together; by default 1024 times max_sequence_length."""
     cache: CacheOptions = CacheOptions()
     on_bad: OnBad = OnBad()
     threads: Annotated[int, Field(ge=0, le=256)] = 1

@@ -46,14 +46,14 @@ for _tag, _pattern, _first in [
 
 
 @dataclass(frozen=True)
-class Document:
+class YamlDocument:
     """The mapping that a file holds, and for every key path in it where it stands ('first.yaml:12')."""
 
     data: dict[str, Any]
-    places: Mapping[Key, str]
+    locations: Mapping[Key, str]
 
 
-def read(path: str | Path) -> Document:
+def read(path: str | Path) -> YamlDocument:
     """The mapping in a YAML file. BadInput: no such file, not YAML, not a mapping, a key standing twice."""
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -64,13 +64,13 @@ def read(path: str | Path) -> Document:
     return parse(text, str(path))
 
 
-def parse(text: str, name: str) -> Document:
+def parse(text: str, name: str) -> YamlDocument:
     """As `read`, of a text; `name` stands for the file in messages."""
-    places: dict[Key, str] = {}
+    locations: dict[Key, str] = {}
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        data = {} if node is None else _plain(loader, node, name, (), places, [])
+        data = {} if node is None else _plain(loader, node, name, (), locations, [])
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -81,7 +81,7 @@ def parse(text: str, name: str) -> Document:
         raise BadInput(f"{name}: sections or lists nested too deep for a config") from None
     if not isinstance(data, dict):
         raise BadInput(f"{name}:1: expected sections such as 'run:' and 'model:', got {type(data).__name__}")
-    return Document(data, places)
+    return YamlDocument(data, locations)
 
 
 def parse_value(text: str, name: str) -> Any:
@@ -109,18 +109,18 @@ _Dumper.add_representer(list, _short_list)
 
 
 def _plain(
-    loader: _Loader, node: yaml.Node, name: str, key: Key, places: dict[Key, str], above: list[yaml.Node]
+    loader: _Loader, node: yaml.Node, name: str, key: Key, locations: dict[Key, str], above: list[yaml.Node]
 ) -> Any:
     """The value of a node; `above` are the nodes around it, by which an alias to itself is noticed."""
     line = node.start_mark.line + 1
-    places.setdefault(key, f"{name}:{line}")
-    if len(places) > MOST_VALUES:
+    locations.setdefault(key, f"{name}:{line}")
+    if len(locations) > MOST_VALUES:
         raise BadInput(f"{name}:{line}: more than {MOST_VALUES:,} values: expected a config")
     if any(node is outer for outer in above):
         raise BadInput(f"{name}:{line}: an alias that contains itself")
     above = [*above, node]
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(loader, item, name, (*key, i), places, above) for i, item in enumerate(node.value)]
+        return [_plain(loader, item, name, (*key, i), locations, above) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
         return _scalar(loader, node)
     data: dict[str, Any] = {}
@@ -130,10 +130,10 @@ def _plain(
         if not word.strip():
             raise BadInput(f"{name}:{here}: expected a plain word as a key")
         if word in data:
-            first = places[(*key, word)].rpartition(":")[2]
+            first = locations[(*key, word)].rpartition(":")[2]
             raise BadInput(f"{name}:{here}: {dotted((*key, word))}: stands twice, first in line {first}")
-        places[(*key, word)] = f"{name}:{here}"
-        data[word] = _plain(loader, value_node, name, (*key, word), places, above)
+        locations[(*key, word)] = f"{name}:{here}"
+        data[word] = _plain(loader, value_node, name, (*key, word), locations, above)
     return data
 
 

@@ -23,7 +23,7 @@ STILL = 60.0
 """Seconds after which a rank says that it is still at work; far below the time-out of a collective."""
 
 
-class Told(BadInput):
+class ToldByOtherRank(BadInput):
     """Another rank has shown its line already: leave with exit code 2, say nothing."""
 
 
@@ -56,7 +56,7 @@ def together(world: World, make: Callable[[], T]) -> T:
         return result[0]
     if error is not None and first == world.rank:
         raise error
-    raise Told(lines[first])
+    raise ToldByOtherRank(lines[first])
 
 
 def from_first(world: World, make: Callable[[], Any]) -> Any:

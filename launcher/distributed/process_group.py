@@ -12,7 +12,7 @@ from torch import distributed
 from torch.distributed import distributed_c10d
 
 from data.errors import BadInput
-from launcher.distributed.collectives import Told, gather
+from launcher.distributed.collectives import ToldByOtherRank, gather
 from launcher.distributed.world import World
 
 
@@ -39,7 +39,7 @@ def connect(world: World, timeout: float = 600.0) -> None:
 
 def refuse_shared(world: World, gpu: Any) -> None:
     """BadInput on all ranks where two of them have the same GPU: NCCL would only speak of an internal error.
-    Told apart by the GPU's own number, for each rank may see its GPU as number 0."""
+    ToldByOtherRank apart by the GPU's own number, for each rank may see its GPU as number 0."""
     gpus = gather(world, str(gpu.uuid))
     for rank, uuid in enumerate(gpus):
         first = gpus.index(uuid)
@@ -48,7 +48,7 @@ def refuse_shared(world: World, gpu: Any) -> None:
                 f"processes: ranks {first} and {rank} have the same GPU ({gpu.name}): start one process a "
                 f"GPU ({len(set(gpus))} here, not {world.size}), or CUDA_VISIBLE_DEVICES= to train on the CPU"
             )
-            raise BadInput(line) if world.rank == 0 else Told(line)
+            raise BadInput(line) if world.rank == 0 else ToldByOtherRank(line)
 
 
 def disconnect() -> None:

@@ -10,8 +10,8 @@ import torch
 
 from data.errors import BadInput
 from launcher.engine.layout import LayoutConfig
+from model.attention_context import back_end
 from model.config import ModelConfig
-from model.visibility import back_end
 
 
 def found(gpu: bool) -> str | None:

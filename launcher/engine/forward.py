@@ -11,7 +11,7 @@ from launcher.engine.interface import Evaluation
 from model.transformer import Transformer
 
 
-def place(rows: Rows, scale: np.ndarray, device: torch.device) -> dict[str, Tensor]:
+def to_device(rows: Rows, scale: np.ndarray, device: torch.device) -> dict[str, Tensor]:
     """Rows as the model wants them, on a device, weights multiplied by scale[objective]."""
     table = np.append(scale, 0.0)  # objective −1, nothing predicted: the last entry
     arrays = rows.arrays() | {"weights": (rows.weights * table[rows.objective]).astype(np.float32)}
@@ -32,7 +32,7 @@ def evaluate(
     shape: (objectives, corpora)."""
     sums, weights, targets, correct = (np.zeros(shape) for _ in range(4))
     for rows in micro_batches:
-        _, lost, right = forward(place(rows, np.ones(shape[0]), device), accuracy=True)
+        _, lost, right = forward(to_device(rows, np.ones(shape[0]), device), accuracy=True)
         sums += lost.cpu().numpy()
         correct += right.cpu().numpy()
         weight, aimed = rows.tally(shape)

@@ -38,7 +38,7 @@ class OptimizerConfig(BaseModel):
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """For matrices; vectors (norms, biases) never decay."""
-    clip: Annotated[float, Field(ge=0)] = 1.0
+    grad_clip: Annotated[float, Field(ge=0)] = 1.0
     """Bound on the global norm of the gradient; 0: none."""
 
 

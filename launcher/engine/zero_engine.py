@@ -26,13 +26,13 @@ from launcher.distributed.process_group import device_of
 from launcher.distributed.world import World
 from launcher.engine.deepspeed import start as engine_deepspeed
 from launcher.engine.deepspeed.zero_state import state_map
-from launcher.engine.forward import evaluate, place
+from launcher.engine.forward import evaluate, to_device
 from launcher.engine.interface import Evaluation, StepResult
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
 from launcher.engine.sharded_state import StateMap
 from model.transformer import Transformer
-from objectives.draws import key
+from objectives.rng import key
 
 
 class Engine:
@@ -46,7 +46,7 @@ class Engine:
         self.world, self.layout, self.seed = world, layout, seed
         self.device = device_of(world)
         self.reducer = HostSums(world)
-        self._clip = optimizer.clip
+        self._clip = optimizer.grad_clip
         halved = layout.precision != "fp32"
         if layout.compile:
             for block in model.blocks:  # in place: names and hooks stay as they are
@@ -87,7 +87,7 @@ class Engine:
         for number, rows in enumerate(micro_batches):
             engine.set_gradient_accumulation_boundary(number == last)
             torch.manual_seed(key(self.seed, "dropout", step, number, self.world.rank) >> 1)
-            loss, sums = engine(place(rows, scale * self.world.size, self.device))
+            loss, sums = engine(to_device(rows, scale * self.world.size, self.device))
             engine.backward(loss, scale_wrt_gas=False)
             total = sums if total is None else total + sums
             if number == last and self.layout.zero == 0:

@@ -81,9 +81,11 @@ def text_of(
         stop = control.begin
     else:
         ids = onwards_prompt(control.begin, text)
-    room = model.config.longest - len(ids)
+    room = model.config.max_sequence_length - len(ids)
     if room < 1:
-        raise BadInput(f"the prompt has {len(ids)} tokens; this model reads at most {model.config.longest}")
+        raise BadInput(
+            f"the prompt has {len(ids)} tokens; this model reads at most {model.config.max_sequence_length}"
+        )
     (new,) = generate_ids(
         model,
         ids,

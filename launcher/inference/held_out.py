@@ -15,7 +15,7 @@ import numpy as np
 
 from data.plan.plan import Plan
 from data.shards.corpus import Corpus
-from data.stream.held_out import heldout_rows
+from data.stream.held_out import held_out_rows
 from data.stream.rows import Rows
 from data.tokenization.tokenizer import Tokenizer
 from launcher.distributed.host_reduce import HostSums
@@ -67,7 +67,7 @@ class HeldOut:
             for part in plan.corpora
             if part.name in corpora
             for held in sorted(
-                heldout_rows(corpora[part.name], part, plan, tokenizer, limit_bytes=limit_bytes),
+                held_out_rows(corpora[part.name], part, plan, tokenizer, limit_bytes=limit_bytes),
                 key=lambda held: objective_id(held.objective),  # as in a config, not by name
             )
         ]

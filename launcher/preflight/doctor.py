@@ -22,7 +22,7 @@ from typing import Any
 
 from launcher import output
 from launcher.distributed.respawn import command
-from launcher.preflight import package_names as rooms
+from launcher.preflight import package_names
 
 MARKS = {0: "ok", 1: "warning", 2: "FAILED"}
 OPTIONAL = {
@@ -103,20 +103,20 @@ def _numbers(version: str) -> list[int]:
 
 
 def _shadows() -> Iterator[Finding]:
-    foreign, shared = rooms.shadowed(), _shared()
+    foreign, shared = package_names.shadowed(), _shared()
     for line in foreign:
         yield Finding("packages", 2, line)
     for line in shared:
         yield Finding("packages", 2, line)
     if not foreign and not shared:
-        yield Finding("packages", 0, f"{', '.join(rooms.ROOMS)} are headrace's own")
+        yield Finding("packages", 0, f"{', '.join(package_names.ROOMS)} are headrace's own")
 
 
 def _shared() -> list[str]:
     """One line a room into whose folder another distribution has installed files as well."""
     owners = metadata.packages_distributions()
     lines = []
-    for room in rooms.ROOMS:
+    for room in package_names.ROOMS:
         others = sorted(set(owners.get(room, ())) - {"headrace"})
         if others:
             lines.append(

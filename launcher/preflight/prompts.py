@@ -9,8 +9,8 @@ def require_room(config: Config, tokenizer: Tokenizer) -> None:
     """BadInput where a prompt of the config leaves no room for a text behind it."""
     for prompt in config.eval.samples.prompts:
         count = len(tokenizer.encode(prompt)) + 1
-        if count >= config.model.longest:
+        if count >= config.model.max_sequence_length:
             raise BadInput(
                 f"eval.samples.prompts: {prompt[:40]!r} has {count} tokens, which leaves no room in "
-                f"longest_sequence ({config.model.longest}); give a shorter one"
+                f"max_sequence_length ({config.model.max_sequence_length}); give a shorter one"
             )

@@ -1,4 +1,4 @@
-"""Whether the documents that a config leaves out are there to be left out.
+"""Whether the documents that a config skips are there at all.
 
 A key with a typo in it leaves nothing out, and the document that was meant is trained on; so it is refused.
 The index knows no keys, so this reads text: what was asked for anew is looked for at a start where the corpus
@@ -54,4 +54,4 @@ def refuse_unknown(
 def _missing(corpus: Corpus, keys: Iterable[str]) -> list[str]:
     with output.progress(f"looking for the quarantine in {corpus.name}") as report:
         found = find_documents(corpus, keys, report)
-    return sorted(key for key, places in found.items() if not places)
+    return sorted(key for key, locations in found.items() if not locations)

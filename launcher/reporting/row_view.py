@@ -1,11 +1,11 @@
-"""A row for the eye: its pieces one below the other, each token marked by what the model makes of it.
+"""A row for the eye: its segments one below the other, each token marked by what the model makes of it.
 
 What a position must predict is read from the arrays alone (DESIGN §3), not from the objective's name, so a
 new objective needs nothing here. Two cases cover all of them:
 
 - A position that sees nothing to its right and whose target is the very next token: that token is *predicted*
   (green and underlined; in plain text between ⟦ and ⟧).
-- Any other target (a masked place, the end of a piece, a pair) stands beside its position: ‹mask→␣the›.
+- Any other target (a masked place, the end of a segment, a pair) stands beside its position: ‹mask→␣the›.
 
 Everything else is given: seen, and predicted nowhere. Without colours (no terminal, NO_COLOR) the marks
 remain.
@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from data.provenance.trace import TracedPiece, TracedRow
+from data.provenance.trace import TracedRow, TracedSegment
 from data.tokenization.tokenizer import Tokenizer
 from objectives.registry import HEADS
 
@@ -31,7 +31,8 @@ _CONTROL_PICTURES = 0x2400
 
 @dataclass(frozen=True)
 class Mark:
-    """Some text of a piece that looks alike. kind: a key of STYLES; predicted: from what stands before it."""
+    """Some text of a segment that looks alike. kind: a key of STYLES; predicted: from what stands
+    before it."""
 
     text: str
     kind: str
@@ -63,9 +64,9 @@ def row_lines(row: TracedRow, title: str, names: dict[int, str], tokenizer: Toke
     """A row under its title. names: `control_names` of the tokenizer."""
     lines = Text()
     lines.append(f"━━ {title} ━━\n", style="bold")
-    for piece in row.pieces:
-        lines.append(f"── {piece_title(row, piece)}\n", style="dim")
-        lines.append_text(_styled(piece_marks(row, piece, names, tokenizer), colour))
+    for segment in row.segments:
+        lines.append(f"── {segment_title(row, segment)}\n", style="dim")
+        lines.append_text(_styled(segment_marks(row, segment, names, tokenizer), colour))
         lines.append("\n")
     padding = int((row.rows.corpus[0] < 0).sum())
     if padding:
@@ -73,31 +74,34 @@ def row_lines(row: TracedRow, title: str, names: dict[int, str], tokenizer: Toke
     return lines
 
 
-def piece_title(row: TracedRow, piece: TracedPiece) -> str:
-    """What made a piece, what it sees, and the text in it."""
-    positions = np.arange(piece.length)
-    bound = row.rows.bound[0, piece.first : piece.first + piece.length] - piece.first
-    if (bound == piece.length - 1).all() and piece.length > 1:
+def segment_title(row: TracedRow, segment: TracedSegment) -> str:
+    """What made a segment, what it sees, and the text in it."""
+    positions = np.arange(segment.length)
+    bound = row.rows.bound[0, segment.first : segment.first + segment.length] - segment.first
+    if (bound == segment.length - 1).all() and segment.length > 1:
         sees = "each position sees all"
     elif (bound == positions).all():
         sees = "each position sees those before it"
     else:
         sees = f"all see the first {int(bound[0]) + 1}, else those before"
     parts = " + ".join(
-        f"{part.shard.rpartition('/')[2]} {part.key} tokens {part.start}–{part.stop}" for part in piece.parts
+        f"{part.shard.rpartition('/')[2]} {part.key} tokens {part.start}–{part.stop}"
+        for part in segment.parts
     )
-    last = piece.first + piece.length - 1
-    return f"{piece.objective}, positions {piece.first}–{last}, {sees} · {parts}, piece {piece.piece}"
+    last = segment.first + segment.length - 1
+    return (
+        f"{segment.objective}, positions {segment.first}–{last}, {sees} · {parts}, segment {segment.number}"
+    )
 
 
-def piece_marks(
-    row: TracedRow, piece: TracedPiece, names: dict[int, str], tokenizer: Tokenizer
+def segment_marks(
+    row: TracedRow, segment: TracedSegment, names: dict[int, str], tokenizer: Tokenizer
 ) -> Iterator[Mark]:
-    """The tokens of a piece in order, neighbours that look alike as one."""
-    place = slice(piece.first, piece.first + piece.length)
-    tokens, targets = row.rows.tokens[0, place], row.rows.targets[0, place]
-    sees_right = row.rows.bound[0, place] > np.arange(place.start, place.stop)
-    pair = np.array([HEADS[o] == "pair" for o in row.rows.objective[0, place].tolist()])
+    """The tokens of a segment in order, neighbours that look alike as one."""
+    span = slice(segment.first, segment.first + segment.length)
+    tokens, targets = row.rows.tokens[0, span], row.rows.targets[0, span]
+    sees_right = row.rows.bound[0, span] > np.arange(span.start, span.stop)
+    pair = np.array([HEADS[o] == "binary" for o in row.rows.objective[0, span].tolist()])
     predicted = np.zeros(len(tokens), dtype=bool)
     predicted[1:] = (targets[:-1] == tokens[1:]) & ~sees_right[:-1] & ~pair[:-1]
     beside = targets >= 0
@@ -126,7 +130,7 @@ def control_names(tokenizer: Tokenizer) -> dict[int, str]:
     roles = ("pad", "begin", "end", "mask", "cls", "sep", "fim_prefix", "fim_middle", "fim_suffix")
     names = {getattr(control, role): role for role in roles}
     names |= {number: mode for mode, number in control.modes.items()}
-    return names | {number: f"s{place}" for place, number in enumerate(control.sentinels)}
+    return names | {number: f"s{index}" for index, number in enumerate(control.sentinels)}
 
 
 def visible(text: str) -> str:

@@ -20,15 +20,15 @@ from data.plan.make import make_plan
 from data.plan.plan import History, read_history
 from data.plan.steps import rows_of_step
 from data.provenance.openings import merge_openings, read_openings
-from data.provenance.trace import TracedPiece, TracedRow, Tracer, Use, walk
+from data.provenance.trace import TracedRow, TracedSegment, Tracer, Use, walk
 from data.shards.corpus import Corpus
 from data.shards.find import find_documents
 from data.stream.rows import DTYPES, step_fingerprint
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
-from launcher.config import run_config as configs
+from launcher.config import run_config
 from launcher.config.run_config import Config
-from launcher.reporting import row_view as render
+from launcher.reporting import row_view
 from launcher.runs.lineage import first_line, lineage, merged, steps
 from launcher.runs.plan_history import run_tokenizer
 from launcher.runs.run_folder import RunFolder
@@ -41,7 +41,7 @@ def show(config: Config, step: int, row: int | None, json: bool) -> None:
         raise BadInput(
             f"--step: the config has {config.steps:,} steps, got {step:,}; to look further, add steps={step}"
         )
-    configs.require_files(config)
+    run_config.require_files(config)
     tokenizer = Tokenizer.load(config.tokenizer.model)
     corpora = open_corpora(config)
     history = History(((0, make_plan(stream_settings(config, corpora, tokenizer.hash))),))
@@ -89,9 +89,11 @@ def seen(run: RunFolder, keys: Sequence[str], json: bool) -> None:
     tracer = _tracer(run, history, tokenizer, corpora)
     known = [corpus.name for corpus in history.at(end - 1).corpora]
     for key in keys:
-        for name, sample, places in _places(key, {name: corpora[name] for name in known if name in corpora}):
-            uses = tracer.uses(name, places, end)
-            held_out = all(tracer.held_out(name, unit) for unit, _ in places)
+        for name, sample, locations in _locations(
+            key, {name: corpora[name] for name in known if name in corpora}
+        ):
+            uses = tracer.uses(name, locations, end)
+            held_out = all(tracer.held_out(name, unit) for unit, _ in locations)
             _print_uses(name, sample, uses, history, end, held_out, json)
 
 
@@ -139,16 +141,16 @@ def _tracer(run: RunFolder, history: History, tokenizer: Tokenizer, corpora: Map
     return Tracer(history, corpora, tokenizer, openings)
 
 
-def _places(asked: str, corpora: Mapping[str, Corpus]) -> list[tuple[str, str, list[tuple[int, int]]]]:
+def _locations(asked: str, corpora: Mapping[str, Corpus]) -> list[tuple[str, str, list[tuple[int, int]]]]:
     """(corpus, key, where in it) of each document that 'CORPUS/KEY' or 'KEY' means, one at least."""
     name, slash, sample = asked.partition("/")
     searched = {name: sample} if slash and name in corpora else dict.fromkeys(corpora, asked)
     found = []
     for corpus, key in searched.items():
         with output.progress(f"looking for {key} in {corpus}") as report:
-            places = find_documents(corpora[corpus], [key], report)[key]
-        if places:
-            found.append((corpus, key, places))
+            locations = find_documents(corpora[corpus], [key], report)[key]
+        if locations:
+            found.append((corpus, key, locations))
     if not found:
         example = next(iter(searched))
         known = corpora[example].read_unit(0)[0].key
@@ -168,46 +170,47 @@ def _print(rows: Sequence[TracedRow], history: History, tokenizer: Tokenizer, st
         return
     first, count = rows_of_step(history, step - 1)
     console = Console(highlight=False, emoji=False, soft_wrap=True)
-    colour = render.can_colour(console)
-    names = render.control_names(tokenizer)
-    console.print(render.legend(colour))
+    colour = row_view.can_colour(console)
+    names = row_view.control_names(tokenizer)
+    console.print(row_view.legend(colour))
     for row in rows:
         lane, stream = _lane_and_stream(row, history)
         title = (
             f"step {step:,}, row {row.number - first} of {count} · global row {row.number:,} · "
-            f"corpus {row.pieces[0].corpus} · lane {lane} · stream {stream}"
+            f"corpus {row.segments[0].corpus} · lane {lane} · stream {stream}"
         )
         console.print()
-        console.print(render.row_lines(row, title, names, tokenizer, colour), end="")
+        console.print(row_view.row_lines(row, title, names, tokenizer, colour), end="")
 
 
 def _lane_and_stream(row: TracedRow, history: History) -> tuple[int, int]:
     plan = history.at(row.number)
-    corpus = plan.corpus(row.pieces[0].corpus)
+    corpus = plan.corpus(row.segments[0].corpus)
     assert corpus is not None, "a row's corpus is in the plan of the row"
     return row.number % plan.lanes, row.number % corpus.streams
 
 
 def _object(row: TracedRow, history: History, step: int) -> dict[str, Any]:
-    """A row as JSON: the arrays of DESIGN §3 by their names, and its pieces."""
+    """A row as JSON: the arrays of DESIGN §3 by their names, and its segments."""
     lane, stream = _lane_and_stream(row, history)
     arrays = {name: np.asarray(getattr(row.rows, name)[0]).tolist() for name in DTYPES}
-    pieces = [_piece(piece) for piece in row.pieces]
-    return {"row": row.number, "step": step, "lane": lane, "stream": stream, **arrays, "pieces": pieces}
+    segments = [_segment(segment) for segment in row.segments]
+    return {"row": row.number, "step": step, "lane": lane, "stream": stream, **arrays, "pieces": segments}
 
 
-def _piece(piece: TracedPiece) -> dict[str, Any]:
+def _segment(segment: TracedSegment) -> dict[str, Any]:
     parts = [
-        {"shard": part.shard, "key": part.key, "start": part.start, "stop": part.stop} for part in piece.parts
+        {"shard": part.shard, "key": part.key, "start": part.start, "stop": part.stop}
+        for part in segment.parts
     ]
     return {
-        "corpus": piece.corpus,
-        "shard": piece.parts[0].shard,
-        "key": piece.parts[0].key,
-        "piece": piece.piece,
-        "objective": piece.objective,
-        "first": piece.first,
-        "length": piece.length,
+        "corpus": segment.corpus,
+        "shard": segment.parts[0].shard,
+        "key": segment.parts[0].key,
+        "piece": segment.number,
+        "objective": segment.objective,
+        "first": segment.first,
+        "length": segment.length,
         "parts": parts,
     }
 
@@ -231,8 +234,8 @@ def _print_uses(
             f"to step {max(steps):,}"
         )
     for use in uses:
-        place = use.row - rows_of_step(history, use.step)[0]
+        in_step = use.row - rows_of_step(history, use.step)[0]
         output.say(
-            f"{corpus}/{key}: step {use.step + 1:,}, row {place} of the step (global row {use.row:,}), "
+            f"{corpus}/{key}: step {use.step + 1:,}, row {in_step} of the step (global row {use.row:,}), "
             f"{use.objective}"
         )

@@ -1,7 +1,7 @@
 """How the plan's history goes on when a run is started or resumed at row n (DESIGN §2, 'Plan history').
 
 The segments before n are those of the checkpoint; from n on holds what the config asks for now. A changed
-plan is appended to plan.jsonl and on the disk before a row uses it. Units left out are read from plan.jsonl
+plan is appended to plan.jsonl and on the disk before a row uses it. Units skipped are read from plan.jsonl
 alone: they name a place of their corpus, so they hold whichever checkpoint a resume starts from.
 """
 
@@ -14,7 +14,7 @@ from data.errors import BadInput
 from data.plan.make import make_plan
 from data.plan.plan import History, Skip, append_skip, read_history
 from data.shards.corpus import Corpus
-from data.stream.streams import LeftOut
+from data.stream.streams import SkipNotice
 from data.tokenization.tokenizer import Tokenizer
 from launcher.config.run_config import Config
 from launcher.runs.progress import Progress
@@ -68,8 +68,8 @@ def keep(run: RunFolder, history: History) -> None:
         history.append_to(run.plan)
 
 
-def record_left_out(run: RunFolder, attempt_path: Path, left_out: LeftOut) -> None:
-    """Put on record what the stream leaves out, before it acts; any rank may be the one that finds it."""
-    if left_out.key is None:
-        append_skip(run.plan, Skip(left_out.corpus, left_out.place, left_out.unit))
-    record(attempt_path, "skip", **asdict(left_out))
+def record_skip(run: RunFolder, attempt_path: Path, notice: SkipNotice) -> None:
+    """Put on record what the stream skips, before it acts; any rank may be the one that finds it."""
+    if notice.key is None:
+        append_skip(run.plan, Skip(notice.corpus, notice.block_slot, notice.unit))
+    record(attempt_path, "skip", **asdict(notice))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data.plan.plan import History
-from data.plan.positions import StreamsState
+from data.plan.positions import StreamPositions
 from data.stream.loader import Batch
 
 
@@ -23,7 +23,7 @@ class Progress:
     """The next global row."""
     tokens: int = 0
     target_tokens: int = 0
-    streams: StreamsState = field(default_factory=StreamsState)
+    streams: StreamPositions = field(default_factory=StreamPositions)
     """Of the streams that this rank reports; of all streams in a checkpoint."""
 
     def after(self, batch: Batch, tokens: int, target_tokens: int) -> "Progress":
@@ -37,9 +37,9 @@ class Progress:
             streams=batch.state,
         )
 
-    def whole(self, states: list[StreamsState]) -> "Progress":
+    def whole(self, states: list[StreamPositions]) -> "Progress":
         """With the streams that all ranks reported."""
-        return replace(self, streams=StreamsState.merge(states))
+        return replace(self, streams=StreamPositions.merge(states))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for progress.json."""
@@ -61,5 +61,5 @@ class Progress:
             row=value["row"],
             tokens=value["tokens"],
             target_tokens=value["target_tokens"],
-            streams=StreamsState.from_json(value["streams"]),
+            streams=StreamPositions.from_json(value["streams"]),
         )

@@ -7,7 +7,7 @@ nothing is written.
 from dataclasses import dataclass
 
 from data.errors import BadInput
-from launcher.checkpoint.catalog import Found, newest
+from launcher.checkpoint.catalog import CheckpointRef, newest
 from launcher.config.run_config import Config
 from launcher.runs.lineage import first_line, lineage
 from launcher.runs.plan_history import refuse_other_tokenizer
@@ -18,7 +18,7 @@ from launcher.runs.run_folder import RunFolder
 class StartPoint:
     """What the next attempt of a run would go on from."""
 
-    checkpoint: Found | None
+    checkpoint: CheckpointRef | None
     """None: the run has saved nothing, and begins."""
     passed_over: list[str]
     """A line for each newer checkpoint that is damaged."""

@@ -28,7 +28,7 @@ from typing import Any
 
 from data.durable import append_record, read_lines, write_once, writing
 from data.errors import BadInput
-from launcher.config import run_config as configs
+from launcher.config import run_config
 from launcher.config.run_config import Config
 from launcher.runs.writer_lock import BEAT_SECONDS, WATCH_SECONDS, Writer, live
 
@@ -77,12 +77,12 @@ class RunFolder:
 
     def first_config(self) -> Config:
         """The config as first started."""
-        return configs.load(self.config_file)
+        return run_config.load(self.config_file)
 
     def current_config(self) -> Config:
         """The config of the newest attempt: as first started, with all edits of resumes since."""
         for number in reversed(self.attempts()):
-            return configs.load(self.attempt_path(number) / "config.yaml")
+            return run_config.load(self.attempt_path(number) / "config.yaml")
         return self.first_config()
 
     def ledger(self) -> Iterator[dict[str, Any]]:
@@ -148,16 +148,18 @@ def start(config: Config) -> tuple[RunFolder, Config]:
         folder.config_file.unlink()
         folder.tokenizer.unlink(missing_ok=True)
     if not folder.config_file.exists():
-        configs.require_files(config)
+        run_config.require_files(config)
         write_once(folder.tokenizer, Path(config.tokenizer.model).read_bytes())
-        write_once(folder.config_file, configs.dump(config).encode())
+        write_once(folder.config_file, run_config.dump(config).encode())
     return folder, _same_run(folder, config)
 
 
 def _same_run(folder: RunFolder, config: Config) -> Config:
     """The config to go on with in a folder. BadInput where the run in it is another than `config` says."""
     current = folder.current_config()
-    if configs.difference(folder.first_config(), config) and (changed := configs.difference(current, config)):
+    if run_config.difference(folder.first_config(), config) and (
+        changed := run_config.difference(current, config)
+    ):
         shown = [line if len(line) <= SHOWN_WIDTH else f"{line[: SHOWN_WIDTH - 1]}…" for line in changed]
         more = f"; and {len(changed) - SHOWN_KEYS} more" if len(changed) > SHOWN_KEYS else ""
         raise BadInput(
@@ -172,7 +174,7 @@ def _unused(folder: RunFolder, config: Config) -> bool:
     """Whether nothing ever began under the config that stands in a folder, and nobody is about to begin: a
     start that failed over a mistake in its config must not forbid the same run without the mistake."""
     used = folder.attempts() or folder.plan.exists() or any(folder.checkpoints.glob("*")) or folder.writer()
-    return not used and bool(configs.difference(folder.first_config(), config))
+    return not used and bool(run_config.difference(folder.first_config(), config))
 
 
 class Attempt:
@@ -229,7 +231,7 @@ def claim(
         shutil.rmtree(prepared, ignore_errors=True)
         raise
     try:
-        write_once(prepared / "config.yaml", configs.dump(config).encode())
+        write_once(prepared / "config.yaml", run_config.dump(config).encode())
         number = _take_number(folder, prepared)
         # Two starts at the same moment both saw no writer: the lower number goes on.
         for lower in folder._claimed():

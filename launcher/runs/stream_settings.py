@@ -5,7 +5,6 @@ One place, so that `check`, `data show`, training and a resume cannot ask for di
 
 from data.errors import BadInput
 from data.plan.make import CorpusSettings, StreamSettings
-from data.plan.plan import OnBad
 from data.shards.corpus import Corpus, open_corpus
 from launcher.config.run_config import Config
 
@@ -19,7 +18,7 @@ def open_corpora(config: Config) -> dict[str, Corpus]:
             corpus.index,
             config.data.cache,
             corpus.text_field,
-            place=f"data.corpora.{name}",
+            location=f"data.corpora.{name}",
         )
         for name, corpus in config.data.corpora.items()
     }
@@ -39,7 +38,7 @@ def stream_settings(config: Config, corpora: dict[str, Corpus], tokenizer: str) 
         tokenizer=tokenizer,
         lanes=config.lanes,
         length=config.sequence_length,
-        longest=config.longest_sequence,
+        max_length=config.max_sequence_length,
         batch_rows=config.batch_rows,
         corpora={
             name: CorpusSettings(corpora[name].index, corpus.weight, corpus.held_out)
@@ -49,5 +48,5 @@ def stream_settings(config: Config, corpora: dict[str, Corpus], tokenizer: str) 
         block_bytes=config.data.block_bytes,
         normalise=config.normalise,
         quarantine=[(name, key) for name, c in config.data.corpora.items() for key in c.quarantine],
-        on_bad=OnBad(config.data.on_bad.action, config.data.on_bad.budget),
+        on_bad=config.data.on_bad,
     )

@@ -7,7 +7,7 @@ STAND_ON = ("headrace", "torch", "deepspeed", "sentencepiece", "webdataset", "nu
 
 
 def versions() -> dict[str, str]:
-    """Name → release; a package that is not installed is left out."""
+    """Name → release; a package that is not installed is skipped."""
     found = {"python": platform.python_version()}
     for name in STAND_ON:
         try:

@@ -1,4 +1,4 @@
 """The records of a running attempt, and who sees them: metrics.jsonl, the console, wandb.
 
-Doors: the types of `records`, `tracker.Tracker`, `start.teller`, `wandb_feed.sync`.
+Doors: the types of `records`, `tracker.Tracker`, `start.tracking`, `wandb_feed.sync`.
 """

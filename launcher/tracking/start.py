@@ -12,7 +12,7 @@ from launcher.tracking.wandb_feed import Feed
 
 
 @contextmanager
-def teller(run: RunFolder, config: Config, attempt: Attempt, terminal: TextIO) -> Iterator[Tracker]:
+def tracking(run: RunFolder, config: Config, attempt: Attempt, terminal: TextIO) -> Iterator[Tracker]:
     """Within it, records are written and shown; leaving it lets the audience finish, for a bounded time."""
     feed = None
     if config.wandb.mode != "disabled":

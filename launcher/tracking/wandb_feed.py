@@ -30,7 +30,7 @@ from urllib.parse import urlparse
 
 from data.durable import read_lines, write_once
 from data.errors import BadInput
-from launcher.config import run_config as configs
+from launcher.config import run_config
 from launcher.distributed.respawn import command
 from launcher.runs.lineage import first_line, merged
 from launcher.runs.run_folder import RunFolder, open_run
@@ -107,7 +107,7 @@ def history_number(run: RunFolder) -> int:
         first, path = first_line(run, attempt), run.attempt_path(attempt)
         # (step, config) of its lineage, oldest first: what was trained with after which step.
         history = [part for part in histories.get(first["parent"], []) if part[0] < first["step"]]
-        config = _effective(configs.plain(configs.load(path / "config.yaml")))
+        config = _effective(run_config.plain(run_config.load(path / "config.yaml")))
         if not history or history[-1][1] != config:
             history.append((first["step"], config))
         if [part for part in history if part[0] < reached] != [part for part in sent if part[0] < reached]:
@@ -162,7 +162,7 @@ class _Target:
             "id": self._id,
             "resume": "allow",
             "dir": str(run.path),
-            "config": configs.plain(config),
+            "config": run_config.plain(config),
             "settings": wandb.Settings(
                 console="off", init_timeout=INIT_SECONDS, save_code=False, disable_git=True, silent=True
             ),
@@ -210,7 +210,7 @@ class _Target:
 
 
 def flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested names joined by '/', values that are missing left out."""
+    """Nested names joined by '/', values that are missing skipped."""
     out: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):

@@ -20,7 +20,7 @@ from data.provenance.openings import OpeningsLog
 from data.shards.corpus import Corpus
 from data.stream.loader import Loader
 from data.tokenization.tokenizer import Tokenizer
-from launcher.checkpoint.catalog import Found, read_progress
+from launcher.checkpoint.catalog import CheckpointRef, read_progress
 from launcher.checkpoint.load import load
 from launcher.checkpoint.retention import Retention
 from launcher.checkpoint.save import Checkpoints
@@ -35,12 +35,12 @@ from launcher.inference.held_out import HeldOut
 from launcher.inference.samples import Sampler
 from launcher.inference.trained_model import plain_model
 from launcher.preflight.prompts import require_room
-from launcher.runs.plan_history import go_on, keep, record_left_out, run_tokenizer
+from launcher.runs.plan_history import go_on, keep, record_skip, run_tokenizer
 from launcher.runs.progress import Progress
 from launcher.runs.run_folder import Attempt, RunFolder
 from launcher.runs.stream_settings import open_corpora
 from launcher.runs.versions import versions
-from launcher.tracking.start import teller
+from launcher.tracking.start import tracking
 from launcher.tracking.tracker import Tracker
 from launcher.training.session import TrainingSession
 from model.initialise import initialise
@@ -48,13 +48,13 @@ from objectives.mixture import Mixture
 
 
 @dataclass(frozen=True)
-class Claimed:
+class ClaimedAttempt:
     """The attempt that this process takes part in; the same on every rank, but for the hold on it."""
 
     run: RunFolder
     number: int
     config: Config
-    checkpoint: Found | None
+    checkpoint: CheckpointRef | None
     """Where it goes on; None from the beginning."""
     passed_over: list[str]
     """Newer checkpoints that are damaged, and how."""
@@ -78,7 +78,7 @@ class Stream:
 
 
 def assemble(
-    world: World, claimed: Claimed, stop: StopRequest, stack: ExitStack, terminal: TextIO
+    world: World, claimed: ClaimedAttempt, stop: StopRequest, stack: ExitStack, terminal: TextIO
 ) -> tuple[TrainingSession, Progress]:
     """The session and where it starts. What must be closed is left to `stack`. BadInput on all ranks."""
     keep_memory()
@@ -119,7 +119,7 @@ def assemble(
     return session, stream.at
 
 
-def _open_stream(claimed: Claimed) -> Stream:
+def _open_stream(claimed: ClaimedAttempt) -> Stream:
     found = claimed.checkpoint
     at = Progress.from_json(read_progress(found.path)) if found else None
     tokenizer = run_tokenizer(claimed.run, at.history.newest.tokenizer if at else None)
@@ -129,7 +129,7 @@ def _open_stream(claimed: Claimed) -> Stream:
     return Stream(tokenizer, corpora, history, at or Progress(history))
 
 
-def _engine(world: World, claimed: Claimed, stream: Stream) -> Engine:
+def _engine(world: World, claimed: ClaimedAttempt, stream: Stream) -> Engine:
     """The engine with the weights and moments of the checkpoint, or the initial ones of the seed."""
     config = claimed.config
     model = plain_model(config, stream.tokenizer, len(stream.plan.corpora))
@@ -142,7 +142,7 @@ def _engine(world: World, claimed: Claimed, stream: Stream) -> Engine:
 
 
 def _begin(
-    world: World, claimed: Claimed, stream: Stream, stack: ExitStack, terminal: TextIO
+    world: World, claimed: ClaimedAttempt, stream: Stream, stack: ExitStack, terminal: TextIO
 ) -> Tracker | None:
     """On rank 0 the ledger's first line: where this attempt goes on, and with what; then the plan.
 
@@ -164,7 +164,7 @@ def _begin(
         versions=versions(),
     )
     keep(claimed.run, stream.history)
-    tracker = stack.enter_context(teller(claimed.run, claimed.config, claimed.attempt, terminal))
+    tracker = stack.enter_context(tracking(claimed.run, claimed.config, claimed.attempt, terminal))
     for line in claimed.passed_over:
         tracker.note(f"passed over: {line}")
     return tracker
@@ -187,14 +187,14 @@ def _evaluation(world: World, config: Config, stream: Stream) -> tuple[HeldOut |
     return held_out, Sampler(config, stream.tokenizer, plain)
 
 
-def _openings(world: World, claimed: Claimed, stack: ExitStack) -> OpeningsLog:
+def _openings(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> OpeningsLog:
     log = OpeningsLog(claimed.run.attempt_path(claimed.number) / f"openings-{world.rank:04d}.bin")
     stack.callback(log.close)
     return log
 
 
 def _loader(
-    world: World, claimed: Claimed, stream: Stream, openings: OpeningsLog, stack: ExitStack
+    world: World, claimed: ClaimedAttempt, stream: Stream, openings: OpeningsLog, stack: ExitStack
 ) -> Loader:
     path, data = claimed.run.attempt_path(claimed.number), claimed.config.data
     loader = Loader(
@@ -209,14 +209,14 @@ def _loader(
         threads=data.threads,
         memory_bytes=data.memory_mib << 20,
         log=openings,
-        on_left_out=partial(record_left_out, claimed.run, path),
+        on_skip=partial(record_skip, claimed.run, path),
     )
     stack.callback(loader.close)
     return loader
 
 
 def _checkpoints(
-    world: World, claimed: Claimed, engine: Engine, stream: Stream, sync: Callable[[], None]
+    world: World, claimed: ClaimedAttempt, engine: Engine, stream: Stream, sync: Callable[[], None]
 ) -> Checkpoints:
     settings, found = claimed.config.checkpoint, claimed.checkpoint
     return Checkpoints(

@@ -20,7 +20,7 @@ from objectives.registry import NAMES
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class BatchSums:
     """Sums over one step's rows; of one rank before the reduction, of all ranks after it."""
 
     weight: np.ndarray
@@ -31,7 +31,7 @@ class Totals:
     """float64 [objectives, corpora]: tokens of text."""
     rows: np.ndarray
     """float64 [corpora]: rows."""
-    places: np.ndarray
+    finished_blocks: np.ndarray
     """float64 [corpora]: blocks finished so far by all streams."""
     tokens: float
     """Positions besides padding."""
@@ -42,62 +42,62 @@ class Totals:
     def vector(self) -> np.ndarray:
         """float64: everything, flat, for one all-reduce."""
         tables = [self.weight.ravel(), self.targets.ravel(), self.source.ravel()]
-        return np.concatenate([*tables, self.rows, self.places, [self.tokens, self.failures]])
+        return np.concatenate([*tables, self.rows, self.finished_blocks, [self.tokens, self.failures]])
 
     @staticmethod
-    def of_vector(vector: np.ndarray, corpora: int) -> "Totals":
+    def of_vector(vector: np.ndarray, corpora: int) -> "BatchSums":
         """The inverse of `vector`."""
         table = len(NAMES) * corpora
         borders = np.cumsum([table, table, table, corpora, corpora])
-        weight, targets, source, rows, places, (tokens, failures) = np.split(vector, borders)
+        weight, targets, source, rows, finished_blocks, (tokens, failures) = np.split(vector, borders)
         shape = (len(NAMES), corpora)
-        return Totals(
+        return BatchSums(
             weight=weight.reshape(shape),
             targets=targets.reshape(shape),
             source=source.reshape(shape),
             rows=rows,
-            places=places,
+            finished_blocks=finished_blocks,
             tokens=float(tokens),
             failures=float(failures),
         )
 
     @staticmethod
-    def failed(corpora: int) -> "Totals":
+    def failed(corpora: int) -> "BatchSums":
         """The sums of a rank that has no batch."""
         table, by_corpus = np.zeros((len(NAMES), corpora)), np.zeros(corpora)
-        return Totals(table, table, table, by_corpus, by_corpus, tokens=0.0, failures=1.0)
+        return BatchSums(table, table, table, by_corpus, by_corpus, tokens=0.0, failures=1.0)
 
 
-def count(batch: Batch, corpora: int) -> Totals:
+def count(batch: Batch, corpora: int) -> BatchSums:
     """The sums over this rank's rows of a step."""
     rows = batch.rows
     weight, targets = rows.tally((len(NAMES), corpora))
     real = batch.numbers >= 0
     ids = {corpus.name: corpus.id for corpus in batch.history.at(batch.first_row).corpora}
-    places = np.zeros(corpora)
-    for (corpus, _), (place, _) in batch.state.positions.items():
-        places[ids[corpus]] += place
-    return Totals(
+    finished_blocks = np.zeros(corpora)
+    for (corpus, _), (blocks, _) in batch.state.positions.items():
+        finished_blocks[ids[corpus]] += blocks
+    return BatchSums(
         weight=weight,
         targets=targets,
         source=batch.source_tokens.astype(np.float64),
         rows=np.bincount(rows.corpus[real, 0], minlength=corpora).astype(np.float64),
-        places=places,
+        finished_blocks=finished_blocks,
         tokens=float(np.count_nonzero(rows.corpus >= 0)),
     )
 
 
-def scales(totals: Totals, mixture: Mixture, row: int, normalise: str) -> np.ndarray:
+def scales(batch_sums: BatchSums, mixture: Mixture, row: int, normalise: str) -> np.ndarray:
     """float64 [objectives]: what every loss weight of an objective is multiplied by (DESIGN §4, 'Loss').
 
     `global`: coefficient / Σ weight of the batch.  `objective`: coefficient / max(the objective's weight in
     this batch, its planned share of the batch), so that a batch with few targets of one kind is not blown up.
     """
-    weight = totals.weight.sum(axis=1)
+    weight = batch_sums.weight.sum(axis=1)
     if normalise == "global":
         divisor = np.full_like(weight, weight.sum())
     else:
-        divisor = np.maximum(weight, mixture.planned(row) * totals.source.sum())
+        divisor = np.maximum(weight, mixture.planned(row) * batch_sums.source.sum())
     coefficient = mixture.coefficients().astype(np.float64)
     return np.divide(coefficient, divisor, out=np.zeros_like(divisor), where=divisor > 0)
 
@@ -117,16 +117,16 @@ class Reducer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class GlobalBatch:
     """A batch, the sums over all ranks, and the seconds that this step spent until it had them: waiting for
     the ranks' sums of this batch, and for this rank's next one, whose sums are then under way."""
 
     batch: Batch
-    totals: Totals
+    batch_sums: BatchSums
     waited: float
 
 
-class Trouble(Exception):
+class StreamFailed(Exception):
     """Some rank has no further batch. `error` is why, on the rank where it happened, and None elsewhere."""
 
     def __init__(self, error: BadInput | None) -> None:
@@ -139,10 +139,10 @@ class Trouble(Exception):
             raise self.error
 
 
-def ahead(batches: Iterator[Batch], reducer: Reducer, corpora: int) -> Iterator[Ready]:
-    """Each batch with its totals, the reduction of the next one already under way when it is handed out.
+def ahead(batches: Iterator[Batch], reducer: Reducer, corpora: int) -> Iterator[GlobalBatch]:
+    """Each batch with its batch_sums, the reduction of the next one already under way when it is handed out.
 
-    Where the stream of one rank fails, every rank gets Trouble at the same batch: none is left waiting.
+    Where the stream of one rank fails, every rank gets StreamFailed at the same batch: none is left waiting.
     """
 
     def fetch() -> tuple[Batch | BadInput, Handle]:
@@ -151,17 +151,17 @@ def ahead(batches: Iterator[Batch], reducer: Reducer, corpora: int) -> Iterator[
             batch = next(batches)
         except BadInput as error:
             batch = error
-        own = Totals.failed(corpora) if isinstance(batch, BadInput) else count(batch, corpora)
+        own = BatchSums.failed(corpora) if isinstance(batch, BadInput) else count(batch, corpora)
         return batch, reducer.start(own.vector)
 
     begin = perf_counter()
     upcoming = fetch()
     while True:
         batch, handle = upcoming
-        totals = Totals.of_vector(handle.wait(), corpora)
-        if totals.failures:
-            raise Trouble(batch if isinstance(batch, BadInput) else None)
+        batch_sums = BatchSums.of_vector(handle.wait(), corpora)
+        if batch_sums.failures:
+            raise StreamFailed(batch if isinstance(batch, BadInput) else None)
         assert not isinstance(batch, BadInput)
         upcoming = fetch()
-        yield Ready(batch, totals, perf_counter() - begin)
+        yield GlobalBatch(batch, batch_sums, perf_counter() - begin)
         begin = perf_counter()

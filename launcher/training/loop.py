@@ -18,21 +18,21 @@ from typing import Protocol
 
 import numpy as np
 
-from launcher.distributed import stop_signals as signals
+from launcher.distributed import stop_signals
 from launcher.engine.interface import StepResult
 from launcher.runs.progress import Progress
-from launcher.training.global_batch import Ready, Trouble
+from launcher.training.global_batch import GlobalBatch, StreamFailed
 
 
 class End(Enum):
     """Why the loop ended; the value is the exit code."""
 
     FINISHED = 0
-    STOPPED = signals.STOPPED
+    STOPPED = stop_signals.STOPPED
 
 
 @dataclass(frozen=True, slots=True)
-class Agreed:
+class StepOutcome:
     """A finished step over all ranks."""
 
     sums: np.ndarray
@@ -47,7 +47,7 @@ class Step:
     """One finished step, as observers see it. All numbers are over all ranks."""
 
     progress: Progress
-    ready: Ready
+    global_batch: GlobalBatch
     scale: np.ndarray
     """float64 [objectives]: what each objective's weights were multiplied by."""
     sums: np.ndarray
@@ -66,19 +66,19 @@ class Session(Protocol):
     def steps(self) -> int:
         """The step after which the run is complete."""
 
-    def batches(self) -> Iterator[Ready]:
-        """This rank's batches with the sums of all ranks, from the start's progress on. Raises Trouble."""
+    def batches(self) -> Iterator[GlobalBatch]:
+        """This rank's batches with the sums of all ranks, from the start on. Raises StreamFailed."""
 
-    def scale(self, ready: Ready) -> np.ndarray:
+    def scale(self, global_batch: GlobalBatch) -> np.ndarray:
         """float64 [objectives]: what every loss weight is multiplied by."""
 
     def lr(self, step: int) -> float:
         """The learning rate of a step; the first is step 1."""
 
-    def step(self, ready: Ready, scale: np.ndarray, step: int, lr: float) -> StepResult:
+    def step(self, global_batch: GlobalBatch, scale: np.ndarray, step: int, lr: float) -> StepResult:
         """One optimizer step."""
 
-    def agree(self, result: StepResult) -> Agreed:
+    def agree(self, result: StepResult) -> StepOutcome:
         """A step's sums and flags over all ranks. A collective."""
 
     def tell(self, step: Step) -> None:
@@ -92,23 +92,27 @@ class Session(Protocol):
 
 
 def fit(session: Session, progress: Progress) -> End:
-    """Train until `steps` or a signal; what was trained is saved when it returns or raises Trouble."""
+    """Train until `steps` or a signal; what was trained is saved when it returns or raises StreamFailed."""
     batches = session.batches()
     while progress.step < session.steps:
         begin = perf_counter()
         try:
-            ready = next(batches)
-        except Trouble:
+            global_batch = next(batches)
+        except StreamFailed:
             session.save(progress)
             raise
         number = progress.step + 1
-        scale, lr = session.scale(ready), session.lr(number)
-        result = session.step(ready, scale, number, lr)
+        scale, lr = session.scale(global_batch), session.lr(number)
+        result = session.step(global_batch, scale, number, lr)
         agreed = session.agree(result)
-        progress = progress.after(ready.batch, round(ready.totals.tokens), round(ready.totals.targets.sum()))
+        progress = progress.after(
+            global_batch.batch,
+            round(global_batch.batch_sums.tokens),
+            round(global_batch.batch_sums.targets.sum()),
+        )
         seconds = perf_counter() - begin
         session.tell(
-            Step(progress, ready, scale, agreed.sums, result.grad_norm, lr, seconds, agreed.memory_gib)
+            Step(progress, global_batch, scale, agreed.sums, result.grad_norm, lr, seconds, agreed.memory_gib)
         )
         session.after_step(progress)
         if agreed.stop and progress.step < session.steps:

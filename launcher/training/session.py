@@ -14,12 +14,12 @@ import numpy as np
 
 from data.errors import BadInput
 from data.plan.plan import Plan
-from data.plan.positions import StreamsState
+from data.plan.positions import StreamPositions
 from data.stream.loader import Loader
 from data.stream.rows import step_fingerprint
 from launcher.checkpoint.save import Checkpoints
 from launcher.config.run_config import Config
-from launcher.distributed.collectives import Told, gather
+from launcher.distributed.collectives import ToldByOtherRank, gather
 from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
 from launcher.engine.interface import StepResult
@@ -32,9 +32,9 @@ from launcher.runs.progress import Progress
 from launcher.runs.run_folder import Attempt
 from launcher.tracking.records import Record
 from launcher.tracking.tracker import Tracker
-from launcher.training import gc_schedule as collector
-from launcher.training.global_batch import Ready, ahead, scales
-from launcher.training.loop import Agreed, Step
+from launcher.training import gc_schedule
+from launcher.training.global_batch import GlobalBatch, ahead, scales
+from launcher.training.loop import Step, StepOutcome
 from launcher.training.step_record import step_record
 from model.accounting import flops_per_token, mfu
 from objectives.mixture import Mixture
@@ -61,7 +61,7 @@ class TrainingSession:
     sampler: Sampler | None
     saved: int
     """The step of the newest checkpoint."""
-    _unwritten: BadInput | None = field(default=None, init=False)
+    _record_failed: BadInput | None = field(default=None, init=False)
     """On rank 0: what the disk refused."""
 
     @property
@@ -69,54 +69,58 @@ class TrainingSession:
         """The step after which the run is complete."""
         return self.config.steps
 
-    def batches(self) -> Iterator[Ready]:
+    def batches(self) -> Iterator[GlobalBatch]:
         """This rank's batches with the sums of all ranks."""
         return ahead(iter(self.loader), self.engine.reducer, len(self.plan.corpora))
 
-    def scale(self, ready: Ready) -> np.ndarray:
+    def scale(self, global_batch: GlobalBatch) -> np.ndarray:
         """float64 [objectives]: what every loss weight is multiplied by."""
-        return scales(ready.totals, self.mixture, ready.batch.first_row, self.plan.normalise)
+        return scales(
+            global_batch.batch_sums, self.mixture, global_batch.batch.first_row, self.plan.normalise
+        )
 
     def lr(self, step: int) -> float:
         """The learning rate of a step."""
         return lr_at(step, self.config.steps, self.config.optimizer)
 
-    def step(self, ready: Ready, scale: np.ndarray, step: int, lr: float) -> StepResult:
+    def step(self, global_batch: GlobalBatch, scale: np.ndarray, step: int, lr: float) -> StepResult:
         """One optimizer step."""
-        return self.engine.step(ready.batch.micro_batches, scale, step, lr)
+        return self.engine.step(global_batch.batch.micro_batches, scale, step, lr)
 
-    def agree(self, result: StepResult) -> Agreed:
+    def agree(self, result: StepResult) -> StepOutcome:
         """What all ranks must know of a finished step, in one reduction. BadInput where a background save
         failed on any rank, a record could not be written, or the loss or its gradient is no number: before
-        anything of it can be saved. (With such a gradient DeepSpeed leaves out the update without a word.)"""
+        anything of it can be saved. (With such a gradient DeepSpeed skips the update without a word.)"""
         world, sums = self.world, result.sums
         no_number = not math.isfinite(result.grad_norm)
-        flags = [bool(self.stop), self.checkpoints.failed, self._unwritten is not None, no_number]
+        flags = [bool(self.stop), self.checkpoints.failed, self._record_failed is not None, no_number]
         memory = np.zeros(world.size)
         memory[world.rank] = memory_in_use()
         vector = self.engine.reducer.start(np.concatenate([sums.ravel(), flags, memory])).wait()
-        whole, (stop, failed, unwritten, wild), memory = np.split(vector, [sums.size, sums.size + len(flags)])
-        lost = wild or not np.isfinite(whole).all()
-        if failed or unwritten or lost:
+        whole, (stop, failed, record_failed, non_finite), memory = np.split(
+            vector, [sums.size, sums.size + len(flags)]
+        )
+        diverged = non_finite or not np.isfinite(whole).all()
+        if failed or record_failed or diverged:
             # Rank 0 may have a save to publish, for which launch.GRACE is too short once others have left.
             self.checkpoints.settle_together()
             failed = self.engine.reduce(np.array([self.checkpoints.failed]))[0]
         if failed:
             self.checkpoints.raise_failure()
-        if unwritten:
-            raise self._unwritten or Told("a record could not be written")
-        if lost:
-            error = BadInput if world.rank == 0 else Told
+        if record_failed:
+            raise self._record_failed or ToldByOtherRank("a record could not be written")
+        if diverged:
+            error = BadInput if world.rank == 0 else ToldByOtherRank
             raise error(
                 f"{self.checkpoints.folder.parent}: the loss or its gradient is no longer a number. The "
                 f"checkpoints are from before (the newest of step {self.saved:,}): resume with a lower "
                 "optimizer.lr"
             )
-        return Agreed(whole.reshape(sums.shape), bool(stop), float(memory.max()))
+        return StepOutcome(whole.reshape(sums.shape), bool(stop), float(memory.max()))
 
     def tell(self, step: Step) -> None:
         """Write the step's record."""
-        fingerprint = self._fingerprint(step.ready) if self.config.fingerprint else None
+        fingerprint = self._fingerprint(step.global_batch) if self.config.fingerprint else None
         if self.tracker is None:
             return
         record = step_record(
@@ -131,7 +135,7 @@ class TrainingSession:
 
     def after_step(self, progress: Progress) -> None:
         """Evaluate, save and collect garbage where this step is due for it."""
-        collector.after_step(progress.step)
+        gc_schedule.after_step(progress.step)
         self._report_saves()
         every = self.config.eval.every
         if every and (progress.step % every == 0 or progress.step == self.steps):
@@ -153,7 +157,7 @@ class TrainingSession:
         """Save now, unless this very step is saved already. A collective; the writing goes on beside."""
         if progress.step == self.saved:
             return
-        states = [StreamsState.from_json(part) for part in gather(self.world, progress.streams.to_json())]
+        states = [StreamPositions.from_json(part) for part in gather(self.world, progress.streams.to_json())]
         self.checkpoints.save(self.engine, progress.step, progress.whole(states).to_json())
         self.saved = progress.step
         self._report_saves()
@@ -162,8 +166,8 @@ class TrainingSession:
         """Wait for the save under way and close the ledger. A collective."""
         self.checkpoints.finish()
         self._report_saves()
-        if self.engine.reduce(np.array([self._unwritten is not None]))[0]:
-            raise self._unwritten or Told("a record could not be written")
+        if self.engine.reduce(np.array([self._record_failed is not None]))[0]:
+            raise self._record_failed or ToldByOtherRank("a record could not be written")
         if self.hold is not None:
             self.hold.record("stop", reason=how, signal=self.stop.name)
 
@@ -193,11 +197,11 @@ class TrainingSession:
         try:
             yield
         except BadInput as error:
-            self._unwritten = error
+            self._record_failed = error
 
-    def _fingerprint(self, ready: Ready) -> str:
+    def _fingerprint(self, global_batch: GlobalBatch) -> str:
         """Of the step's rows in global order, wherever they were trained on. A collective."""
-        batch = ready.batch
+        batch = global_batch.batch
         own = batch.numbers >= 0
         hashes = batch.rows[own].fingerprints()
         parts = gather(self.world, list(zip((batch.numbers[own] - batch.first_row).tolist(), hashes)))
@@ -206,7 +210,7 @@ class TrainingSession:
 
     def _mfu(self, step: Step) -> float | None:
         """Share of the devices' peak; None on a device whose peak is not known."""
-        totals = step.ready.totals
-        targets = totals.targets.sum() / totals.tokens if totals.tokens else 0.0
+        batch_sums = step.global_batch.batch_sums
+        targets = batch_sums.targets.sum() / batch_sums.tokens if batch_sums.tokens else 0.0
         flops = flops_per_token(self.config.model, self.vocabulary, self.plan.length, targets)
-        return mfu(flops * totals.tokens / step.seconds, self.engine.device_name, self.world.size)
+        return mfu(flops * batch_sums.tokens / step.seconds, self.engine.device_name, self.world.size)

@@ -22,8 +22,8 @@ def step_record(
     fingerprint: str | None,
 ) -> StepRecord:
     """The line of a finished step. corpora, blocks: name and number of blocks by corpus id."""
-    totals, progress = step.ready.totals, step.progress
-    weight, source = totals.weight, totals.source
+    batch_sums, progress = step.global_batch.batch_sums, step.progress
+    weight, source = batch_sums.weight, batch_sums.source
     # The plain sums Σ weight · cross-entropy; an objective without weight in this step has none.
     counts = step.scale[:, None] > 0
     plain = np.divide(step.sums, step.scale[:, None], out=np.zeros_like(step.sums), where=counts)
@@ -43,9 +43,9 @@ def step_record(
     by_corpus = {
         name: CorpusRecord(
             loss=_mean(plain[:, c].sum(), optimised[:, c].sum()),
-            rows=round(totals.rows[c]),
+            rows=round(batch_sums.rows[c]),
             share=_share(source[:, c].sum(), every),
-            epoch=_share(totals.places[c], blocks[c]),
+            epoch=_share(batch_sums.finished_blocks[c], blocks[c]),
         )
         for c, name in enumerate(corpora)
     }
@@ -60,9 +60,9 @@ def step_record(
         corpora=by_corpus,
         lr=step.lr,
         grad_norm=step.grad_norm,
-        tokens_per_second=totals.tokens / step.seconds,
+        tokens_per_second=batch_sums.tokens / step.seconds,
         mfu=mfu,
-        data_wait=step.ready.waited / step.seconds,
+        data_wait=step.global_batch.waited / step.seconds,
         step_seconds=step.seconds,
         memory_gib=step.memory_gib,
         fingerprint=fingerprint,

@@ -19,10 +19,10 @@ from typing import Any
 from data.errors import BadInput
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
-from launcher.checkpoint.catalog import Found
-from launcher.config import run_config as configs
+from launcher.checkpoint.catalog import CheckpointRef
+from launcher.config import run_config
 from launcher.config.run_config import Config
-from launcher.distributed.collectives import Told, from_first, together
+from launcher.distributed.collectives import ToldByOtherRank, from_first, together
 from launcher.distributed.process_group import connect, disconnect
 from launcher.distributed.stop_signals import StopRequest, stop_request
 from launcher.distributed.world import World, discover
@@ -35,9 +35,9 @@ from launcher.runs.progress import Progress
 from launcher.runs.resume_point import start_point
 from launcher.runs.run_folder import Attempt, RunFolder
 from launcher.runs.stream_settings import open_corpora
-from launcher.training.assemble import Claimed, assemble
+from launcher.training.assemble import ClaimedAttempt, assemble
 from launcher.training.gc_schedule import collected_by_step
-from launcher.training.global_batch import Trouble
+from launcher.training.global_batch import StreamFailed
 from launcher.training.loop import End, fit
 from launcher.training.redirect_output import quiet
 from launcher.training.session import TrainingSession
@@ -82,7 +82,7 @@ def _in_world(choose: Choose, step: int | None) -> int:
     try:
         connect(world)
         return run_rank(world, choose, step)
-    except Told:
+    except ToldByOtherRank:
         return 2
     finally:
         disconnect()
@@ -98,11 +98,11 @@ def run_rank(world: World, choose: Choose, step: int | None = None, loop: Loop =
             if claimed is None:
                 return End.FINISHED.value
             return _attempt(world, claimed, stop, loop)
-    except Told:
+    except ToldByOtherRank:
         return 2
 
 
-def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> Claimed | None:
+def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> ClaimedAttempt | None:
     """This start's attempt and the checkpoint that it goes on from. None: the run is complete already."""
     held: list[Attempt] = []
 
@@ -120,7 +120,7 @@ def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> 
             "complete": False,
             "run": str(run.path),
             "number": held[0].number,
-            "config": configs.plain(config),
+            "config": run_config.plain(config),
             "checkpoint": found and found.plain(),
             "passed_over": point.passed_over,
         }
@@ -128,17 +128,17 @@ def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> 
     told = from_first(world, claim)
     if told["complete"]:
         return None
-    return Claimed(
+    return ClaimedAttempt(
         run=run_folder.open_run(told["run"]),
         number=told["number"],
-        config=configs.build(told["config"], {}, "config"),
-        checkpoint=told["checkpoint"] and Found(**told["checkpoint"]),
+        config=run_config.build(told["config"], {}, "config"),
+        checkpoint=told["checkpoint"] and CheckpointRef(**told["checkpoint"]),
         passed_over=told["passed_over"],
         attempt=held[0] if held else None,
     )
 
 
-def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> int:
+def _attempt(world: World, claimed: ClaimedAttempt, stop: StopRequest, loop: Loop) -> int:
     """Train as this attempt. What libraries print goes to its log, the console's lines to the terminal; so do
     the stacks of all threads whenever SIGQUIT asks for them."""
     log = claimed.run.attempt_path(claimed.number) / f"rank-{world.rank:04d}.log"
@@ -148,12 +148,12 @@ def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> i
             with enough_memory(claimed.config.layout):
                 session, progress = assemble(world, claimed, stop, stack, terminal)
             end = _train(session, progress, loop)
-            session.finish("trouble" if isinstance(end, Trouble) else end.name.lower())
+            session.finish("trouble" if isinstance(end, StreamFailed) else end.name.lower())
         except BadInput as error:
             if claimed.attempt is not None:
                 claimed.attempt.give_up(error)
             raise
-        if isinstance(end, Trouble):
+        if isinstance(end, StreamFailed):
             together(world, end.repeat)
             raise end  # not reached: it was the trouble of some rank
     if end is End.FINISHED and world.rank == 0:
@@ -161,7 +161,7 @@ def _attempt(world: World, claimed: Claimed, stop: StopRequest, loop: Loop) -> i
     return end.value
 
 
-def _train(session: TrainingSession, progress: Progress, loop: Loop) -> End | Trouble:
+def _train(session: TrainingSession, progress: Progress, loop: Loop) -> End | StreamFailed:
     """How the loop ended. BadInput: on all ranks where what was trained last could not be kept, on one whose
     GPU or machine has too little memory."""
     try:
@@ -169,7 +169,7 @@ def _train(session: TrainingSession, progress: Progress, loop: Loop) -> End | Tr
             if progress.step == 0:
                 session.evaluate(0)
             return loop(session, progress)
-    except Trouble as trouble:
+    except StreamFailed as trouble:
         return trouble
     except BadInput:
         session.settle()

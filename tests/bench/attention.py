@@ -1,9 +1,9 @@
-"""Attention over packed pieces against plain causal attention over whole rows, forward and backward.
+"""Attention over packed segments against plain causal attention over whole rows, forward and backward.
 
     THP_MEM_ALLOC_ENABLE=1 python -m tests.bench.attention [--threads N] [--rounds N] [--mean TOKENS]
 
-4096 positions as rows of T 512, 1024 and 2048; 6 heads of width 64. Piece lengths are exponential with the
-given mean (facts/step.md had about 114 tokens); a third of the pieces each is causal, bidirectional and
+4096 positions as rows of T 512, 1024 and 2048; 6 heads of width 64. Segment lengths are exponential with the
+given mean (facts/step.md had about 114 tokens); a third of the segments each is causal, bidirectional and
 prefix. The back ends take turns in one run; making the kernel is counted by a sixth, as for one of six
 layers. Printed: medians as ratios to SDPA's is_causal over whole rows. "auto, whole rows" is auto on those.
 """
@@ -25,7 +25,7 @@ HEADS, WIDTH, POSITIONS, LAYERS = 6, 64, 4096, 6
 
 
 def packed(length: int, mean: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """start and bound, int32 [POSITIONS / length, length], of random pieces."""
+    """start and bound, int32 [POSITIONS / length, length], of random segments."""
     random = np.random.default_rng(seed)
     rows = POSITIONS // length
     start = np.zeros((rows, length), np.int32)
@@ -67,7 +67,7 @@ def main() -> None:
         whole = (torch.zeros_like(arrays[0]), torch.arange(length, dtype=torch.int32).repeat(rows, 1))
         tensors = [torch.randn(rows, length, HEADS, WIDTH, requires_grad=i < 3) for i in range(4)]
         work = {"causal": partial(seconds, "causal", whole, tensors)}
-        work |= {name: partial(seconds, name, arrays, tensors) for name in ("auto", "dense", "pieces")}
+        work |= {name: partial(seconds, name, arrays, tensors) for name in ("auto", "dense", "segments")}
         work["auto, whole rows"] = partial(seconds, "auto", whole, tensors)
         times: dict[str, list[float]] = {name: [] for name in work}
         for _ in range(arguments.rounds + 2):

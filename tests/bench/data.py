@@ -37,7 +37,7 @@ from sentencepiece import SentencePieceProcessor
 
 from data.plan.make import CorpusSettings, StreamSettings, make_plan
 from data.plan.plan import History
-from data.plan.positions import StreamsState
+from data.plan.positions import StreamPositions
 from data.prepare import builtin
 from data.prepare.documents import Document
 from data.prepare.pack import pack, pack_documents
@@ -121,7 +121,7 @@ def loader(
     corpora: Mapping[str, Corpus],
     tokenizer: Tokenizer,
     step: int = 0,
-    state: StreamsState | None = None,
+    state: StreamPositions | None = None,
     threads: int = 0,
     memory_bytes: int = 2 << 30,
 ) -> Loader:
@@ -133,7 +133,7 @@ def loader(
         rank=0,
         world=1,
         first_row=step * B,
-        state=state or StreamsState(),
+        state=state or StreamPositions(),
         micro_batch=8,
         threads=threads,
         memory_bytes=memory_bytes,
@@ -261,7 +261,7 @@ def needless_cuts(corpus: Corpus, tokenizer: Tokenizer) -> tuple[int, int]:
     pieces: dict[str, list[int]] = {}
     for step in range(8):
         for row in walk(plan, corpora, tokenizer, step):
-            for piece in row.pieces:
+            for piece in row.segments:
                 for part in piece.parts:
                     pieces.setdefault(part.key, []).append(part.stop - part.start)
     return sum(len(parts) > 1 and sum(parts) < T for parts in pieces.values()), len(pieces)

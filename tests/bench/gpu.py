@@ -3,7 +3,7 @@
     python -m tests.bench.gpu [attention] [steps] [--rounds N] [--width W] [--layers L] [--rows R]
                               [--length T] [--profile FILE]
 
-- attention: forward and backward over 16 384 positions, 16 heads of width 128; packed pieces as in
+- attention: forward and backward over 16 384 positions, 16 heads of width 128; packed segments as in
   tests/bench/attention.py with a mean of 500 tokens. Making the kernel is counted by a sixteenth, as for one
   of sixteen layers. Printed: medians as ratios to SDPA's is_causal (FlashAttention) over whole rows.
 - step: the whole engine step under ZeRO 1 on such rows, a target at every position, one micro-batch; by back
@@ -93,7 +93,7 @@ def of_attention(rounds: int) -> None:
 
 
 def rows_of(length: int, rows: int) -> Rows:
-    """Packed rows, a target at every position."""
+    """PackedBlock rows, a target at every position."""
     start, bound = packed(length, rows * length)
     random = np.random.default_rng(0)
     arrays = {name: array.copy() for name, array in Rows.blank(rows, length, 0).arrays().items()}
@@ -111,7 +111,7 @@ def filled(config: ModelConfig) -> Transformer:
     torch.manual_seed(0)
     model = Transformer(config, VOCABULARY, ("vocabulary",), 1).cuda()
     for parameter in model.parameters():
-        parameter.fill_(1.0) if parameter.dim() == 1 else parameter.normal_(0.0, config.deviation)
+        parameter.fill_(1.0) if parameter.dim() == 1 else parameter.normal_(0.0, config.init_std)
     return model
 
 
@@ -123,15 +123,18 @@ def one_step(engine: Engine, rows: Rows) -> float:
 def of_steps(options: argparse.Namespace) -> None:
     """Prints a line for each variant, one engine after the other."""
     config = ModelConfig(
-        layers=options.layers, width=options.width, heads=options.width // WIDTH, longest=options.length
+        layers=options.layers,
+        width=options.width,
+        heads=options.width // WIDTH,
+        max_sequence_length=options.length,
     )
     rows = rows_of(options.length, options.rows)
     losses = {}
     variants = {
         "dense": (replace(config, attention="dense"), False),
         "flex": (config, False),
-        "flex, chunk 4096": (replace(config, chunk=4096), False),
-        "flex, chunk 4096, compiled": (replace(config, chunk=4096), True),
+        "flex, chunk 4096": (replace(config, loss_chunk=4096), False),
+        "flex, chunk 4096, compiled": (replace(config, loss_chunk=4096), True),
     }
     for name, (chosen, compiled) in variants.items():
         torch.cuda.reset_peak_memory_stats()

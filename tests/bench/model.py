@@ -27,12 +27,12 @@ from model.config import ModelConfig
 from model.initialise import initialise
 from model.transformer import Transformer
 
-CONFIG = ModelConfig(layers=6, width=384, heads=6, hidden=1024, longest=512)
+CONFIG = ModelConfig(layers=6, width=384, heads=6, mlp_width=1024, max_sequence_length=512)
 ROWS, T = 8, 512
 
 
 def batch(share: float, bidirectional: bool, vocabulary: int) -> dict[str, Tensor]:
-    """Rows of one piece each; `share` of the positions have a target."""
+    """Rows of one segment each; `share` of the positions have a target."""
     generator = torch.Generator().manual_seed(0)
     place = torch.arange(T, dtype=torch.int32).expand(ROWS, T)
     tokens = torch.randint(vocabulary, (ROWS, T), generator=generator, dtype=torch.int32)
@@ -75,7 +75,7 @@ def step(
 
 def products(model: Transformer) -> tuple[Callable[[], None], float]:
     """Forward and both backward products of every matrix of the model, and their FLOPs."""
-    matrices = [p.detach() for name, p in model.named_parameters() if p.dim() == 2 and "pair" not in name]
+    matrices = [p.detach() for name, p in model.named_parameters() if p.dim() == 2 and "binary" not in name]
     inputs = {size: torch.randn(ROWS * T, size) for size in {s for w in matrices for s in w.shape}}
 
     def run() -> None:
@@ -99,7 +99,7 @@ def main() -> None:
     vocabulary = arguments.vocabulary
     if not arguments.plain_allocator:
         keep_memory()
-    model = Transformer(CONFIG, vocabulary, ("vocabulary", "pair"), 1)
+    model = Transformer(CONFIG, vocabulary, ("vocabulary", "binary"), 1)
     initialise(model, CONFIG, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     run_products, flops = products(model)

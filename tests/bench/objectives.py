@@ -1,8 +1,8 @@
-"""What dressing costs, per source token and over bare SentencePiece encoding of the same block.
+"""What building costs, per source token and over bare SentencePiece encoding of the same block.
 
     python -m tests.bench.objectives TOKENIZER.model [T]
 
-For each embedded corpus one block of the usual size; encoding and dressing alternate, each line is the median
+For each embedded corpus one block of the usual size; encoding and building alternate, each line is the median
 of seven rounds of CPU time in one process.
 """
 
@@ -14,7 +14,7 @@ import time
 from data.plan.make import usual_block_bytes
 from data.prepare.builtin import documents
 from data.tokenization.tokenizer import Tokenizer
-from objectives.mixture import Mixture, Texts, dress
+from objectives.mixture import Mixture, Texts, make_examples
 from objectives.registry import NAMES
 
 ROUNDS = 7
@@ -46,7 +46,7 @@ def main(model: str, length: int = 1024) -> None:
     for corpus in ("code", "prose"):
         texts = block(corpus, usual_block_bytes(length))
         encoding: list[float] = []
-        dressing: dict[str, list[float]] = {name: [] for name in CONFIGS}
+        building: dict[str, list[float]] = {name: [] for name in CONFIGS}
         for number in range(ROUNDS):
             fresh = [text.decode() for text in texts]  # a str caches its UTF-8 form
             started = time.process_time()
@@ -56,14 +56,14 @@ def main(model: str, length: int = 1024) -> None:
             for name, config in CONFIGS.items():
                 mixture = Mixture.parse(config)
                 started = time.process_time()
-                dress(given, given.whole(), mixture, 0, length, tokenizer, number, range(len(given)))
-                dressing[name].append(time.process_time() - started)
+                make_examples(given, given.whole(), mixture, 0, length, tokenizer, number, range(len(given)))
+                building[name].append(time.process_time() - started)
         tokens = sum(map(len, encoded))
         bare = statistics.median(encoding)
         print(
             f"{corpus}: {len(texts)} documents, {tokens} tokens, encoding {bare / tokens * 1e9:.0f} ns each"
         )
-        for name, seconds in dressing.items():
+        for name, seconds in building.items():
             spent = statistics.median(seconds)
             print(f"  {name:20} {spent / tokens * 1e9:7.1f} ns a token {spent / bare:7.3f} of encoding")
 

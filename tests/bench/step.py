@@ -3,7 +3,7 @@
     THP_MEM_ALLOC_ENABLE=1 python -m tests.bench.step [--rounds N] [--zero Z] [--rows R] [--micro-batch M]
         [--threads N] [--plain-allocator]
 
-The model of tests/bench/model.py on rows of several packed pieces, T 512. In each round one step of the
+The model of tests/bench/model.py on rows of several packed segments, T 512. In each round one step of the
 engine (launcher/engine/zero_engine.py, whole: lr, dropout seed, forward, backward, reduce, clip, fused AdamW,
 sums) and one of the plain loop (the same batch from the same rows, clip_grad_norm_, fused AdamW) take turns,
 in changing order; the figure is the median of the rounds' ratios. Goal: ≤ 1.05 with 2 048 tokens a step or
@@ -22,7 +22,7 @@ from data.stream.rows import Rows
 from launcher.distributed.allocator import keep_memory
 from launcher.distributed.process_group import connect, disconnect
 from launcher.distributed.world import World
-from launcher.engine.forward import place
+from launcher.engine.forward import to_device
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig, parameter_groups
 from launcher.engine.zero_engine import Engine
@@ -34,8 +34,8 @@ VOCABULARY = 8192
 OPTIMIZER = OptimizerConfig()
 
 
-def packed(rows: int, pieces: int = 4) -> Rows:
-    """Causal rows of `pieces` pieces of unequal length each, a target at every position."""
+def packed(rows: int, segments: int = 4) -> Rows:
+    """Causal rows of `segments` segments of unequal length each, a target at every position."""
     random = np.random.default_rng(0)
     arrays = {name: array.copy() for name, array in Rows.blank(rows, T, 0).arrays().items()}
     arrays["tokens"][:] = random.integers(0, VOCABULARY, (rows, T))
@@ -43,7 +43,7 @@ def packed(rows: int, pieces: int = 4) -> Rows:
     arrays["weights"][:] = 1
     arrays["objective"][:] = arrays["corpus"][:] = 0
     for row in range(rows):
-        borders = np.sort(random.choice(np.arange(1, T), pieces - 1, replace=False))
+        borders = np.sort(random.choice(np.arange(1, T), segments - 1, replace=False))
         starts = np.concatenate([[0], borders])
         arrays["start"][row] = starts[np.searchsorted(borders, np.arange(T), side="right")]
     return Rows.of(arrays)
@@ -68,10 +68,10 @@ class Plain:
         """The loss of one optimizer step."""
         total = 0.0
         for rows in micro_batches:
-            loss, _ = self.model(place(rows, scale, torch.device("cpu")))
+            loss, _ = self.model(to_device(rows, scale, torch.device("cpu")))
             loss.backward()
             total += float(loss.detach())
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIMIZER.clip)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIMIZER.grad_clip)
         self.adam.step()
         self.adam.zero_grad()
         return total

@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 
 from data.plan.plan import History
-from data.plan.positions import Position, StreamsState
-from data.plan.segments import Regimes
+from data.plan.positions import Position, StreamPositions
+from data.plan.segments import PlanSegments
 from data.shards.corpus import Corpus, open_corpus
 from data.stream.block import Opener
 from data.tokenization.tokenizer import Tokenizer
@@ -39,21 +39,21 @@ def plan_of(corpora: Mapping[str, Corpus], tokenizer: Tokenizer, block_bytes: in
 
 
 def late_state(
-    plan: History, corpora: Mapping[str, Corpus], tokenizer: Tokenizer, early: StreamsState
-) -> StreamsState:
+    plan: History, corpora: Mapping[str, Corpus], tokenizer: Tokenizer, early: StreamPositions
+) -> StreamPositions:
     """A state of step LATE: as many times as many places on, each stream at the next place of the block that
     it stands in at step EARLY, as many rows into it."""
-    opener = Opener(Regimes(plan), corpora, tokenizer)
+    opener = Opener(PlanSegments(plan), corpora, tokenizer)
     late: dict[tuple[str, int], Position] = {}
-    for (name, number), (j, dressings) in early.positions.items():
+    for (name, number), (j, builds) in early.positions.items():
         streams = opener.plans[name].streams
         place = number + j * streams
         block = opener.orders[name].resolve(place)[1]
         limit = max(place, streams) * LATE // EARLY
-        same = max(p for p in opener.orders[name].places_of(block, limit) if p % streams == number)
-        moved = tuple((row + (LATE - EARLY) * B, emitted) for row, emitted in dressings)
+        same = max(p for p in opener.orders[name].slots_of(block, limit) if p % streams == number)
+        moved = tuple((row + (LATE - EARLY) * B, emitted) for row, emitted in builds)
         late[name, number] = same // streams, moved
-    return StreamsState(late)
+    return StreamPositions(late)
 
 
 def resumes(folder: Path, rounds: int) -> None:

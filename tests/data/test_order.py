@@ -6,9 +6,9 @@ import random
 import numpy as np
 import pytest
 
-from data.plan.corpus_mix import Shares, lane_multiplier, streams_for
+from data.plan.corpus_mix import CorpusMix, lane_multiplier, streams_for
 from data.plan.permutation import perm, perm_inverse
-from objectives.draws import key
+from objectives.rng import key
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 7, 12, 60, 960, 1024])
@@ -16,7 +16,7 @@ def test_the_two_forms_of_x_agree_and_hold_their_shares(lanes: int) -> None:
     generator = random.Random(lanes)
     for corpora in (1, 2, 3, 20):
         weights = [generator.random() for _ in range(corpora)]
-        shares = Shares(lanes, weights)
+        shares = CorpusMix(lanes, weights)
         rows = np.arange(5_000) + generator.randrange(10**12)
         many = shares.corpora_of(rows)
         assert many.tolist() == [shares.corpus_of(int(row)) for row in rows]
@@ -29,15 +29,15 @@ def test_the_two_forms_of_x_agree_and_hold_their_shares(lanes: int) -> None:
 def test_no_row_comes_from_a_corpus_of_weight_zero_wherever_it_stands() -> None:
     rows = np.arange(10_000)
     for weights in ([0, 1, 0, 2, 0], [0, 0, 3], [3, 0, 0]):
-        used = set(Shares(12, weights).corpora_of(rows).tolist())
+        used = set(CorpusMix(12, weights).corpora_of(rows).tolist())
         assert used == {i for i, weight in enumerate(weights) if weight}
     with pytest.raises(ValueError, match="weights"):
-        Shares(12, [0, 0])
+        CorpusMix(12, [0, 0])
 
 
 def test_a_lane_keeps_the_shares_too() -> None:
     rows = np.arange(60 * 500)
-    corpora = Shares(60, [0.7, 0.2, 0.1]).corpora_of(rows)
+    corpora = CorpusMix(60, [0.7, 0.2, 0.1]).corpora_of(rows)
     for lane in range(60):
         counts = np.bincount(corpora[lane::60], minlength=3)
         assert np.abs(counts - [350, 100, 50]).max() <= 20

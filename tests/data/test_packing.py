@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import xxhash
 
-from data.stream.packing import Packed, best_fit, lay, pack
+from data.stream.packing import PackedBlock, best_fit, pack, write_rows
 from data.stream.rows import DTYPES, Rows
-from objectives.mixture import Mixture, Texts, dress
+from objectives.mixture import Mixture, Texts, make_examples
 from objectives.registry import NAMES, OBJECTIVES
-from tests.support.fake_lexicon import FakeLexicon
+from tests.support.fake_tokenizer import FakeTokenizer
 
 T = 64
 
@@ -35,36 +35,36 @@ def test_best_fit_is_the_textbooks(capacity: int) -> None:
         if count == 400:
             lengths = [min(length, 1 + capacity // 10) for length in lengths]
         rows = best_fit(np.array(lengths, dtype=np.int64), capacity)
-        assert sorted(piece for row in rows for piece in row) == list(range(count))
-        rooms = [capacity - sum(lengths[piece] for piece in row) for row in rows]
+        assert sorted(segment for row in rows for segment in row) == list(range(count))
+        rooms = [capacity - sum(lengths[segment] for segment in row) for row in rows]
         assert sorted(rooms) == plain_best_fit(lengths, capacity)
 
 
-def packed(corpus: int = 3, documents: int = 40, seed: int = 0) -> tuple[Packed, list, list[list[int]]]:
-    """A packed block of all objectives, its pieces, and which of them each row has."""
+def packed(corpus: int = 3, documents: int = 40, seed: int = 0) -> tuple[PackedBlock, list, list[list[int]]]:
+    """A packed block of all objectives, its segments, and which of them each row has."""
     generator = np.random.default_rng(seed)
-    lexicon = FakeLexicon()
+    tokenizer = FakeTokenizer()
     sizes = generator.integers(1, 3 * T, documents)
-    texts = Texts.of([generator.integers(400, 431, size, np.int32) for size in sizes], lexicon.control)
+    texts = Texts.of([generator.integers(400, 431, size, np.int32) for size in sizes], tokenizer.control)
     mixture = Mixture.parse({name: {} for name in NAMES})
-    pieces = dress(texts, texts.whole(), mixture, 0, T, lexicon, 7, list(range(documents)))
-    order = best_fit(pieces.lengths, T)
-    return pack(pieces, order, T, corpus), list(pieces), order
+    segments = make_examples(texts, texts.whole(), mixture, 0, T, tokenizer, 7, list(range(documents)))
+    order = best_fit(segments.lengths, T)
+    return pack(segments, order, T, corpus), list(segments), order
 
 
-def laid_out(block: Packed) -> Rows:
+def laid_out(block: PackedBlock) -> Rows:
     """All rows of a block."""
-    return lay([(block, row) for row in range(len(block))], len(block), T, FakeLexicon().control.pad)
+    return write_rows([(block, row) for row in range(len(block))], len(block), T, FakeTokenizer().control.pad)
 
 
 def test_rows_hold_their_pieces_side_by_side_and_padding_behind() -> None:
-    block, pieces, order = packed()
+    block, segments, order = packed()
     rows = laid_out(block)
     place = np.arange(T)
     for number, row in enumerate(order):
         at = 0
-        for piece in row:
-            example = pieces[piece].example
+        for segment in row:
+            example = segments[segment].example
             end = at + len(example.tokens)
             for name in ("tokens", "targets", "weights", "objective"):
                 assert (getattr(rows, name)[number, at:end] == getattr(example, name)).all()
@@ -88,28 +88,30 @@ def test_rows_hold_their_pieces_side_by_side_and_padding_behind() -> None:
 
 
 def test_the_table_says_what_each_row_used() -> None:
-    block, pieces, order = packed()
+    block, segments, order = packed()
     table = block.table
     for number, row in enumerate(order):
-        spans = [(s.document, s.start, s.stop) for piece in row for s in pieces[piece].spans]
-        found = [span for piece in table.pieces_of(number) for span in table.spans_of(piece)]
+        spans = [(s.document, s.start, s.stop) for segment in row for s in segments[segment].spans]
+        found = [span for segment in table.segments_of(number) for span in table.spans_of(segment)]
         assert found == spans
         for objective in range(len(OBJECTIVES)):
-            mine = [pieces[piece] for piece in row if pieces[piece].objective == objective]
-            tokens = sum(span.stop - span.start for piece in mine for span in piece.spans)
+            mine = [segments[segment] for segment in row if segments[segment].objective == objective]
+            tokens = sum(span.stop - span.start for segment in mine for span in segment.spans)
             assert table.tokens[number, objective] == tokens
     used = {tuple(span) for span in table.used(2).tolist()}
-    assert used == {span for n in range(2) for piece in table.pieces_of(n) for span in table.spans_of(piece)}
+    assert used == {
+        span for n in range(2) for segment in table.segments_of(n) for span in table.spans_of(segment)
+    }
 
 
 def test_a_batch_has_the_rows_of_several_blocks_and_padding_behind() -> None:
     first, second = packed(corpus=0)[0], packed(corpus=1, seed=5)[0]
     chosen = [(second, 1), (first, 0), (second, 0), (first, 3)]
-    pad = FakeLexicon().control.pad
-    batch = lay(chosen, 6, T, pad)
+    pad = FakeTokenizer().control.pad
+    batch = write_rows(chosen, 6, T, pad)
     expected = [laid_out(block).fingerprints()[row] for block, row in chosen]
     assert batch.fingerprints() == expected + Rows.blank(2, T, pad).fingerprints()
-    assert lay([], 2, T, pad).fingerprints() == Rows.blank(2, T, pad).fingerprints()
+    assert write_rows([], 2, T, pad).fingerprints() == Rows.blank(2, T, pad).fingerprints()
 
 
 @pytest.mark.parametrize("length", [1, 7, 64])
@@ -128,8 +130,10 @@ def test_the_fingerprint_is_the_hash_of_the_arrays_in_order(length: int) -> None
 
 
 def test_a_block_without_pieces_has_no_rows() -> None:
-    texts = Texts.of([], FakeLexicon().control)
-    pieces = dress(texts, texts.whole(), Mixture.parse({"causal": {}}), 0, T, FakeLexicon(), 7, [])
-    block = pack(pieces, best_fit(pieces.lengths, T), T, 0)
+    texts = Texts.of([], FakeTokenizer().control)
+    segments = make_examples(
+        texts, texts.whole(), Mixture.parse({"causal": {}}), 0, T, FakeTokenizer(), 7, []
+    )
+    block = pack(segments, best_fit(segments.lengths, T), T, 0)
     assert len(block) == len(laid_out(block)) == 0
     assert len(block.table.used(0)) == 0

@@ -9,10 +9,10 @@ import pytest
 
 from data.errors import BadInput
 from data.plan.blocks import Blocks
-from data.plan.epochs import Era, Order
+from data.plan.epochs import BlockOrder, Era
 from data.plan.make import CorpusSettings
 from data.plan.plan import History, Plan, Skip, append_skip, read_history
-from data.plan.positions import StreamsState
+from data.plan.positions import StreamPositions
 from data.plan.steps import rows_of_step, step_at, step_of_row
 from data.shards.corpus import Corpus
 from data.shards.index import UNITS
@@ -74,7 +74,7 @@ def test_every_block_stands_once_in_every_epoch_and_is_found_back(appended: list
     """Blocks 0 … 99, and 30 more at each place of `appended`."""
     eras = [Era(place, 0, 100 + 30 * number, "") for number, place in enumerate([0, *appended])]
     sizes = np.random.default_rng(0).integers(1, 50, eras[-1].blocks)
-    order = Order(1, "a", eras, streams, sizes)
+    order = BlockOrder(1, "a", eras, streams, sizes)
     limit = 1_500
     resolved = [order.resolve(place) for place in range(limit)]
     epochs = [epoch for epoch, _ in resolved]
@@ -87,9 +87,9 @@ def test_every_block_stands_once_in_every_epoch_and_is_found_back(appended: list
     assert sorted(last) == list(range(100 + 30 * len(appended)))
     for block in range(100 + 30 * len(appended)):
         expected = [place for place, (_, b) in enumerate(resolved) if b == block]
-        assert sorted(order.places_of(block, limit)) == expected
-    before = Order(1, "a", eras[:-1] or eras, streams, sizes)
-    assert [before.resolve(place) for place in range(eras[-1].place)] == resolved[: eras[-1].place]
+        assert sorted(order.slots_of(block, limit)) == expected
+    before = BlockOrder(1, "a", eras[:-1] or eras, streams, sizes)
+    assert [before.resolve(place) for place in range(eras[-1].slot)] == resolved[: eras[-1].slot]
 
 
 @pytest.mark.parametrize(("streams", "blocks"), [(2, 159), (3, 201), (12, 768), (12, 800)])
@@ -97,7 +97,7 @@ def test_streams_are_dealt_the_same_text(streams: int, blocks: int) -> None:
     """In an epoch streams differ by less than the largest block and one that was left over; after S epochs,
     where S divides the blocks, not at all: nothing adds up."""
     sizes = np.random.default_rng(2).lognormal(4, 0.7, blocks).astype(np.int64)
-    order = Order(1, "a", [Era(0, 0, blocks, "")], streams, sizes)
+    order = BlockOrder(1, "a", [Era(0, 0, blocks, "")], streams, sizes)
     got = np.zeros((2 * streams, streams), dtype=np.int64)
     for place in range(2 * streams * blocks):
         got[place // blocks, place % streams] += sizes[order.resolve(place)[1]]
@@ -110,8 +110,8 @@ def test_streams_are_dealt_the_same_text(streams: int, blocks: int) -> None:
 def test_steps_and_rows_by_arithmetic(small: dict[str, Corpus], tokenizer: Tokenizer) -> None:
     asked = settings(tokenizer, small, {"a": 1.0}, batch_rows=((0, 10), (35, 7), (100, 20)))
     history = start(asked)
-    history = edit(history, replace(asked, batch_rows=13), 187, StreamsState())
-    history = edit(history, replace(asked, batch_rows=((0, 5), (300, 50))), 213, StreamsState())
+    history = edit(history, replace(asked, batch_rows=13), 187, StreamPositions())
+    history = edit(history, replace(asked, batch_rows=((0, 5), (300, 50))), 213, StreamPositions())
     row, rows = 0, []
     for step in range(60):
         count = step_at(history, row)
@@ -132,22 +132,22 @@ def test_the_history_survives_its_file_and_a_rewind(
     history = start(asked)
     history.append_to(path)
     for row, rows in ((17, 3), (34, 4)):
-        history = edit(history, replace(asked, batch_rows=rows), row, StreamsState())
+        history = edit(history, replace(asked, batch_rows=rows), row, StreamPositions())
         history.append_to(path)
     append_skip(path, Skip("a", 3, 2))
     assert read_history(path) == history.with_skip(Skip("a", 3, 2))
     assert History.from_json(json.loads(json.dumps(history.to_json()))) == history
 
-    rewound = edit(history, asked, 20, StreamsState())
+    rewound = edit(history, asked, 20, StreamPositions())
     assert [row for row, _ in rewound.segments] == [0, 17, 20]
     rewound.append_to(path)
     with path.open("ab") as file:
         file.write(b'{"row": 99, "pl')
     assert read_history(path).segments == rewound.segments
-    again = edit(rewound, replace(asked, batch_rows=5), 40, StreamsState())
+    again = edit(rewound, replace(asked, batch_rows=5), 40, StreamPositions())
     again.append_to(path)
     assert read_history(path).segments == again.segments
-    assert edit(again, replace(asked, batch_rows=5), 44, StreamsState()) == again
+    assert edit(again, replace(asked, batch_rows=5), 44, StreamPositions()) == again
 
     path.write_text('["no plan"]\n')
     with pytest.raises(BadInput, match=r"plan.jsonl:1"):
@@ -178,19 +178,19 @@ def test_an_edit_may_not_change_what_the_rows_stand_on(
     }
     for what, settings_ in refused.items():
         with pytest.raises(BadInput, match=what) as caught:
-            edit(history, settings_, 17, StreamsState())
+            edit(history, settings_, 17, StreamPositions())
         assert "\n" not in str(caught.value)
 
     appended = joined(tmp_path, "a", small["a"], small["c"])
-    kept = edit(history, settings(tokenizer, {"a": appended}, {"a": 1.0}), 17, StreamsState())
+    kept = edit(history, settings(tokenizer, {"a": appended}, {"a": 1.0}), 17, StreamPositions())
     plan = kept.at(17)
     assert [(corpus.name, corpus.id, corpus.weight) for corpus in plan.corpora] == [
         ("a", 0, 1.0),
         ("b", 1, 0.0),
     ]
-    assert [era.place for era in plan.corpora[0].eras] == [0, plan.corpora[0].streams]
+    assert [era.slot for era in plan.corpora[0].eras] == [0, plan.corpora[0].streams]
     with pytest.raises(BadInput, match="fingerprint"):
-        edit(kept, asked, 34, StreamsState())
+        edit(kept, asked, 34, StreamPositions())
 
 
 def test_the_plan_is_small_and_plain(small: dict[str, Corpus], tokenizer: Tokenizer) -> None:
@@ -218,6 +218,6 @@ def test_a_run_keeps_its_blocks_where_none_are_asked_for(
     """The usual size may be another one day."""
     asked = settings(tokenizer, small, {"a": 1.0})
     history = start(replace(asked, block_bytes=512 * 128))
-    edited = edit(history, replace(asked, block_bytes=None, batch_rows=9), 17, StreamsState())
+    edited = edit(history, replace(asked, block_bytes=None, batch_rows=9), 17, StreamPositions())
     assert edited.newest.block_bytes == 512 * 128
     assert start(replace(asked, block_bytes=None)).newest.block_bytes == 1024 * 128

@@ -3,7 +3,7 @@
 import pytest
 
 from data.plan.plan import History
-from data.plan.positions import StreamsState
+from data.plan.positions import StreamPositions
 from data.shards.corpus import Corpus
 from data.tokenization.tokenizer import Tokenizer
 from tests.support.helpers import Corpora
@@ -59,7 +59,7 @@ def test_rows_are_equal_for_any_ranks_threads_and_resume(
     assert len(other.heights) == 50, "all ranks have the same number of rows in a step"
 
     half = run(history, small, tokenizer, 20, world=world, threads=threads)
-    state = StreamsState.from_json(half.state.to_json())
+    state = StreamPositions.from_json(half.state.to_json())
     rest = run(
         history, small, tokenizer, 30, world=6 - world, threads=threads, first_row=half.row, state=state
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from data.plan.plan import History
-from data.plan.positions import StreamsState
+from data.plan.positions import StreamPositions
 from data.shards.corpus import Corpus
 from data.stream.streams import Opening
 from data.tokenization.tokenizer import Tokenizer
@@ -78,11 +78,11 @@ def edits(small: Small) -> list[tuple[dict[str, Corpus], dict[str, float], dict[
 
 
 @pytest.fixture(scope="module")
-def edited(small: Small, tokenizer: Tokenizer) -> tuple[History, dict[int, int], StreamsState]:
+def edited(small: Small, tokenizer: Tokenizer) -> tuple[History, dict[int, int], StreamPositions]:
     """The history, rows and last state of a run of ten attempts on one rank."""
     ledger = Ledger()
     rows: dict[int, int] = {}
-    history, row, state = None, 0, StreamsState()
+    history, row, state = None, 0, StreamPositions()
     for corpora, weights, changes in edits(small):
         asked = settings(tokenizer, corpora, weights, block_bytes=500, **changes)
         history = edit(history, asked, row, state) if history else start(asked)
@@ -100,7 +100,9 @@ def edited(small: Small, tokenizer: Tokenizer) -> tuple[History, dict[int, int],
     return history, rows, state
 
 
-def test_edits_neither_repeat_nor_lose_a_token(edited: tuple[History, dict[int, int], StreamsState]) -> None:
+def test_edits_neither_repeat_nor_lose_a_token(
+    edited: tuple[History, dict[int, int], StreamPositions],
+) -> None:
     history, rows, _ = edited
     assert sorted(rows) == list(range(len(rows)))
     assert [len(corpus.eras) for corpus in history.segments[-1][1].corpora] == [2, 2, 1]
@@ -110,7 +112,7 @@ def test_edits_neither_repeat_nor_lose_a_token(edited: tuple[History, dict[int, 
 def test_rows_do_not_depend_on_how_the_edited_run_was_cut_up(
     small: Small,
     tokenizer: Tokenizer,
-    edited: tuple[History, dict[int, int], StreamsState],
+    edited: tuple[History, dict[int, int], StreamPositions],
     world: int,
     threads: int,
 ) -> None:
@@ -138,7 +140,7 @@ EDITS: list[tuple[dict[str, Any], bool]] = [
 
 
 @pytest.mark.parametrize("changes, anew", EDITS)
-def test_open_blocks_are_dressed_anew_only_where_their_rows_change(
+def test_open_blocks_are_built_anew_only_where_their_rows_change(
     small: Small, tokenizer: Tokenizer, changes: dict[str, Any], anew: bool
 ) -> None:
     weights = changes.get("weights", {"a": 0.7, "b": 0.3})
@@ -151,18 +153,18 @@ def test_open_blocks_are_dressed_anew_only_where_their_rows_change(
     edited = edit(history, changed, first.row, first.state)
     log: list[Opening] = []
     run(edited, small.first, tokenizer, 3, first_row=first.row, state=first.state, logs=[log.append])
-    assert any(opening.dressing for opening in log) == anew
+    assert any(opening.build for opening in log) == anew
 
 
-def test_a_schedule_dresses_anew_when_it_has_moved_by_a_tenth(small: Small, tokenizer: Tokenizer) -> None:
-    """mlm's share goes from 0 to 1 over 200 rows: a block that is open for longer than 20 is dressed anew."""
+def test_a_schedule_builds_anew_when_it_has_moved_by_a_tenth(small: Small, tokenizer: Tokenizer) -> None:
+    """mlm's share goes from 0 to 1 over 200 rows: a block that is open for longer than 20 is built anew."""
     moving = {"causal": {"weight": [[0, 1.0], [200, 0.0]]}, "mlm": {"weight": [[0, 0.0], [200, 1.0]]}}
     asked = settings(tokenizer, small.first, {"a": 1.0}, block_bytes=10_000, objectives=moving)
     log: list[Opening] = []
     run(start(asked), small.first, tokenizer, 15, logs=[log.append])
-    dressings = [(opening.j, opening.dressing, opening.row) for opening in log]
-    anew = [(later[2] - earlier[2]) for earlier, later in pairwise(dressings) if later[0] == earlier[0]]
+    builds = [(opening.j, opening.build, opening.row) for opening in log]
+    anew = [(later[2] - earlier[2]) for earlier, later in pairwise(builds) if later[0] == earlier[0]]
     assert anew
     assert min(anew) >= 20
     steady = [opening for opening in log if opening.row >= 200]
-    assert not any(opening.dressing > 1 for opening in steady)
+    assert not any(opening.build > 1 for opening in steady)

@@ -13,12 +13,12 @@ import pytest
 from data.plan.corpus_mix import streams_for
 from data.plan.make import CorpusSettings, StreamSettings
 from data.plan.plan import History
-from data.plan.positions import StreamsState
-from data.plan.segments import Regimes
+from data.plan.positions import StreamPositions
+from data.plan.segments import PlanSegments
 from data.shards.corpus import Corpus
 from data.stream.block import OpenBlock, Opener
 from data.stream.loader import Loader
-from data.stream.prefetch import Ahead
+from data.stream.prefetch import Prefetcher
 from data.stream.streams import Streams
 from data.tokenization.tokenizer import Tokenizer
 from tests.support.helpers import Corpora
@@ -43,7 +43,7 @@ def without_held_out(plain: StreamSettings, corpora: dict[str, Corpus]) -> Strea
 
 def alone(history: History, corpora: dict[str, Corpus], tokenizer: Tokenizer, **options: Any) -> Loader:
     """The loader of a single rank, from the first row on where nothing else is said."""
-    first: dict[str, Any] = {"first_row": 0, "state": StreamsState()}
+    first: dict[str, Any] = {"first_row": 0, "state": StreamPositions()}
     return Loader(history, corpora, tokenizer, rank=0, world=1, micro_batch=1, **first | options)
 
 
@@ -51,7 +51,7 @@ def test_one_shard_three_ranks_four_threads_two_epochs(tmp_path: Path, tokenizer
     corpora = {"a": make(tmp_path, "a", 200, 1)}
     history = start(without_held_out(settings(tokenizer, corpora, {"a": 1.0}), corpora))
     straight = Ledger()
-    state, rows = StreamsState(), 0
+    state, rows = StreamPositions(), 0
     while straight.check(history, corpora, tokenizer, state)["a"] < 2:
         state = straight.walk(history, corpora, tokenizer, rows, rows + 17, state)
         rows += 17
@@ -64,23 +64,25 @@ def test_one_shard_three_ranks_four_threads_two_epochs(tmp_path: Path, tokenizer
 
 
 def overlaps(small: Corpus, other: Corpus, tokenizer: Tokenizer, epochs: int, seed: int = 1) -> list[float]:
-    """`small` at weight 0.1 under 60 lanes, a block a unit: for each epoch e the share of the pieces of
-    epoch e+1 that are emitted before the last piece of epoch e."""
+    """`small` at weight 0.1 under 60 lanes, a block a unit: for each epoch e the share of the segments of
+    epoch e+1 that are emitted before the last segment of epoch e."""
     corpora = {"a": other, "small": small}
     plain = settings(tokenizer, corpora, {"a": 0.9, "small": 0.1}, lanes=60, seed=seed)
     history = start(without_held_out(plain, corpora))
     plan = history.newest.corpora[1]
     assert plan.streams == streams_for(60, len(small))
-    regimes = Regimes(history)
-    opener = Opener(regimes, corpora, tokenizer)
-    draws = Streams(regimes, opener, Ahead(0, ""), StreamsState(), rank=0, world=1, memory_bytes=1 << 30)
+    plan_segments = PlanSegments(history)
+    opener = Opener(plan_segments, corpora, tokenizer)
+    draws = Streams(
+        plan_segments, opener, Prefetcher(0, ""), StreamPositions(), rank=0, world=1, memory_bytes=1 << 30
+    )
     order: list[int] = []
     for row in itertools.count():
-        if regimes.last.shares.corpus_of(row) == plan.id:
+        if plan_segments.last.corpus_mix.corpus_of(row) == plan.id:
             drawn = draws.draw(plan, row)
             assert drawn
             block, index = drawn
-            order += [block.epoch] * len(block.dressing.rows.table.pieces_of(index))
+            order += [block.epoch] * len(block.built.rows.table.segments_of(index))
             if block.epoch == epochs + 2:
                 break
     places = np.array(order)
@@ -154,13 +156,13 @@ def test_blocks_kept_and_opened_ahead_stay_within_their_bytes(
     on top, and blocks differ by a tenth."""
     corpora = {"a": make(tmp_path, "a", 5_000, 1, longest=600)}
     mixture = {objective: {}}
-    size = {"block_bytes": 4_000, "length": 512, "longest": 512}
+    size = {"block_bytes": 4_000, "length": 512, "max_length": 512}
     history = start(settings(tokenizer, corpora, {"a": 1.0}, lanes=48, objectives=mixture, **size))
-    regimes, memory = Regimes(history), 300_000
+    plan_segments, memory = PlanSegments(history), 300_000
     plan = history.newest.corpora[0]
     assert plan.streams == 12
-    opener, ahead = Opener(regimes, corpora, tokenizer), Ahead[OpenBlock](2, "open")
-    streams = Streams(regimes, opener, ahead, StreamsState(), rank=0, world=1, memory_bytes=memory)
+    opener, ahead = Opener(plan_segments, corpora, tokenizer), Prefetcher[OpenBlock](2, "open")
+    streams = Streams(plan_segments, opener, ahead, StreamPositions(), rank=0, world=1, memory_bytes=memory)
     streams.start(0)
     most = widest = opened_ahead = 0
     for row in range(300):
@@ -230,7 +232,7 @@ def test_the_cost_of_a_resume_does_not_grow_with_the_step(tmp_path: Path, tokeni
     opened = []
     for row in (0, 17 * 10**7):
         far = {("a", stream): (row // (3 * streams), ((row - 1, 1),)) for stream in range(streams)}
-        state = StreamsState(far) if row else StreamsState()
+        state = StreamPositions(far) if row else StreamPositions()
         with alone(history, corpora, tokenizer, first_row=row, state=state, threads=0) as loader:
             assert next(loader).first_row == row
             opened.append(loader.openings)

@@ -16,8 +16,8 @@ import pytest
 
 from data.plan.make import CorpusSettings, StreamSettings
 from data.plan.plan import History
-from data.plan.positions import StreamsState
-from data.plan.segments import Regimes
+from data.plan.positions import StreamPositions
+from data.plan.segments import PlanSegments
 from data.shards.corpus import Corpus
 from data.stream.block import Opener
 from data.stream.loader import Batch
@@ -78,8 +78,8 @@ def documents(corpora: Mapping[str, Corpus]) -> Iterator[tuple[tuple[str, str], 
 
 def source_ids(rows: Rows) -> np.ndarray:
     """The text's ids of which rows are made, each as often as it was used: hidden ones from the targets; else
-    what is predicted, and what stands in a prompt and nobody predicts. The token in front of a piece is there
-    to be looked at only, but for `span`, whose prompt begins with text."""
+    what is predicted, and what stands in a prompt and nobody predicts. The token in front of a segment is
+    there to be looked at only, but for `span`, whose prompt begins with text."""
     tokens, targets = rows.tokens, rows.targets
     hidden = np.isin(rows.objective, MASKED)
     unpredicted = np.zeros(tokens.shape, dtype=bool)
@@ -108,17 +108,17 @@ class Counts:
 
 
 def passed(
-    history: History, corpora: Mapping[str, Corpus], state: StreamsState
+    history: History, corpora: Mapping[str, Corpus], state: StreamPositions
 ) -> tuple[np.ndarray, np.ndarray]:
     """(at least, at most) how often each id was used, from where the streams stand: once for each place
     passed of its block, once more perhaps for a block that is open."""
-    opener = Opener(Regimes(history), corpora, NUMBERS)
+    opener = Opener(PlanSegments(history), corpora, NUMBERS)
     least, most = np.zeros(SIZE, dtype=np.int64), np.zeros(SIZE, dtype=np.int64)
     for corpus in history.newest.corpora:
         order, blocks = opener.orders[corpus.name], opener.blocks[corpus.name]
         reached = [state.at(corpus.name, stream)[0] for stream in range(corpus.streams)]
         for block in range(len(blocks)):
-            places = list(order.places_of(block, (max(reached) + 1) * corpus.streams))
+            places = list(order.slots_of(block, (max(reached) + 1) * corpus.streams))
             ahead = [place // corpus.streams - reached[place % corpus.streams] for place in places]
             for unit in blocks.units_of(block):
                 for sample in corpora[corpus.name].read_unit(unit):
@@ -197,9 +197,9 @@ def test_an_edit_neither_repeats_nor_loses_a_token(
     after = run(later, corpora, NUMBERS, 44, world=2, first_row=ran.row, state=ran.state, each=counts.add)
     least, most = passed(later, corpora, after.state)
     out = set(later.newest.quarantine)
-    left_out = [ids for place, ids in documents(corpora) if place in out]
-    assert len(left_out) == len(out)
-    for ids in left_out:
+    notice = [ids for place, ids in documents(corpora) if place in out]
+    assert len(notice) == len(out)
+    for ids in notice:
         assert not counts.ids[ids].any(), "a quarantined document was used"
         least[ids] = 0
     assert (least <= earlier + counts.ids).all(), "lost"

@@ -9,12 +9,12 @@ import pytest
 from data.errors import BadInput
 from data.plan.make import CorpusSettings, StreamSettings
 from data.plan.plan import History, OnBad, Skip, append_skip, read_history
-from data.plan.positions import StreamsState
+from data.plan.positions import StreamPositions
 from data.prepare.build_index import build_index
 from data.shards import index
 from data.shards.corpus import Corpus, open_corpus
 from data.stream.loader import Loader
-from data.stream.streams import LeftOut
+from data.stream.streams import SkipNotice
 from data.tokenization.tokenizer import Tokenizer
 from tests.support.helpers import Corpora
 from tests.support.stream_runs import Ledger, run, settings, small_units, start, texts
@@ -65,12 +65,12 @@ def test_a_bad_sample_stops_the_run_with_one_line_that_names_it(bad: Corpus, tok
 def test_bad_samples_are_left_out_within_the_budget_or_by_quarantine(
     bad: Corpus, tokenizer: Tokenizer
 ) -> None:
-    told: list[LeftOut] = []
+    told: list[SkipNotice] = []
     history = start(asked(tokenizer, bad, on_bad=SKIP))
-    skipped = run(history, {"a": bad}, tokenizer, 40, on_left_out=told.append)
+    skipped = run(history, {"a": bad}, tokenizer, 40, on_skip=told.append)
     assert sorted((left.key, left.unit >= 0) for left in told) == [("007", True), ("050", True)]
     ledger = Ledger()
-    state = ledger.walk(history, {"a": bad}, tokenizer, 0, 680, StreamsState())
+    state = ledger.walk(history, {"a": bad}, tokenizer, 0, 680, StreamPositions())
     assert ledger.check(history, {"a": bad}, tokenizer, state)["a"] >= 2
     out = start(asked(tokenizer, bad, quarantine=[("a", "007"), ("a", "050")]))
     assert run(out, {"a": bad}, tokenizer, 40).rows == skipped.rows
@@ -110,12 +110,12 @@ def test_a_skipped_unit_is_on_the_record_before_it_acts_and_stays_skipped(
     history = start(asked(tokenizer, broken, on_bad=SKIP))
     history.append_to(path)
 
-    def record(left: LeftOut) -> None:
+    def record(left: SkipNotice) -> None:
         assert left.key is None
         assert "unit 11" in left.problem
-        append_skip(path, Skip(left.corpus, left.place, left.unit))
+        append_skip(path, Skip(left.corpus, left.block_slot, left.unit))
 
-    first = run(history, {"a": broken}, tokenizer, 60, threads=threads, on_left_out=record)
+    first = run(history, {"a": broken}, tokenizer, 60, threads=threads, on_skip=record)
     recorded = read_history(path)
     assert [skip.unit for skip in recorded.skips] == [11] * len(recorded.skips)
     assert recorded.skips
@@ -140,7 +140,7 @@ def test_what_cannot_work_is_refused_at_once(broken: Corpus, tokenizer: Tokenize
             rank=0,
             world=world,
             first_row=0,
-            state=StreamsState(),
+            state=StreamPositions(),
             micro_batch=1,
             threads=0,
         )

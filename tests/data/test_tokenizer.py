@@ -20,9 +20,9 @@ from data.tokenization.train import control_symbols, sample_texts, train
 from data.tokenization.whitespace import BLANK
 from launcher.inference import generate
 from model.generate import Sampling
-from objectives.draws import Draws
 from objectives.example import ControlIds, Source
 from objectives.reverse import Reverse
+from objectives.rng import Rng
 from tests.support.helpers import Corpora, make_corpus
 from tests.support.sources import ROOT
 
@@ -184,7 +184,7 @@ def test_what_is_generated_goes_on_from_the_prompt(
         return [new[::-1] if order == "backwards" else new]
 
     monkeypatch.setattr(generate, "generate_ids", answer)
-    model = SimpleNamespace(config=SimpleNamespace(longest=100))
+    model = SimpleNamespace(config=SimpleNamespace(max_sequence_length=100))
     text = generate.text_of(model, tokenizer, {}, given, 50, Sampling(), order, suffix="own fox")
     assert text == " quick br"
     if order != "forwards":
@@ -400,7 +400,7 @@ def test_a_dummy_prefix_adds_and_takes_no_blank_where_pieces_are_turned_round(
             before = begin if first else int(tokens[start - 1])
             after = end if last else int(tokens[stop])
             source = Source(piece, before, after, first, last, mistral)
-            targets = Reverse(unit="character").make(source, Draws(1)).targets
+            targets = Reverse(unit="character").make(source, Rng(1)).targets
             if first:
                 assert targets[-1] == begin
                 targets = targets[:-1]

@@ -8,7 +8,7 @@ import pytest
 
 from data.errors import BadInput
 from data.plan.plan import History
-from data.plan.positions import StreamsState
+from data.plan.positions import StreamPositions
 from data.provenance.openings import RECORD, OpeningsLog, merge_openings, read_openings
 from data.provenance.trace import Tracer, walk
 from data.shards.corpus import Corpus
@@ -43,7 +43,7 @@ def traced(
     checkpoint; T changes with the third. Returns history, fingerprints, openings and the rows it consumed."""
     folder = tmp_path_factory.mktemp("openings")
     asked = settings(tokenizer, small, {"a": 0.7, "b": 0.3}, block_bytes=500, objectives=MOVING)
-    history, row, state = start(asked), 0, StreamsState()
+    history, row, state = start(asked), 0, StreamPositions()
     rows: dict[int, int] = {}
     attempts = []
     for attempt, world in enumerate((2, 3, 1)):
@@ -53,7 +53,7 @@ def traced(
             )
             history = edit(history, longer, row, state)
         paths = [folder / f"openings-{attempt}-{rank}.bin" for rank in range(world)]
-        states: dict[int, StreamsState] = {}
+        states: dict[int, StreamPositions] = {}
 
         def each(rank: int, batch: Batch, states: dict = states, first: int = row) -> None:
             if batch.first_row + batch.rows_global <= first + STEPS * 17:
@@ -71,7 +71,7 @@ def traced(
             logs=[OpeningsLog(path) for path in paths],
         )
         attempts.append((row, [read_openings(path) for path in paths]))
-        row, state = row + STEPS * 17, StreamsState.merge(states.values())
+        row, state = row + STEPS * 17, StreamPositions.merge(states.values())
         rows |= {number: print_ for number, print_ in emitted.rows.items() if number < row}
     return history, rows, merge_openings(attempts), row
 
@@ -80,19 +80,19 @@ def test_any_past_row_comes_back_bit_by_bit(
     traced: tuple[History, dict[int, int], np.ndarray, int], small: dict[str, Corpus], tokenizer: Tokenizer
 ) -> None:
     history, rows, openings, end = traced
-    assert max(openings["dressing"]) >= 1
+    assert max(openings["build"]) >= 1
     tracer = Tracer(history, small, tokenizer, openings)
     assert {row.number: row.rows.fingerprints()[0] for row in tracer.rows(range(end))} == rows
     step = tracer.step(40)
     assert [row.number for row in step] == list(range(40 * 17, 41 * 17))
     for row in step:
-        used = sum(piece.length for piece in row.pieces)
+        used = sum(segment.length for segment in row.segments)
         assert used == (row.rows.corpus[0] >= 0).sum()
-        for piece in row.pieces:
-            assert (row.rows.start[0, piece.first : piece.first + piece.length] == piece.first).all()
+        for segment in row.segments:
+            assert (row.rows.start[0, segment.first : segment.first + segment.length] == segment.first).all()
             assert tokenizer.decode(row.rows.tokens[0])
     walked = walk(history, small, tokenizer, 40)
-    assert [row.pieces for row in walked] == [row.pieces for row in step]
+    assert [row.segments for row in walked] == [row.segments for row in step]
 
 
 def test_seen_names_each_step_in_which_a_document_was_used(
@@ -102,9 +102,9 @@ def test_seen_names_each_step_in_which_a_document_was_used(
     tracer = Tracer(history, small, tokenizer, openings)
     expected: dict[str, set[int]] = defaultdict(set)
     for row in tracer.rows(range(end)):
-        for piece in row.pieces:
-            for part in piece.parts:
-                if piece.corpus == "b":
+        for segment in row.segments:
+            for part in segment.parts:
+                if segment.corpus == "b":
                     expected[part.key].add(row.number)
     keys = [f"{number:09d}" for number in range(0, 100, 7)]
     seen = tracer.seen("b", keys, end)

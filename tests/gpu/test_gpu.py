@@ -29,10 +29,10 @@ PATIENCE = 180.0
 def off_the_rule(world: World, back_end: str, precision: str, length: int) -> list[float]:
     """By how much a back end is off a dense mask in float64, relative to the largest value: the output, and
     the gradients of queries, keys and values. Four heads of queries over two of keys."""
-    pieces = [[(length // 4, shape) for shape in SHAPES], [(length, "causal")], [(7, "full")] * 9]
-    start, bound = (array.cuda() for array in layout(pieces, length))
+    segments = [[(length // 4, shape) for shape in SHAPES], [(length, "causal")], [(7, "full")] * 9]
+    start, bound = (array.cuda() for array in layout(segments, length))
     generator = torch.Generator("cuda").manual_seed(0)
-    shapes = [(len(pieces), length, heads, 32) for heads in (4, 2, 2, 4)]
+    shapes = [(len(segments), length, heads, 32) for heads in (4, 2, 2, 4)]
     *exact, slope = (torch.randn(shape, generator=generator, device="cuda").double() for shape in shapes)
     quick = [x.detach().to(getattr(torch, precision)).requires_grad_() for x in exact]
     exact = [x.detach().double().requires_grad_() for x in quick]

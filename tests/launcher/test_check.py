@@ -12,9 +12,9 @@ from data.durable import append
 from data.errors import BadInput
 from data.plan.make import make_plan
 from data.plan.plan import History
-from data.plan.segments import Regimes
+from data.plan.segments import PlanSegments
 from data.stream.block import Opener
-from launcher.config import run_config as configs
+from launcher.config import run_config
 from launcher.preflight import estimates
 from launcher.preflight.check import report
 from launcher.preflight.quarantine import refuse_unknown
@@ -54,7 +54,7 @@ def file(tmp_path: Path, corpora: Corpora) -> Path:
 def test_exact_figures(file: Path, corpora: Corpora) -> None:
     from model.transformer import Transformer
 
-    config = configs.load(file)
+    config = run_config.load(file)
     facts = report(config, 2)
     # Ten steps of 8 rows, then ninety of 16.
     assert facts["whole"] == facts["whole"] | {"steps": 100, "rows": 80 + 90 * 16}
@@ -74,7 +74,7 @@ def test_exact_figures(file: Path, corpora: Corpora) -> None:
     assert prose["held_out_bytes"] == 0
     assert [part["share"] for part in facts["objectives"]] == [0.5, 0.5]
     assert [part["share_at_end"] for part in facts["objectives"]] == [0.75, 0.25]
-    # Saved at 30, 60, 90, 100; kept whole: 90, 100 and 60 for ever.
+    # SavedCheckpoint at 30, 60, 90, 100; kept whole: 90, 100 and 60 for ever.
     assert (facts["checkpoints"]["whole"], facts["checkpoints"]["weights_only"]) == (3, 0)
     assert facts["warnings"] == []
 
@@ -89,28 +89,28 @@ def test_a_run_that_goes_on_is_asked_at_its_row(file: Path, headrace: Commands) 
     facts = json.loads(headrace.ok("check", file, *edits, "--json"))
     assert (facts["run"]["step"], facts["run"]["complete"]) == (2, True)
     assert (facts["step"]["rows"], facts["objectives"][0]["share"]) == (12, 0.75)
-    new = report(configs.load(file, [*edits, "run.name=new"]), 1)
+    new = report(run_config.load(file, [*edits, "run.name=new"]), 1)
     assert (new["step"]["rows"], new["objectives"][0]["share"]) == (8, 0.5)
 
 
 def test_blocks_of_appended_shards_are_those_that_the_stream_opens(file: Path, corpora: Corpora) -> None:
     """They bring their own held-out units, so the figures depend on where they were appended."""
-    config, tokenizer = configs.load(file), corpora.tokenizer()
+    config, tokenizer = run_config.load(file), corpora.tokenizer()
     opened = open_corpora(config)
     plan = make_plan(stream_settings(config, opened, tokenizer.hash))
     part, units = plan.corpora[0], opened["code"].index.units
     (last,) = part.eras
     first = replace(last, units=len(units) // 3, blocks=1, fingerprint="")
-    part = replace(part, eras=(first, replace(last, place=1)))
+    part = replace(part, eras=(first, replace(last, slot=1)))
     grown = replace(plan, corpora=(part, *plan.corpora[1:]))
-    blocks = Opener(Regimes(History(((0, grown),))), opened, tokenizer).blocks["code"]
+    blocks = Opener(PlanSegments(History(((0, grown),))), opened, tokenizer).blocks["code"]
     facts = estimates.corpus(grown, part, opened["code"], tokenizer, 100)
     assert facts["blocks"] == len(blocks)
     assert facts["held_out_bytes"] == units["text_bytes"][blocks.held_out].sum()
 
 
 def test_estimated_tokens_and_padding_are_near_the_truth(file: Path, corpora: Corpora) -> None:
-    facts = report(configs.load(file), 1)
+    facts = report(run_config.load(file), 1)
     tokenizer = corpora.tokenizer()
     prose = corpora.open("prose")
     texts = [s.text for unit in range(len(prose)) for s in prose.read_unit(unit) if s.text is not None]
@@ -120,7 +120,7 @@ def test_estimated_tokens_and_padding_are_near_the_truth(file: Path, corpora: Co
 
 
 def test_blank_rows_are_counted_as_the_ranks_will_have_them(file: Path) -> None:
-    facts = report(configs.load(file), 5)
+    facts = report(run_config.load(file), 5)
     # Eight rows over five ranks: one micro-batch of 4 for each, however few of its rows are real.
     assert facts["step"]["blank_rows"] == 5 * 4 - 8
     assert "blank rows" in facts["warnings"][0]
@@ -130,7 +130,7 @@ def test_too_little_memory_for_the_blocks_in_use_is_told(
     file: Path, text: TrainingText, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One block for each stream that the lanes of a process follow."""
-    small = report(configs.load(file, ["data.memory_mib=1", "data.block_bytes=400000"]), 1)
+    small = report(run_config.load(file, ["data.memory_mib=1", "data.block_bytes=400000"]), 1)
     assert small["open_blocks"]["number"] == 2
     assert 1 << 20 < small["open_blocks"]["bytes"] < 6 << 20
     (line,) = small["warnings"]
@@ -138,7 +138,7 @@ def test_too_little_memory_for_the_blocks_in_use_is_told(
     assert line.startswith("data.memory_mib: a process draws from 2 blocks at a time; they may hold ")
     monkeypatch.setattr("data.plan.corpus_mix.BLOCKS_A_STREAM", 16)
     many = ["data.block_bytes=2000", "lanes=12", *(f"data.corpora.{c}.shards={s}" for c, s in shards)]
-    fine = [report(configs.load(file, many), processes) for processes in (1, 6)]
+    fine = [report(run_config.load(file, many), processes) for processes in (1, 6)]
     streams = [corpus["streams"] for corpus in fine[0]["corpora"]]
     assert streams[0] > 1
     for facts, processes in zip(fine, (1, 6), strict=True):
@@ -160,12 +160,12 @@ def test_the_command_needs_no_torch_and_prints_both_ways(file: Path) -> None:
     assert "1,520 rows" in shown
     assert "prose" in shown
     facts = json.loads(subprocess.run([*run, "--json"], capture_output=True, text=True, check=True).stdout)
-    assert facts == report(configs.load(file), 1) | {"checkpoints": facts["checkpoints"]}
+    assert facts == report(run_config.load(file), 1) | {"checkpoints": facts["checkpoints"]}
 
 
 def test_a_run_with_another_config_is_refused_before_torch_is_imported(file: Path) -> None:
-    start(configs.load(file))
-    append(RunFolder(configs.load(file).path).plan, "{}")  # what makes it a run that has begun
+    start(run_config.load(file))
+    append(RunFolder(run_config.load(file).path).plan, "{}")  # what makes it a run that has begun
     script = (
         "import sys; sys.argv = ['headrace', 'train', *sys.argv[1:]]\n"
         "from launcher.cli.main import main\n"
@@ -185,23 +185,23 @@ def test_what_would_stop_the_run_stops_the_check(file: Path, tmp_path: Path) -> 
         ("tokenizer.model=none.model", "tokenizer.model: no file"),
         ("data.corpora.code.shards=none-*.tar", "none-*.tar"),
     ]:
-        with pytest.raises(configs.BadInput) as caught:
-            report(configs.load(file, [override]), 1)
+        with pytest.raises(run_config.BadInput) as caught:
+            report(run_config.load(file, [override]), 1)
         assert expected in str(caught.value)
-    with pytest.raises(configs.BadInput, match="lanes: 12 lanes cannot be shared by 13"):
-        report(configs.load(file), 13)
+    with pytest.raises(run_config.BadInput, match="lanes: 12 lanes cannot be shared by 13"):
+        report(run_config.load(file), 13)
 
 
 def test_the_stream_is_asked_for_as_the_config_says(file: Path) -> None:
-    config = configs.load(file, ["data.corpora.code.quarantine=[a, b]", "longest_sequence=256"])
+    config = run_config.load(file, ["data.corpora.code.quarantine=[a, b]", "max_sequence_length=256"])
     settings = stream_settings(config, open_corpora(config), "hash")
     assert list(settings.quarantine) == [("code", "a"), ("code", "b")]
-    assert (settings.length, settings.longest, settings.block_bytes) == (128, 256, None)
+    assert (settings.length, settings.max_length, settings.block_bytes) == (128, 256, None)
     assert settings.corpora["code"].weight == 3
 
 
 def test_a_start_does_not_look_through_a_large_corpus_for_documents_to_leave_out(file: Path) -> None:
-    config = configs.load(file, ["data.corpora.code.quarantine=[a, b]"])
+    config = run_config.load(file, ["data.corpora.code.quarantine=[a, b]"])
     (line,) = refuse_unknown(config, open_corpora(config), most=1000)
     assert line.startswith(
         "data.corpora.code.quarantine: whether these documents exist was not looked up in "

@@ -15,7 +15,7 @@ from launcher.checkpoint import retention
 from launcher.checkpoint.catalog import abandon, newest, verify
 from launcher.checkpoint.format import step_name, weights_name
 from launcher.checkpoint.retention import Retention, clean
-from launcher.distributed.collectives import Told
+from launcher.distributed.collectives import ToldByOtherRank
 from launcher.distributed.world import World
 from tests.support.engine_cases import checkpoints, make_engine, train_and_save, varied
 from tests.support.ranks import run
@@ -81,7 +81,7 @@ def save_with_logs(world: World, folder: Path, refusing: int | None) -> tuple[li
     saves.save(engine, 1, {"step": 1})
     try:
         saves.finish()
-    except (BadInput, Told) as error:
+    except (BadInput, ToldByOtherRank) as error:
         return synced, str(error)
     return synced, None
 

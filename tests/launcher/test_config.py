@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import BadInput
-from launcher.config import run_config as configs
+from launcher.config import run_config
 from launcher.config.messages import options
 from launcher.config.run_config import Config
 from objectives.registry import OBJECTIVES
@@ -40,32 +40,32 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refusal(path: Path, *overrides: str) -> str:
     with pytest.raises(BadInput) as caught:
-        configs.load(path, overrides)
+        run_config.load(path, overrides)
     text = str(caught.value)
     assert "\n" not in text
     return text
 
 
 def test_dump_is_complete_and_reads_back_equal(file: Path, tmp_path: Path, monkeypatch) -> None:
-    config = configs.load(file)
+    config = run_config.load(file)
     copy = tmp_path / "copy.yaml"
-    copy.write_text(configs.dump(config))
+    copy.write_text(run_config.dump(config))
     monkeypatch.chdir("/")
-    assert configs.load(copy) == config
+    assert run_config.load(copy) == config
     assert config.data.corpora["code"].shards == (f"{tmp_path}/code-*.tar",)
-    assert config.longest_sequence == config.model.longest == 128
+    assert config.max_sequence_length == config.model.max_sequence_length == 128
     assert config.data.block_bytes is None
     assert config.objectives["mlm"]["select"] == 0.15
     for key in options(Config):
-        if "*" not in key and key[0] != "objectives" and key != ("model", "longest"):
-            section = configs.plain(config)
+        if "*" not in key and key[0] != "objectives" and key != ("model", "max_sequence_length"):
+            section = run_config.plain(config)
             for word in key[:-1]:
                 section = section[word]
             assert key[-1] in section
 
 
 def test_a_config_never_changes(file: Path) -> None:
-    config = configs.load(file)
+    config = run_config.load(file)
     for section, key in [(config, "steps"), (config.data.on_bad, "budget"), (config.model, "width")]:
         with pytest.raises((TypeError, ValueError, AttributeError)):
             setattr(section, key, 1)
@@ -114,7 +114,7 @@ def test_a_mistake_is_one_line_with_its_place(file: Path, old: str, new: str, ex
         ("model.haeds=4", "command line: model.haeds: unknown key; did you mean model.heads?"),
         ("layout.precision=fp16", "command line: layout.precision: expected 'fp32' or 'bf16'"),
         ("layout={precision: bf16, zero: 0}", "layout: precision bf16 with zero 0 is not supported"),
-        ("longest_sequence=64", "longest_sequence: expected at least sequence_length (128), got 64"),
+        ("max_sequence_length=64", "max_sequence_length: expected at least sequence_length (128), got 64"),
         (
             "layout.micro_batch=99999999999999",
             "layout.micro_batch: expected at most 65536, got 99999999999999",
@@ -134,7 +134,7 @@ def test_a_mistake_is_one_line_with_its_place(file: Path, old: str, new: str, ex
 )
 def test_overrides_are_held_to_the_same_rules(file: Path, override: str, expected: str | None) -> None:
     if expected is None:
-        configs.load(file, [override])
+        run_config.load(file, [override])
     else:
         assert expected in refusal(file, override)
 
@@ -144,7 +144,7 @@ def test_evaluation_without_held_out_text_is_refused(file: Path) -> None:
 
 
 def test_overrides_reach_into_sections_and_take_names_out(file: Path) -> None:
-    config = configs.load(
+    config = run_config.load(
         file, ["optimizer.lr=1e-3", "objectives.mlm=null", "data.corpora.prose.shards=[p.tar]", "steps=7"]
     )
     assert (config.optimizer.lr, config.steps) == (0.001, 7)
@@ -156,7 +156,7 @@ def test_a_base_is_merged_by_sections_and_one_level_deep(file: Path, tmp_path: P
     child = tmp_path / "sub" / "child.yaml"
     child.parent.mkdir()
     child.write_text("base: ../c.yaml\nmodel: {width: 128}\nobjectives: {causal: , span: {weight: 1}}\n")
-    config = configs.load(child)
+    config = run_config.load(child)
     assert (config.model.layers, config.model.width) == (2, 128)
     assert list(config.objectives) == ["mlm", "span"]
 
@@ -171,25 +171,25 @@ def test_a_base_is_merged_by_sections_and_one_level_deep(file: Path, tmp_path: P
 
 
 def test_difference_names_the_keys(file: Path) -> None:
-    old = configs.load(file)
-    new = configs.load(file, ["model.width=128", "objectives.mlm=null"])
-    lines = configs.difference(old, new)
+    old = run_config.load(file)
+    new = run_config.load(file, ["model.width=128", "objectives.mlm=null"])
+    lines = run_config.difference(old, new)
     assert "model.width: 64, now 128" in lines
     assert "objectives.mlm.weight: 2.0, now absent" in lines
-    assert configs.difference(old, old) == []
+    assert run_config.difference(old, old) == []
 
 
 def test_batch_rows_may_be_stepwise(file: Path) -> None:
-    assert configs.load(file, ["batch_rows=[[0, 4], [100, 6]]"]).batch_rows == ((0, 4), (100, 6))
+    assert run_config.load(file, ["batch_rows=[[0, 4], [100, 6]]"]).batch_rows == ((0, 4), (100, 6))
 
 
 def test_edits_of_a_config_are_held_to_the_same_rules(file: Path) -> None:
-    config = configs.load(file)
-    assert configs.edit(config, ["steps=40", "model.width=128"]) == configs.load(
+    config = run_config.load(file)
+    assert run_config.edit(config, ["steps=40", "model.width=128"]) == run_config.load(
         file, ["steps=40", "model.width=128"]
     )
     with pytest.raises(BadInput, match=r"command line: stps: unknown key; did you mean steps\?"):
-        configs.edit(config, ["stps=1"])
+        run_config.edit(config, ["stps=1"])
 
 
 def test_a_password_in_a_url_is_not_taken(file: Path) -> None:
@@ -206,15 +206,15 @@ def test_a_signature_in_a_url_is_not_taken(file: Path, query: str) -> None:
 
 
 def test_more_processes_than_lanes_are_refused(file: Path) -> None:
-    config = configs.load(file)
-    configs.require_processes(config, 12)
+    config = run_config.load(file)
+    run_config.require_processes(config, 12)
     with pytest.raises(BadInput, match="lanes: 12 lanes cannot be shared by 13 processes"):
-        configs.require_processes(config, 13)
+        run_config.require_processes(config, 13)
 
 
 def test_a_missing_tokenizer_is_named(file: Path) -> None:
     with pytest.raises(BadInput, match=r"tokenizer\.model: no file .*tok\.model; make one with"):
-        configs.require_files(configs.load(file))
+        run_config.require_files(run_config.load(file))
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_what_is_no_config_is_refused(file: Path, text: str, expected: str) -> N
 
 def test_numbers_and_names_are_what_they_look_like(file: Path) -> None:
     file.write_text(GOOD.replace("    code:", "    no:").replace("3e-4", "1_000e-6"))
-    config = configs.load(file)
+    config = run_config.load(file)
     assert list(config.data.corpora) == ["no"]
     assert config.optimizer.lr == 0.001
 
@@ -258,12 +258,12 @@ def test_every_recipe_loads() -> None:
     recipes = sorted(Path("configs").glob("*.yaml"))
     assert len(recipes) >= 3
     for recipe in recipes:
-        configs.load(recipe)
+        run_config.load(recipe)
 
 
 def test_the_set_of_options_is_frozen() -> None:
     """An option is a promise. To add or remove one, change this list, and let something read the option."""
-    keys = {".".join(map(str, key)) for key in options(Config)} - {"model.longest"}
+    keys = {".".join(map(str, key)) for key in options(Config)} - {"model.max_sequence_length"}
     for objective in OBJECTIVES:
         keys |= {f"objectives.{objective.name}.{field.name}" for field in fields(objective)}
     listed = (ROOT / "tests" / "options.txt").read_text().split()

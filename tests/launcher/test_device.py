@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.errors import BadInput
-from launcher.distributed.collectives import Told
+from launcher.distributed.collectives import ToldByOtherRank
 from launcher.distributed.process_group import refuse_shared
 from launcher.distributed.world import World
 from launcher.engine import compiler
@@ -24,7 +24,7 @@ def meet(world: World, gpus: list[str]) -> str:
     """How a rank is refused, or that it is not, where the ranks have these GPUs."""
     try:
         refuse_shared(world, SimpleNamespace(uuid=gpus[world.rank], name="H100"))
-    except Told:
+    except ToldByOtherRank:
         return "told"
     except BadInput as error:
         return str(error)

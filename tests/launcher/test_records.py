@@ -13,13 +13,13 @@ import pytest
 from launcher.checkpoint import save as checkpoint_save
 from launcher.checkpoint.format import step_name
 from launcher.checkpoint.save_job import SaveJob
-from launcher.distributed import collectives as agreement
+from launcher.distributed import collectives
 from launcher.distributed.collectives import from_first
 from launcher.distributed.process_group import connect, disconnect
 from launcher.distributed.world import World
 from launcher.runs.run_folder import open_run
-from launcher.training import global_batch as totals
-from launcher.training.global_batch import Totals, ahead, scales
+from launcher.training import global_batch
+from launcher.training.global_batch import BatchSums, ahead, scales
 from launcher.training.step_record import step_record
 from objectives.mixture import Mixture
 from objectives.registry import NAMES
@@ -28,8 +28,8 @@ from tests.support.ranks import run, start
 from tests.support.training import TIMEOUT, config, train, trainer
 
 
-def sums_of(weight: np.ndarray) -> Totals:
-    return Totals(weight, weight, weight, np.array([4.0]), np.array([0.0]), tokens=weight.sum())
+def sums_of(weight: np.ndarray) -> BatchSums:
+    return BatchSums(weight, weight, weight, np.array([4.0]), np.array([0.0]), tokens=weight.sum())
 
 
 def test_a_coefficient_of_0_leaves_the_losses_of_others_as_they_are() -> None:
@@ -39,7 +39,7 @@ def test_a_coefficient_of_0_leaves_the_losses_of_others_as_they_are() -> None:
     weight[[NAMES.index("causal"), NAMES.index("prefix")]] = 100
     scale = scales(sums_of(weight), mixture, 0, "global")
     step: Any = SimpleNamespace(
-        ready=SimpleNamespace(totals=sums_of(weight), waited=0.0),
+        ready=SimpleNamespace(global_batch=sums_of(weight), waited=0.0),
         progress=SimpleNamespace(step=1, row=4, tokens=200, target_tokens=200),
         sums=weight * scale[:, None] * 5,
         scale=scale,
@@ -56,7 +56,7 @@ def test_a_coefficient_of_0_leaves_the_losses_of_others_as_they_are() -> None:
 
 
 def test_a_late_batch_is_waited_for_in_the_step_that_it_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(totals, "count", lambda *_: sums_of(np.zeros((len(NAMES), 1))))
+    monkeypatch.setattr(global_batch, "count", lambda *_: sums_of(np.zeros((len(NAMES), 1))))
 
     def batches() -> Iterator[Any]:
         for number in range(5):
@@ -79,7 +79,7 @@ def late(world: World, store: str) -> Any:
     apart = replace(world, rendezvous=f"file://{store}")
     connect(apart, timeout=1.5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(agreement, "STILL", 0.3)
+        patch.setattr(collectives, "STILL", 0.3)
         return from_first(apart, lambda: time.sleep(2.5) or {"found": 1})
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from data.durable import append, read_lines
 from data.errors import BadInput
-from launcher.config import run_config as configs
+from launcher.config import run_config
 from launcher.config.run_config import Config
 from launcher.reporting.next_command import further_command, resume_command
 from launcher.runs.lineage import merged, steps
@@ -36,11 +36,11 @@ optimizer: {}
 
 CLAIM = """
 import sys, time
-from launcher.config import run_config as configs
+from launcher.config import run_config
 from launcher.runs.run_folder import claim, start
 from data.durable import append
 from data.errors import BadInput
-folder, config = start(configs.load(sys.argv[1]))
+folder, config = start(run_config.load(sys.argv[1]))
 try:
     attempt = claim(folder, config, watch_seconds=1, beat_seconds=0.1)
 except BadInput as error:
@@ -74,8 +74,8 @@ def first_line(process: subprocess.Popen) -> str:
 
 def begun(file: Path, step: int, parent: int | None, *overrides: str) -> tuple[RunFolder, int]:
     """One attempt from claim to close, with its number."""
-    folder, _ = start(configs.load(file))
-    config: Config = configs.load(file, overrides)
+    folder, _ = start(run_config.load(file))
+    config: Config = run_config.load(file, overrides)
     attempt = claim(folder, config)
     attempt.begin(step, parent)
     attempt.close()
@@ -85,7 +85,7 @@ def begun(file: Path, step: int, parent: int | None, *overrides: str) -> tuple[R
 def test_a_live_writer_is_named_and_a_dead_one_is_no_hindrance(file: Path) -> None:
     holder = claiming(file, 60)
     assert first_line(holder) == "attempt 1"
-    folder, config = start(configs.load(file))
+    folder, config = start(run_config.load(file))
     with pytest.raises(BadInput, match=rf"is being written by attempt 1, process {holder.pid} on "):
         claim(folder, config)
     assert folder.attempts() == [1]
@@ -130,7 +130,7 @@ def test_of_many_starts_at_the_same_moment_one_goes_on(file: Path) -> None:
         lines = [first_line(process) for process in starts]
         assert sum(line.startswith("attempt") for line in lines) == 1
         assert sum("is being written by attempt" in line for line in lines) == 4
-        folder, _ = start(configs.load(file))
+        folder, _ = start(run_config.load(file))
         assert len(folder.attempts()) == 1
         assert [entry.name for entry in (folder.path / "attempts").iterdir()] == [
             f"{folder.attempts()[0]:04d}"
@@ -206,7 +206,7 @@ def refuse_to_sync(_file: int) -> None:
 
 
 def test_only_the_newest_started_attempt_may_publish(file: Path) -> None:
-    folder, config = start(configs.load(file))
+    folder, config = start(run_config.load(file))
     stale = claim(folder, config)
     stale.begin(0, None)
     assert stale.may_publish()
@@ -225,7 +225,7 @@ def test_the_same_config_goes_on_and_another_is_refused_with_its_keys(file: Path
     assert begun(file, 3, 1)[1] == 2
     assert folder.tokenizer.read_bytes() == b"pieces"
     with pytest.raises(BadInput) as caught:
-        start(configs.load(file, ["steps=30", "optimizer.lr=1e-3"]))
+        start(run_config.load(file, ["steps=30", "optimizer.lr=1e-3"]))
     text = str(caught.value)
     assert "steps: 20, now 30" in text
     assert "optimizer.lr: 0.0003, now 0.001" in text
@@ -233,13 +233,13 @@ def test_the_same_config_goes_on_and_another_is_refused_with_its_keys(file: Path
 
     # A resume with edits is another verb; after it the config as first started goes on with the edits.
     begun(file, 4, 2, "optimizer.lr=1e-3")
-    assert start(configs.load(file))[1].optimizer.lr == 1e-3
-    assert start(configs.load(file, ["optimizer.lr=1e-3"]))[1].optimizer.lr == 1e-3
+    assert start(run_config.load(file))[1].optimizer.lr == 1e-3
+    assert start(run_config.load(file, ["optimizer.lr=1e-3"]))[1].optimizer.lr == 1e-3
     assert folder.first_config().optimizer.lr == 3e-4
 
 
 def test_what_to_type_to_go_on_is_what_the_newest_attempt_was_given(file: Path) -> None:
-    folder, config = start(configs.load(file))
+    folder, config = start(run_config.load(file))
     assert resume_command(folder) == f"headrace resume {folder.path}"
     for processes, words in ((4, " steps=40 --processes 4"), (None, " steps=40")):
         attempt = claim(folder, config)
@@ -250,7 +250,7 @@ def test_what_to_type_to_go_on_is_what_the_newest_attempt_was_given(file: Path) 
 
 def test_a_place_that_takes_no_run_is_refused_in_one_line(file: Path) -> None:
     with pytest.raises(BadInput, match=r"^/proc/runs/r: cannot be written: "):
-        start(configs.load(file, ["run.folder=/proc/runs"]))
+        start(run_config.load(file, ["run.folder=/proc/runs"]))
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_the_ledger_survives_kill_9_and_keeps_its_order(file: Path) -> None:
     assert first_line(holder) == "attempt 1"
     holder.kill()
     holder.wait()
-    folder, config = start(configs.load(file))
+    folder, config = start(run_config.load(file))
     attempt = claim(folder, config)
     attempt.begin(7, 1, reason="after kill -9")
     attempt.record("checkpoint", step=9)
@@ -338,7 +338,7 @@ def test_metrics_are_read_along_the_lineage(file: Path) -> None:
 
 
 def test_an_attempt_that_never_began_is_not_seen(file: Path) -> None:
-    folder, config = start(configs.load(file))
+    folder, config = start(run_config.load(file))
     attempt = claim(folder, config)
     assert folder.attempts() == []
     assert list(merged(folder)) == []

@@ -22,7 +22,7 @@ from data.durable import read_lines
 from data.errors import BadInput
 from data.provenance.openings import OpeningsLog
 from data.stream.streams import Opening
-from launcher.config import run_config as configs
+from launcher.config import run_config
 from launcher.runs.run_folder import RunFolder, claim, start
 from launcher.tracking import wandb_feed
 from launcher.tracking.console import Pace, PlainConsole, watch
@@ -71,7 +71,7 @@ def run(tmp_path: Path) -> RunFolder:
     (tmp_path / "tok.model").write_bytes(b"pieces")
     file = tmp_path / "c.yaml"
     file.write_text(CONFIG.replace("FOLDER", str(tmp_path)))
-    return start(configs.load(file))[0]
+    return start(run_config.load(file))[0]
 
 
 def test_a_line_has_the_names_of_the_design() -> None:
@@ -205,7 +205,7 @@ def attempt_of(
     run: RunFolder, first: int, last: int, parent: int | None, mode: str = "offline", *edits: str
 ) -> float:
     """One attempt with its feeder, steps first … last; returns the seconds that closing the feeder took."""
-    config = configs.edit(run.current_config(), [f"wandb.mode={mode}", *edits])
+    config = run_config.edit(run.current_config(), [f"wandb.mode={mode}", *edits])
     attempt = claim(run, config)
     attempt.begin(first - 1, parent)
     feed = wandb_feed.Feed(run, attempt.number, attempt.path / "wandb.log")
@@ -274,7 +274,7 @@ def test_wandb_gets_a_rewound_run_from_the_beginning_under_a_new_id(run: RunFold
 
 def test_a_history_goes_on_at_wandb_unless_other_weights_came_of_it(run: RunFolder) -> None:
     def number(first: int, last: int, parent: int | None, *edits: str) -> int:
-        attempt = claim(run, configs.edit(run.current_config(), edits))
+        attempt = claim(run, run_config.edit(run.current_config(), edits))
         attempt.begin(first - 1, parent)
         for step in range(first, last + 1):
             Tracker(attempt.path).write(replace(STEP, step=step, attempt=attempt.number))

@@ -14,7 +14,7 @@ from model.initialise import initialise
 from model.transformer import Transformer
 from tests.support.packed_rows import HEADS, batch, layout
 
-SMALL = ModelConfig(layers=3, width=64, heads=4, longest=64)
+SMALL = ModelConfig(layers=3, width=64, heads=4, max_sequence_length=64)
 
 
 @pytest.mark.parametrize("norm, placement", product(["rms", "layer"], ["pre", "post"]))
@@ -32,12 +32,12 @@ def test_parameters_are_those_of_the_module(
     config = replace(
         SMALL,
         norm=norm,
-        placement=placement,
+        norm_placement=placement,
         positions=positions,
         activation=activation,
         kv_heads=kv_heads,
         qk_norm=qk_norm,
-        tied=tied,
+        tie_embeddings=tied,
     )
     with torch.device("meta"):
         model = Transformer(config, 1000, HEADS, 1)
@@ -45,7 +45,7 @@ def test_parameters_are_those_of_the_module(
 
 
 @pytest.mark.parametrize(
-    "choices", [{}, {"activation": "gelu", "norm": "layer", "kv_heads": 1, "tied": False}]
+    "choices", [{}, {"activation": "gelu", "norm": "layer", "kv_heads": 1, "tie_embeddings": False}]
 )
 def test_flops_are_those_that_torch_counts(choices: dict) -> None:
     """With a target everywhere; 6N + 12LdT leaves out nothing that the counter knows."""

@@ -1,4 +1,4 @@
-"""Attention against the rule itself, written as loops in float64, and pieces that never see each other."""
+"""Attention against the rule itself, written as loops in float64, and segments that never see each other."""
 
 import math
 
@@ -10,7 +10,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from model.attention import BACK_ENDS, attention, auto, block_mask, rule, visible
 from model.config import ModelConfig
 from model.initialise import initialise
-from model.pieces import groups
+from model.segments import groups
 from model.transformer import Transformer
 from tests.support.packed_rows import HEADS, MIXED, SHAPES, batch, layout
 
@@ -33,13 +33,13 @@ def slow(q: Tensor, k: Tensor, v: Tensor, start: Tensor, bound: Tensor) -> Tenso
 
 @pytest.mark.parametrize(
     "back_end, rows",
-    [("dense", MIXED), ("pieces", MIXED), ("auto", MIXED), ("causal", [[(LENGTH, "causal")]] * 2)],
+    [("dense", MIXED), ("segments", MIXED), ("auto", MIXED), ("causal", [[(LENGTH, "causal")]] * 2)],
 )
-@pytest.mark.parametrize("key_heads", [4, 2])
-def test_back_ends_follow_the_rule_forward_and_backward(back_end: str, rows: list, key_heads: int) -> None:
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_back_ends_follow_the_rule_forward_and_backward(back_end: str, rows: list, num_kv_heads: int) -> None:
     torch.manual_seed(0)
     start, bound = layout(rows, LENGTH)
-    shapes = [(len(rows), LENGTH, heads, 8) for heads in (4, key_heads, key_heads)]
+    shapes = [(len(rows), LENGTH, heads, 8) for heads in (4, num_kv_heads, num_kv_heads)]
     exact = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     quick = [x.detach().float().requires_grad_() for x in exact]
     expected = slow(exact[0], exact[1], exact[2], start, bound)
@@ -54,7 +54,7 @@ def test_back_ends_follow_the_rule_forward_and_backward(back_end: str, rows: lis
 
 
 def test_causal_refuses_packed_rows_in_words() -> None:
-    with pytest.raises(ValueError, match="attention: causal needs rows of one causal piece"):
+    with pytest.raises(ValueError, match="attention: causal needs rows of one causal segment"):
         BACK_ENDS["causal"](*layout(MIXED, LENGTH))
 
 
@@ -129,15 +129,17 @@ def test_the_pieces_of_mixed_rows_are_found() -> None:
 def test_auto_takes_one_mask_for_crumbs_and_pieces_for_long_pieces() -> None:
     crumbs = layout([[(2, "causal"), (3, "causal")] * 20], 100)
     assert auto(*crumbs).__qualname__.startswith("dense")
-    assert auto(*layout([[(400, "causal"), (600, "full")]], 1000)).__qualname__.startswith("_by_piece")
+    assert auto(*layout([[(400, "causal"), (600, "full")]], 1000)).__qualname__.startswith("_by_segment")
 
 
-@pytest.mark.parametrize("back_end", ["dense", "pieces", "auto"])
+@pytest.mark.parametrize("back_end", ["dense", "segments", "auto"])
 @pytest.mark.parametrize("positions", ["rope", "learned"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_changing_one_piece_changes_no_logit_of_another(back_end: str, positions: str, shape: str) -> None:
-    """Bit for bit, for a piece of each visibility in the midst of others, whatever it turns into."""
-    config = ModelConfig(layers=2, width=32, heads=4, positions=positions, attention=back_end, longest=LENGTH)
+    """Bit for bit, for a segment of each visibility in the midst of others, whatever it turns into."""
+    config = ModelConfig(
+        layers=2, width=32, heads=4, positions=positions, attention=back_end, max_sequence_length=LENGTH
+    )
     model = Transformer(config, 50, HEADS, 2)
     initialise(model, config, 1)
     others = [(9, "prefix"), (11, "causal"), (8, "full")]
@@ -151,9 +153,9 @@ def test_changing_one_piece_changes_no_logit_of_another(back_end: str, positions
     assert torch.equal(a[:, 20:], b[:, 20:])
 
 
-@pytest.mark.parametrize("back_end", ["dense", "pieces"])
+@pytest.mark.parametrize("back_end", ["dense", "segments"])
 def test_a_piece_has_the_logits_that_it_has_alone(back_end: str) -> None:
-    config = ModelConfig(layers=2, width=32, heads=4, attention=back_end, longest=LENGTH)
+    config = ModelConfig(layers=2, width=32, heads=4, attention=back_end, max_sequence_length=LENGTH)
     model = Transformer(config, 50, HEADS, 2)
     initialise(model, config, 1)
     packed = batch(*layout([[(9, "prefix"), (11, "prefix"), (8, "full")]], LENGTH), 50)

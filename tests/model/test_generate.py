@@ -13,7 +13,7 @@ from model.transformer import Transformer
 from tests.support.packed_rows import HEADS, layout
 
 VOCABULARY, T = 40, 24
-SMALL = ModelConfig(layers=2, width=32, heads=4, longest=T, deviation=0.3)
+SMALL = ModelConfig(layers=2, width=32, heads=4, max_sequence_length=T, init_std=0.3)
 
 
 def build(**choices: object) -> Transformer:
@@ -25,7 +25,11 @@ def build(**choices: object) -> Transformer:
 
 @pytest.mark.parametrize(
     "choices",
-    [{}, {"kv_heads": 2, "qk_norm": True}, {"positions": "learned", "norm": "layer", "placement": "post"}],
+    [
+        {},
+        {"kv_heads": 2, "qk_norm": True},
+        {"positions": "learned", "norm": "layer", "norm_placement": "post"},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("visible_prompt", [False, True])

@@ -16,7 +16,7 @@ from tests.support.packed_rows import HEADS, MIXED, batch, layout
 from tests.support.sources import source_files
 
 VOCABULARY, CORPORA, T = 61, 2, 32
-SMALL = ModelConfig(layers=2, width=32, heads=4, hidden=48, longest=T)
+SMALL = ModelConfig(layers=2, width=32, heads=4, mlp_width=48, max_sequence_length=T)
 
 
 def build(config: ModelConfig = SMALL, **options: bool) -> Transformer:
@@ -44,11 +44,11 @@ def plain_loss(model: Transformer, rows: dict[str, Tensor]) -> tuple[Tensor, Ten
     loss, sums, correct = torch.zeros(()), torch.zeros(len(HEADS), CORPORA), torch.zeros(len(HEADS), CORPORA)
     for r, i in (rows["targets"] >= 0).nonzero().tolist():
         o, c = int(rows["objective"][r, i]), int(rows["corpus"][r, i])
-        logits = (pairs if HEADS[o] == "pair" else words)[r, i]
+        logits = (pairs if HEADS[o] == "binary" else words)[r, i]
         target = rows["targets"][r, i].long()
         term = rows["weights"][r, i] * F.cross_entropy(logits, target)
         loss = loss + term
-        if HEADS[o] != "pair":
+        if HEADS[o] != "binary":
             loss = loss + model.config.z_loss * rows["weights"][r, i] * logits.logsumexp(0) ** 2
         sums[o, c] += term.detach()
         correct[o, c] += logits.argmax() == target
@@ -58,7 +58,7 @@ def plain_loss(model: Transformer, rows: dict[str, Tensor]) -> tuple[Tensor, Ten
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("chunk", [7, 1000])
 def test_loss_sums_and_gradients_are_those_of_the_plain_formula(tied: bool, chunk: int) -> None:
-    model = build(replace(SMALL, tied=tied, chunk=chunk, z_loss=1e-2))
+    model = build(replace(SMALL, tie_embeddings=tied, loss_chunk=chunk, z_loss=1e-2))
     rows = batch(*layout(MIXED, T), VOCABULARY)
     loss, sums = model(rows)
     expected, expected_sums, expected_correct = plain_loss(model, rows)
@@ -80,13 +80,13 @@ def test_sums_are_the_terms_of_the_loss() -> None:
     torch.testing.assert_close(loss.detach(), sums.sum())
 
 
-@pytest.mark.parametrize("missing", ["all", "vocabulary", "pair"])
+@pytest.mark.parametrize("missing", ["all", "vocabulary", "binary"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_parameter_has_a_gradient_whatever_the_targets(missing: str, tied: bool) -> None:
-    model = build(replace(SMALL, tied=tied, norm="layer", qk_norm=True, positions="learned"))
+    model = build(replace(SMALL, tie_embeddings=tied, norm="layer", qk_norm=True, positions="learned"))
     rows = batch(*layout(MIXED, T), VOCABULARY)
-    pair = rows["objective"] == HEADS.index("pair")
-    gone = {"all": torch.ones_like(pair), "vocabulary": ~pair, "pair": pair}[missing]
+    pair = rows["objective"] == HEADS.index("binary")
+    gone = {"all": torch.ones_like(pair), "vocabulary": ~pair, "binary": pair}[missing]
     rows["targets"] = torch.where(gone, -1, rows["targets"])
     loss, sums = model(rows)
     found = gradients(model, loss)
@@ -100,7 +100,14 @@ def test_every_parameter_has_a_gradient_whatever_the_targets(missing: str, tied:
 
 CHOSEN = [
     {key: value} for key, values in CHOICES.items() for value in values if value not in ("causal", "flex")
-] + [{"kv_heads": 1}, {"kv_heads": 2}, {"qk_norm": True}, {"tied": False}, {"hidden": None}, {"dropout": 0.1}]
+] + [
+    {"kv_heads": 1},
+    {"kv_heads": 2},
+    {"qk_norm": True},
+    {"tie_embeddings": False},
+    {"mlp_width": None},
+    {"dropout": 0.1},
+]
 
 
 @pytest.mark.parametrize("choice", CHOSEN, ids=str)

@@ -1,4 +1,4 @@
-"""The mixture: its config, its schedules, and how a block is cut, shared out, paired and dressed."""
+"""The mixture: its config, its schedules, and how a block is cut, shared out, paired and built."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,20 +6,20 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from objectives.draws import key
-from objectives.mixture import Mixture, Piece, Texts, dress
+from objectives.mixture import Mixture, Segment, Texts, make_examples
 from objectives.noise import MOST
 from objectives.registry import NAMES
+from objectives.rng import key
 from objectives.schedule import Schedule
-from tests.support.fake_lexicon import BYTE, FakeLexicon
+from tests.support.fake_tokenizer import BYTE, FakeTokenizer
 
-LEXICON = FakeLexicon()
+TOKENIZER = FakeTokenizer()
 ALL: dict = {name: {} for name in NAMES}
 KEYS = [key(1, "document", i) for i in range(3000)]
 
 
 def texts(documents: Sequence[Sequence[int] | np.ndarray]) -> Texts:
-    return Texts.of([np.asarray(tokens, dtype=np.int32) for tokens in documents], LEXICON.control)
+    return Texts.of([np.asarray(tokens, dtype=np.int32) for tokens in documents], TOKENIZER.control)
 
 
 def documents(count: int, mean: float, seed: int = 0) -> Texts:
@@ -29,40 +29,42 @@ def documents(count: int, mean: float, seed: int = 0) -> Texts:
     return texts([random.integers(400, 431, size) for size in sizes])
 
 
-def dressed(
+def built(
     given: Texts,
     config: dict,
     length: int = 128,
     row: int = 0,
     block: int = 1,
     rests: list[tuple[int, int, int]] | None = None,
-) -> Sequence[Piece]:
+) -> Sequence[Segment]:
     left = given.whole() if rests is None else np.array(rests)
-    return dress(given, left, Mixture.parse(config), row, length, LEXICON, key(1, "block", block), KEYS)
+    return make_examples(
+        given, left, Mixture.parse(config), row, length, TOKENIZER, key(1, "block", block), KEYS
+    )
 
 
-def shares(pieces: Sequence[Piece]) -> np.ndarray:
+def shares(segments: Sequence[Segment]) -> np.ndarray:
     """Source tokens by registry id, sum 1."""
     tokens = np.zeros(len(NAMES))
-    for piece in pieces:
-        tokens[piece.objective] += sum(span.stop - span.start for span in piece.spans)
+    for segment in segments:
+        tokens[segment.objective] += sum(span.stop - span.start for span in segment.spans)
     return tokens / tokens.sum()
 
 
-def assert_all_used_once(given: Texts, pieces: Sequence[Piece]) -> None:
+def assert_all_used_once(given: Texts, segments: Sequence[Segment]) -> None:
     used = [np.zeros(len(tokens), dtype=int) for tokens in given]
-    for piece in pieces:
-        for span in piece.spans:
+    for segment in segments:
+        for span in segment.spans:
             used[span.document][span.start : span.stop] += 1
     for counts in used:
         assert (counts == 1).all()
 
 
-def text_of(piece: Piece) -> list[int]:
+def text_of(segment: Segment) -> list[int]:
     """The source tokens, read back from the Example alone."""
-    name, example = NAMES[piece.objective], piece.example
+    name, example = NAMES[segment.objective], segment.example
     tokens, targets = example.tokens.tolist(), example.targets.tolist()
-    n = sum(span.stop - span.start for span in piece.spans)
+    n = sum(span.stop - span.start for span in segment.spans)
     if name == "causal" or (name == "fim" and tokens[0] != 6):
         return targets[:n]
     if name == "reverse":
@@ -98,10 +100,10 @@ def text_of(piece: Piece) -> list[int]:
 def test_nothing_is_lost_repeated_or_too_long(length):
     for seed in range(4):
         given = documents(60, mean=length / 2, seed=seed)
-        pieces = dressed(given, ALL, length, block=seed)
-        assert_all_used_once(given, pieces)
-        for piece in pieces:
-            arrays = piece.example
+        segments = built(given, ALL, length, block=seed)
+        assert_all_used_once(given, segments)
+        for segment in segments:
+            arrays = segment.example
             assert 1 <= len(arrays.tokens) <= length
             assert {len(arrays.targets), len(arrays.weights), len(arrays.bound), len(arrays.objective)} == {
                 len(arrays.tokens)
@@ -109,9 +111,9 @@ def test_nothing_is_lost_repeated_or_too_long(length):
             assert ((arrays.targets >= 0) == (arrays.weights > 0)).all()
             assert (arrays.bound >= 0).all()
             assert (arrays.bound < len(arrays.tokens)).all()
-            used = [token for span in piece.spans for token in given[span.document][span.start : span.stop]]
-            if len(used) > 1 or NAMES[piece.objective] != "nsp":
-                assert text_of(piece) == used, NAMES[piece.objective]
+            used = [token for span in segment.spans for token in given[span.document][span.start : span.stop]]
+            if len(used) > 1 or NAMES[segment.objective] != "nsp":
+                assert text_of(segment) == used, NAMES[segment.objective]
 
 
 @pytest.mark.parametrize(
@@ -130,18 +132,18 @@ def test_nothing_is_lost_repeated_or_too_long(length):
 @pytest.mark.parametrize("length", [8, 21, 64])
 def test_each_alone_uses_all_text_once(config, length):
     given = documents(40, mean=length)
-    pieces = dressed(given, config, length)
-    assert_all_used_once(given, pieces)
-    assert all(len(piece.example.tokens) <= length for piece in pieces)
+    segments = built(given, config, length)
+    assert_all_used_once(given, segments)
+    assert all(len(segment.example.tokens) <= length for segment in segments)
 
 
 def test_remainders_keep_the_tokens_around_them():
     given, rests = texts([range(400, 420)]), [(0, 5, 10), (0, 15, 20)]
-    first, second = dressed(given, {"causal": {}}, rests=rests)
+    first, second = built(given, {"causal": {}}, rests=rests)
     assert first.example.tokens.tolist() == [404, 405, 406, 407, 408]
     assert first.example.targets.tolist() == [405, 406, 407, 408, 409]
     assert second.example.targets.tolist() == [415, 416, 417, 418, 419, 2]
-    first, second = dressed(given, {"reverse": {}}, rests=rests)
+    first, second = built(given, {"reverse": {}}, rests=rests)
     assert first.example.tokens.tolist() == [410, 409, 408, 407, 406]
     assert second.example.tokens.tolist() == [2, 419, 418, 417, 416]
 
@@ -149,38 +151,38 @@ def test_remainders_keep_the_tokens_around_them():
 def test_a_document_is_cut_only_where_it_is_longer_than_a_piece():
     given = documents(300, mean=60)
     for config, fit in (({"causal": {}}, 127), ({"mlm": {}}, 128), ({"nsp": {}}, 124), ({"fim": {}}, 125)):
-        pieces = dressed(given, config)
-        cuts = Counter(span.document for piece in pieces for span in piece.spans if span.start > 0)
-        if "nsp" in config:  # a false pair has two spans, so that only the number of pieces tells
+        segments = built(given, config)
+        cuts = Counter(span.document for segment in segments for span in segment.spans if span.start > 0)
+        if "nsp" in config:  # a false pair has two spans, so that only the number of segments tells
             expected = sum(-(-len(tokens) // fit) for tokens in given)
-            assert len(pieces) == pytest.approx(expected, abs=2)
+            assert len(segments) == pytest.approx(expected, abs=2)
         else:
             assert all(len(given[document]) > fit for document in cuts)
 
 
 def test_the_same_arguments_give_the_same_pieces():
-    one, two = dressed(documents(80, 60), ALL), dressed(documents(80, 60), ALL)
-    assert [(piece.objective, piece.spans) for piece in one] == [
-        (piece.objective, piece.spans) for piece in two
+    one, two = built(documents(80, 60), ALL), built(documents(80, 60), ALL)
+    assert [(segment.objective, segment.spans) for segment in one] == [
+        (segment.objective, segment.spans) for segment in two
     ]
     for a, b in zip(one, two):
         assert a.example.tokens.tobytes() == b.example.tokens.tobytes()
         assert a.example.targets.tobytes() == b.example.targets.tobytes()
-    other = dressed(documents(80, 60), ALL, block=2)
-    assert [piece.spans for piece in one] != [piece.spans for piece in other]
+    other = built(documents(80, 60), ALL, block=2)
+    assert [segment.spans for segment in one] != [segment.spans for segment in other]
 
 
 def test_shares_of_source_tokens():
     config = {name: {"weight": weight} for name, weight in zip(NAMES, (5, 1, 2, 2, 1, 3, 0.5))}
     asked = Mixture.parse(config).weights(0)
-    got = [shares(dressed(documents(800, 60, seed), config, block=seed)) for seed in range(5)]
+    got = [shares(built(documents(800, 60, seed), config, block=seed)) for seed in range(5)]
     assert np.abs(np.mean(got, axis=0) - asked).max() < 0.005
     assert np.abs(np.array(got) - asked).max() < 0.01
 
 
 def test_shares_of_long_documents_only():
     config = {name: {"weight": weight} for name, weight in zip(NAMES, (4, 1, 2, 1, 1, 2, 1))}
-    got = [shares(dressed(documents(30, 3000, seed), config, block=seed)) for seed in range(4)]
+    got = [shares(built(documents(30, 3000, seed), config, block=seed)) for seed in range(4)]
     assert np.abs(np.mean(got, axis=0) - Mixture.parse(config).weights(0)).max() < 0.005
 
 
@@ -188,15 +190,15 @@ def test_shares_of_long_documents_only():
 def test_small_blocks_favour_nobody(count):
     config = {"causal": {"weight": 6}, "mlm": {"weight": 3}, "span": {"weight": 1}}
     given = texts([[401] * 40] * count)
-    got = np.mean([shares(dressed(given, config, block=block)) for block in range(1500)], axis=0)
+    got = np.mean([shares(built(given, config, block=block)) for block in range(1500)], axis=0)
     np.testing.assert_allclose(got[[0, 2, 5]], [0.6, 0.3, 0.1], atol=0.03)
 
 
 def test_a_weight_of_zero_gets_nothing():
     config = {"causal": {"weight": [[0, 1], [100, 0]]}, "mlm": {"weight": [[0, 0], [100, 1]]}}
-    assert shares(dressed(documents(50, 60), config, row=0))[0] == 1
-    assert shares(dressed(documents(50, 60), config, row=100))[2] == 1
-    half = shares(dressed(documents(900, 60), config, row=50))
+    assert shares(built(documents(50, 60), config, row=0))[0] == 1
+    assert shares(built(documents(50, 60), config, row=100))[2] == 1
+    half = shares(built(documents(900, 60), config, row=50))
     assert half[0] == pytest.approx(0.5, abs=0.01)
 
 
@@ -204,79 +206,79 @@ def test_nsp_labels_and_partners():
     labels, false = [], 0
     for block in range(20):
         given = documents(120, 60, seed=block)
-        pieces = dressed(given, {"nsp": {}}, block=block)
-        assert_all_used_once(given, pieces)
-        for piece in pieces:
-            label = piece.example.targets[0]
+        segments = built(given, {"nsp": {}}, block=block)
+        assert_all_used_once(given, segments)
+        for segment in segments:
+            label = segment.example.targets[0]
             if label >= 0:
                 labels.append(label)
             if label == 0:
-                first, second = piece.spans
+                first, second = segment.spans
                 assert first.document != second.document
                 false += 1
             else:
-                assert len(piece.spans) == 1
+                assert len(segment.spans) == 1
     assert np.mean(labels) == pytest.approx(0.5, abs=0.03)
     assert false > 1000
 
 
 @pytest.mark.parametrize("true_rate", [0.0, 0.25, 1.0])
 def test_nsp_true_rate(true_rate):
-    pieces = dressed(documents(2500, 40), {"nsp": {"true_rate": true_rate}})
-    labels = np.array([piece.example.targets[0] for piece in pieces])
+    segments = built(documents(2500, 40), {"nsp": {"true_rate": true_rate}})
+    labels = np.array([segment.example.targets[0] for segment in segments])
     assert labels[labels >= 0].mean() == pytest.approx(true_rate, abs=0.03)
 
 
 def test_a_false_piece_without_partner_goes_to_another_objective():
     lone = texts([[401] * 2000])
-    pieces = dressed(lone, {"nsp": {"weight": 3}, "fim": {"weight": 1}})
-    assert_all_used_once(lone, pieces)
-    assert all(len(piece.spans) == 1 for piece in pieces)
-    labels = [int(piece.example.targets[0]) for piece in pieces if piece.objective == 3]
+    segments = built(lone, {"nsp": {"weight": 3}, "fim": {"weight": 1}})
+    assert_all_used_once(lone, segments)
+    assert all(len(segment.spans) == 1 for segment in segments)
+    labels = [int(segment.example.targets[0]) for segment in segments if segment.objective == 3]
     assert set(labels) == {1}
-    assert shares(pieces)[6] > 0.4  # its quarter, and about half of nsp's
+    assert shares(segments)[6] > 0.4  # its quarter, and about half of nsp's
     # With nobody else in the mixture they become true pairs.
-    alone = dressed(lone, {"nsp": {}})
+    alone = built(lone, {"nsp": {}})
     assert_all_used_once(lone, alone)
-    assert {int(piece.example.targets[0]) for piece in alone} == {1}
+    assert {int(segment.example.targets[0]) for segment in alone} == {1}
 
 
 def test_pieces_of_one_token_are_no_pairs():
     given = texts([[401 + i % 20] for i in range(50)])
-    assert shares(dressed(given, {"nsp": {"weight": 9}, "causal": {"weight": 1}}))[0] == 1
-    assert_all_used_once(given, dressed(given, {"nsp": {}}))
+    assert shares(built(given, {"nsp": {"weight": 9}, "causal": {"weight": 1}}))[0] == 1
+    assert_all_used_once(given, built(given, {"nsp": {}}))
 
 
 def test_text_that_spells_control_tokens_yields_none():
     text = [BYTE + byte for byte in b"<s0><mask>[CLS][SEP]<pad></s><fim_prefix>" * 3]
-    for piece in dressed(texts([text] * 30), {**ALL, "reverse": {"unit": "character"}}, 150):
-        tokens = piece.example.tokens
-        n = sum(span.stop - span.start for span in piece.spans)
-        name = NAMES[piece.objective]
+    for segment in built(texts([text] * 30), {**ALL, "reverse": {"unit": "character"}}, 150):
+        tokens = segment.example.tokens
+        n = sum(span.stop - span.start for span in segment.spans)
+        name = NAMES[segment.objective]
         controls = int((tokens < 100).sum())
-        masked = int((piece.example.targets >= 0).sum())
+        masked = int((segment.example.targets >= 0).sum())
         most = {"causal": 1, "reverse": 1, "prefix": 1, "mlm": masked, "nsp": 3 + masked, "fim": 3}
         assert controls <= most.get(name, len(tokens) - n), name
 
 
 def test_documents_with_whole_characters_are_reversed_as_text():
     text = "abc€ thé " * 30
-    tokens = LEXICON.encode(text)
-    pieces = dressed(texts([tokens]), {"reverse": {"unit": "character"}}, 32)
-    assert len(pieces) > 5
+    tokens = TOKENIZER.encode(text)
+    segments = built(texts([tokens]), {"reverse": {"unit": "character"}}, 32)
+    assert len(segments) > 5
     backwards = ""
-    for piece in reversed(pieces):
-        first = piece.spans[0].start == 0
-        targets = piece.example.targets
-        backwards += LEXICON.decode(targets[:-1] if first else targets)
+    for segment in reversed(segments):
+        first = segment.spans[0].start == 0
+        targets = segment.example.targets
+        backwards += TOKENIZER.decode(targets[:-1] if first else targets)
     assert backwards == text[::-1]
 
 
 def test_row_lengths_out_of_range_are_refused():
     for length in (7, 2**20 + 1):
         with pytest.raises(ValueError, match=r"^length: expected 8 to 1048576"):
-            dressed(documents(1, 5), ALL, length)
-    assert len(dressed(texts([]), ALL)) == 0
+            built(documents(1, 5), ALL, length)
+    assert len(built(texts([]), ALL)) == 0
 
 
 def test_schedule():
@@ -348,8 +350,8 @@ def test_weights_coefficients_and_plan():
     # The plan is what comes out.
     sums = np.zeros(len(NAMES))
     given = documents(1500, 100)
-    for piece in dressed(given, mixture.describe(), 256):
-        np.add.at(sums, piece.example.objective, piece.example.weights)
+    for segment in built(given, mixture.describe(), 256):
+        np.add.at(sums, segment.example.objective, segment.example.weights)
     np.testing.assert_allclose(sums / given.sizes.sum(), planned, rtol=0.03, atol=0.001)
     # Without an mlm of its own, what nsp masks counts with nsp's coefficient.
     np.testing.assert_allclose(
@@ -396,18 +398,18 @@ def test_wrong_configs_are_one_clear_line(config, message):
 
 
 def test_more_pieces_than_noise_can_number_at_once():
-    """A word list: every piece still gets its own share of the noise."""
+    """A word list: every segment still gets its own share of the noise."""
     given = texts([[401, 402, 403]] * (MOST + 500))
     keys = [key(1, "document", i) for i in range(len(given))]
-    pieces = dress(given, given.whole(), Mixture.parse({"mlm": {}}), 0, 8, LEXICON, 1, keys)
-    chosen = [*range(0, len(pieces), 1_000), MOST - 1, MOST, len(pieces) - 1]
-    assert {int((pieces[i].example.targets >= 0).sum()) for i in chosen} == {1}
+    segments = make_examples(given, given.whole(), Mixture.parse({"mlm": {}}), 0, 8, TOKENIZER, 1, keys)
+    chosen = [*range(0, len(segments), 1_000), MOST - 1, MOST, len(segments) - 1]
+    assert {int((segments[i].example.targets >= 0).sum()) for i in chosen} == {1}
 
 
 def test_what_reads_straight_on_is_a_view_of_the_documents_and_cannot_be_written():
     given = documents(20, mean=100)
     for name in ("causal", "reverse"):
-        for piece in dressed(given, {name: {}}):
-            for array in (piece.example.tokens, piece.example.targets):
+        for segment in built(given, {name: {}}):
+            for array in (segment.example.tokens, segment.example.targets):
                 assert np.shares_memory(array, given.around)
                 assert not array.flags.writeable

@@ -1,7 +1,7 @@
-"""Golden cases: every objective and every setting on pieces short enough to work out by hand.
+"""Golden cases: every objective and every setting on segments short enough to work out by hand.
 
-The text is x = a b c d e f g h i j, ids 401 … 410. Keys were picked so that the draws show the cases wanted;
-what follows from the draws is written out.
+The text is x = a b c d e f g h i j, ids 401 … 410. Keys were picked so that the rng show the cases wanted;
+what follows from the rng is written out.
 """
 
 from dataclasses import replace
@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from objectives.draws import Draws
 from objectives.example import Example, Objective, Source
 from objectives.fim import Fim
 from objectives.mlm import Mlm
@@ -17,10 +16,11 @@ from objectives.nsp import Nsp
 from objectives.prefix import Prefix
 from objectives.registry import HEADS, NAMES, OBJECTIVES, objective_class, objective_id
 from objectives.reverse import Reverse
+from objectives.rng import Rng
 from objectives.span import UL2, Denoiser, Span
-from tests.support.fake_lexicon import BYTE, FakeLexicon
+from tests.support.fake_tokenizer import BYTE, FakeTokenizer
 
-LEXICON = FakeLexicon()
+TOKENIZER = FakeTokenizer()
 X = list(range(401, 411))
 WORDS = [428, 401, 402, 429, 403, 430, 404, 405, 406, 407]
 """' a' 'a' 'b' | ' b' 'c' | ' the' 'd' 'e' 'f' 'g': three words of 3, 2 and 5 tokens."""
@@ -30,9 +30,9 @@ _ = -1
 
 
 def source(tokens=X, first=True, last=True, **more) -> Source:
-    """A piece; the tokens around it are 420 and 421 where it does not open or close its document."""
+    """A segment; the tokens around it are 420 and 421 where it does not open or close its document."""
     array = np.array(tokens, dtype=np.int32)
-    return Source(array, BEGIN if first else 420, END if last else 421, first, last, LEXICON, **more)
+    return Source(array, BEGIN if first else 420, END if last else 421, first, last, TOKENIZER, **more)
 
 
 def check(example: Example, tokens, targets, bound, weights=None, objective=None) -> None:
@@ -50,8 +50,8 @@ def check(example: Example, tokens, targets, bound, weights=None, objective=None
     assert (example.bound.dtype.name, example.objective.dtype.name) == ("int32", "int8")
 
 
-def made(objective: Objective, piece: Source, key: int = 1) -> Example:
-    return objective.make(piece, Draws(key))
+def made(objective: Objective, segment: Source, key: int = 1) -> Example:
+    return objective.make(segment, Rng(key))
 
 
 @pytest.mark.parametrize(
@@ -82,23 +82,23 @@ def test_reverse_by_tokens(first, last, tokens, targets):
 
 
 def test_reverse_by_characters():
-    # " the" "th" "c" is the text " thethc"; backwards "chteht ", in which no longer piece occurs but none.
+    # " the" "th" "c" is the text " thethc"; backwards "chteht ", in which no longer segment occurs but none.
     example = made(Reverse(unit="character"), source([430, 427, 403], last=False))
     backwards = [403, 408, 420, 405, 408, 420, 400]
     check(example, [421, *backwards], [*backwards, BEGIN], list(range(8)), objective=1)
-    # And backwards "ht" makes a piece: "h" "t" turn into "th".
+    # And backwards "ht" makes a segment: "h" "t" turn into "th".
     example = made(Reverse(unit="character"), source([408, 420], first=False))
     check(example, [END], [427], [0], objective=1)
 
 
 def test_reverse_by_characters_takes_the_blank_before_a_document_for_no_text():
     """And takes a blank inside one for text. Turned round, neither has one put before it."""
-    blank = FakeLexicon(blank=True)
-    opening = replace(source([400, 401, 402], last=False), lexicon=blank)
+    blank = FakeTokenizer(blank=True)
+    opening = replace(source([400, 401, 402], last=False), tokenizer=blank)
     check(
         made(Reverse(unit="character"), opening), [421, 402, 401], [402, 401, BEGIN], [0, 1, 2], objective=1
     )
-    inner = replace(source([400, 401, 402], first=False, last=False), lexicon=blank)
+    inner = replace(source([400, 401, 402], first=False, last=False), tokenizer=blank)
     example = made(Reverse(unit="character"), inner)
     check(example, [421, 402, 401], [402, 401, 400], [0, 1, 2], objective=1)
 
@@ -111,7 +111,7 @@ def test_reverse_by_characters_keeps_bytes_that_are_no_character():
     check(broken, [END, euro[1], euro[0]], [euro[1], euro[0], 401], [0, 1, 2], objective=1)
     # fit moves the border in front of a character that it would cut: " the" and "a" spread to 5 characters.
     remaining = np.array([430, 401, *euro, 402], dtype=np.int32)
-    fits = [Reverse(unit="character").fit(remaining, length, LEXICON) for length in (6, 7, 8, 9, 10, 11)]
+    fits = [Reverse(unit="character").fit(remaining, length, TOKENIZER) for length in (6, 7, 8, 9, 10, 11)]
     assert fits == [2, 2, 2, 5, 6, 6]
 
 
@@ -125,7 +125,7 @@ def test_prefix():
     example = made(Prefix(), source())
     targets = [_, _, _, _, _, 406, 407, 408, 409, 410, END]
     check(example, [BEGIN, *X], targets, [5, 5, 5, 5, 5, 5, 6, 7, 8, 9, 10], objective=4)
-    # A fixed share of 0.25: 2 of 10 positions; the piece does not close its document.
+    # A fixed share of 0.25: 2 of 10 positions; the segment does not close its document.
     example = made(Prefix(low=0.25, high=0.25), source(last=False))
     check(example, [BEGIN, *X[:-1]], [_, *X[1:]], [1, 1, 2, 3, 4, 5, 6, 7, 8, 9], objective=4)
     # Never less than one position: then it is causal.
@@ -257,11 +257,11 @@ def test_span_ul2_is_the_paper_s_seven():
 def test_span_fit_keeps_to_the_sentinels():
     text = np.full(1000, 401, dtype=np.int32)
     # Two sentinels allow two runs: up to 7 noise tokens, n = 49 (7.35); n = 50 has 8 (7.5) in 3 runs.
-    assert Span().fit(text, 1000, FakeLexicon(sentinels=2)) == 49
+    assert Span().fit(text, 1000, FakeTokenizer(sentinels=2)) == 49
     # n + 2·runs ≤ 60: n = 53 has 8 noise tokens, 3 runs: 59; 54 has 3: 60; 55 has 3: 61.
-    assert Span().fit(text, 60, LEXICON) == 54
+    assert Span().fit(text, 60, TOKENIZER) == 54
     with pytest.raises(ValueError, match="no sentinel"):
-        Span().fit(text, 60, FakeLexicon(sentinels=0))
+        Span().fit(text, 60, FakeTokenizer(sentinels=0))
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_fim_not_applied_is_causal_and_reported_as_fim():
 @pytest.mark.parametrize(
     "objective, remaining, fits",
     [
-        # T = 10: the closing causal piece needs a position for `end`.
+        # T = 10: the closing causal segment needs a position for `end`.
         (objective_class("causal")(), [1, 8, 9, 10, 11, 30], [1, 8, 9, 9, 10, 10]),
         (Prefix(), [1, 9, 10, 11], [1, 9, 9, 10]),
         (Reverse(), [1, 9, 10, 30], [1, 9, 9, 9]),
@@ -299,20 +299,20 @@ def test_fim_not_applied_is_causal_and_reported_as_fim():
 )
 def test_fit(objective, remaining, fits):
     texts = [np.full(n, 401, dtype=np.int32) for n in remaining]
-    assert [objective.fit(text, 10, LEXICON) for text in texts] == fits
+    assert [objective.fit(text, 10, TOKENIZER) for text in texts] == fits
 
 
 def test_fit_inside_a_document():
     text = np.full(10, 401, dtype=np.int32)
-    assert objective_class("causal")().fit(text, 10, LEXICON, last=False) == 10
-    assert Reverse().fit(text, 10, LEXICON, first=False) == 10
+    assert objective_class("causal")().fit(text, 10, TOKENIZER, last=False) == 10
+    assert Reverse().fit(text, 10, TOKENIZER, first=False) == 10
 
 
 def test_registry():
     """Ids are in checkpoints and logs: new objectives come behind."""
     assert NAMES[:7] == ("causal", "reverse", "mlm", "nsp", "prefix", "span", "fim")
     assert [objective.id for objective in OBJECTIVES] == list(range(len(NAMES)))
-    assert HEADS[:7] == ("vocabulary",) * 3 + ("pair",) + ("vocabulary",) * 3
+    assert HEADS[:7] == ("vocabulary",) * 3 + ("binary",) + ("vocabulary",) * 3
     assert objective_id("span") == 5
     with pytest.raises(
         ValueError, match=r"^cusal: no such objective; did you mean causal\? known: causal, rev"

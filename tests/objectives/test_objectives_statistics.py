@@ -1,11 +1,10 @@
-"""What was drawn over 100 000 pieces against what the settings state, and that a piece stands for itself."""
+"""What was drawn over 100 000 segments against the settings, and that a segment stands for itself."""
 
 from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
 
-from objectives.draws import Draws, DrawsOfMany, extend, extend_all, key
 from objectives.example import Example, Objective, Source, Sources
 from objectives.fim import Fim
 from objectives.mlm import Mlm
@@ -14,37 +13,38 @@ from objectives.nsp import Nsp, exchange, split_points
 from objectives.prefix import Prefix
 from objectives.registry import OBJECTIVES
 from objectives.reverse import Reverse
+from objectives.rng import Rng, RngBatch, extend, extend_all, key
 from objectives.span import Denoiser, Span
-from tests.support.fake_lexicon import FakeLexicon
+from tests.support.fake_tokenizer import FakeTokenizer
 
-LEXICON = FakeLexicon()
+TOKENIZER = FakeTokenizer()
 PIECES = 100_000
 BATCH = 10_000
 
 
-def bundle(pieces: int, purpose: str) -> DrawsOfMany:
-    keys = np.full(pieces, key(1, "test"), dtype=np.uint64)
-    return DrawsOfMany(extend_all(keys, np.arange(pieces), purpose))
+def bundle(segments: int, purpose: str) -> RngBatch:
+    keys = np.full(segments, key(1, "test"), dtype=np.uint64)
+    return RngBatch(extend_all(keys, np.arange(segments), purpose))
 
 
-def sources(pieces: int, shortest: int = 5, longest: int = 30, seed: int = 0) -> list[Source]:
-    """Pieces of even lengths; token i of a piece is ordinary, a word begins at about every fourth."""
+def sources(segments: int, shortest: int = 5, longest: int = 30, seed: int = 0) -> list[Source]:
+    """Segments of even lengths; token i of a segment is ordinary, a word begins at about every fourth."""
     random = np.random.default_rng(seed)
-    sizes = random.integers(shortest, longest + 1, pieces)
+    sizes = random.integers(shortest, longest + 1, segments)
     text = np.where(random.random(sizes.sum()) < 0.25, 400, random.integers(401, 427, sizes.sum()))
     return [
-        Source(tokens, 1, 2, True, True, LEXICON)
+        Source(tokens, 1, 2, True, True, TOKENIZER)
         for tokens in np.split(text.astype(np.int32), np.cumsum(sizes)[:-1])
     ]
 
 
-def all_made(objective: Objective, pieces: int = PIECES, **lengths: int) -> list[tuple[Source, Example]]:
-    given = sources(pieces, **lengths)
-    draws = bundle(pieces, objective.name)
+def all_made(objective: Objective, segments: int = PIECES, **lengths: int) -> list[tuple[Source, Example]]:
+    given = sources(segments, **lengths)
+    rng = bundle(segments, objective.name)
     made: list[Example] = []
-    for first in range(0, pieces, BATCH):
+    for first in range(0, segments, BATCH):
         batch = Sources.of(given[first : first + BATCH])
-        made += objective.make_all(batch, draws.part(first, first + BATCH))
+        made += objective.make_all(batch, rng.part(first, first + BATCH))
     return list(zip(given, made))
 
 
@@ -66,11 +66,11 @@ def test_mlm_rates():
     np.testing.assert_array_equal(tokens[~chosen], text[~chosen])
     expected = sum(max(1.0, 0.15 * len(source.tokens)) for source, _ in made)
     assert chosen.sum() == pytest.approx(expected, rel=0.003)
-    masked = (tokens[chosen] == LEXICON.control.mask).mean()
-    changed = ((tokens[chosen] != text[chosen]) & (tokens[chosen] != LEXICON.control.mask)).mean()
+    masked = (tokens[chosen] == TOKENIZER.control.mask).mean()
+    changed = ((tokens[chosen] != text[chosen]) & (tokens[chosen] != TOKENIZER.control.mask)).mean()
     assert masked == pytest.approx(0.8, abs=0.003)
     assert changed == pytest.approx(0.1 * 30 / 31, abs=0.003)  # one of 31 ordinary ids is the token itself
-    # Of a longer piece the number is exact to one token, and the density is the rate.
+    # Of a longer segment the number is exact to one token, and the density is the rate.
     counts = np.array(
         [(example.targets >= 0).sum() for _, example in all_made(Mlm(), 2000, shortest=50, longest=50)]
     )
@@ -128,7 +128,7 @@ def test_fim_rates():
     # <prefix> <suffix> opens SPM, and PSM whose prefix is empty: the least of two cuts in 0 … 99 is 0.
     suffix_next = np.array([example.tokens[1] == 8 for _, example in made])
     assert suffix_next.sum() / rearranged.sum() == pytest.approx(0.4 + 0.6 * (1 - 0.99**2), abs=0.006)
-    # The cuts are even: each of prefix, middle and suffix is a third of a long piece in the mean.
+    # The cuts are even: each of prefix, middle and suffix is a third of a long segment in the mean.
     parts = []
     for _, example in all_made(Fim(rate=1, spm=0), 20_000, shortest=90, longest=90):
         suffix, middle = np.flatnonzero(example.tokens == 8)[0], np.flatnonzero(example.tokens == 7)[0]
@@ -204,7 +204,7 @@ def test_shuffle_is_an_even_permutation():
 def test_split_points_stand_at_word_starts_in_the_middle_half():
     given = [source.tokens for source in sources(5000, 1, 60)]
     sizes = np.array([len(tokens) for tokens in given])
-    splits = split_points(np.concatenate(given), sizes, LEXICON, 40, bundle(5000, "split").numbers())
+    splits = split_points(np.concatenate(given), sizes, TOKENIZER, 40, bundle(5000, "split").numbers())
     assert (splits[sizes > 1] >= 1).all()
     assert (splits[sizes > 1] < sizes[sizes > 1]).all()
     assert (sizes - splits)[sizes <= 80].max() <= 40
@@ -225,7 +225,7 @@ def test_exchange_never_pairs_a_document_with_itself():
     for case in range(500):
         documents = random.integers(0, random.integers(1, 8), random.integers(0, 20)).tolist()
         firsts, seconds = random.integers(1, 5, (2, len(documents))).tolist()
-        pairs, alone = exchange(documents, firsts, seconds, Draws(case))
+        pairs, alone = exchange(documents, firsts, seconds, Rng(case))
         givers, takers = sorted(j for _, j in pairs), sorted(i for i, _ in pairs)
         assert givers == takers
         assert sorted(takers + alone) == list(range(len(documents)))
@@ -238,27 +238,27 @@ def test_exchange_matches_halves_by_length_and_equals_by_luck():
     random = np.random.default_rng(4)
     documents = list(range(2000))
     firsts, seconds = random.integers(1, 500, (2, 2000)).tolist()
-    pairs, _ = exchange(documents, firsts, seconds, Draws(1))
+    pairs, _ = exchange(documents, firsts, seconds, Rng(1))
     assert sum(abs(firsts[i] - seconds[j]) for i, j in pairs) / 2000 < 10  # at random: 166
     taken = [0] * 9
     for case in range(1000):
-        pairs, _ = exchange(list(range(10)), [7] * 10, [9] * 10, Draws(case))
+        pairs, _ = exchange(list(range(10)), [7] * 10, [9] * 10, Rng(case))
         taken[dict(pairs)[0] - 1] += 1
     assert min(taken) > 70  # of 111
 
 
 def test_bundled_draws_are_the_draws_of_each_piece():
     keys = [key(7, "a", i) for i in range(5)]
-    many = DrawsOfMany(extend_all(np.array(keys, dtype=np.uint64), np.array([3, 0, 9, 1, 2]), "mlm"))
-    each = [Draws(k, start, "mlm") for k, start in zip(keys, [3, 0, 9, 1, 2])]
+    many = RngBatch(extend_all(np.array(keys, dtype=np.uint64), np.array([3, 0, 9, 1, 2]), "mlm"))
+    each = [Rng(k, start, "mlm") for k, start in zip(keys, [3, 0, 9, 1, 2])]
     assert extend_all(np.array([5], dtype=np.uint64), np.array([8]), "x").tolist() == [extend(5, 8, "x")]
     sizes = np.array([2, 0, 5, 1, 3])
     for _round in range(2):
-        assert many.numbers().tolist() == [draws.number() for draws in each]
+        assert many.numbers().tolist() == [rng.number() for rng in each]
         bits = np.split(many.bits(sizes), np.cumsum(sizes)[:-1])
-        for piece, draws, size in zip(bits, each, sizes.tolist()):
-            assert piece.tolist() == draws.bits(size).tolist()
-    assert many.of(2).number() == Draws(keys[2], 9, "mlm").number()
+        for segment, rng, size in zip(bits, each, sizes.tolist()):
+            assert segment.tolist() == rng.bits(size).tolist()
+    assert many.of(2).number() == Rng(keys[2], 9, "mlm").number()
 
 
 SETTINGS: list[Objective] = [
@@ -272,7 +272,7 @@ SETTINGS: list[Objective] = [
 
 @pytest.mark.parametrize("objective", SETTINGS, ids=lambda objective: str(objective)[:30])
 def test_a_piece_is_a_function_of_itself(objective):
-    """The same alone, in company, twice, and with another piece in front."""
+    """The same alone, in company, twice, and with another segment in front."""
     given = sources(40, 1, 30, seed=5)
     together = objective.make_all(Sources.of(given), bundle(40, "pure"))
     later = objective.make_all(Sources.of(given[7:]), bundle(40, "pure").part(7, 40))
@@ -287,7 +287,7 @@ def test_a_piece_is_a_function_of_itself(objective):
 
 @dataclass(frozen=True)
 class Copy(Objective):
-    """What a newcomer writes: one function of one piece."""
+    """What a newcomer writes: one function of one segment."""
 
     name = "copy"
     head = "vocabulary"
@@ -295,13 +295,13 @@ class Copy(Objective):
     pairs = False
     density = 1.0
 
-    def fit(self, remaining, length, lexicon, first=True, last=True) -> int:
+    def fit(self, remaining, length, tokenizer, first=True, last=True) -> int:
         return min(len(remaining), length)
 
-    def make(self, source: Source, draws: Draws) -> Example:
+    def make(self, source: Source, rng: Rng) -> Example:
         n = len(source.tokens)
         one = np.ones(n, dtype=np.float32)
-        bound = np.full(n, draws.integer(0, n), dtype=np.int32)
+        bound = np.full(n, rng.integer(0, n), dtype=np.int32)
         return Example(source.tokens, source.tokens, one, bound, np.full(n, self.id, dtype=np.int8))
 
 

@@ -22,9 +22,9 @@ from model.initialise import initialise
 from model.transformer import Transformer
 
 VOCABULARY, LENGTH, CORPORA = 61, 24, 2
-HEADS = ("vocabulary", "vocabulary", "pair")
-MODEL = ModelConfig(layers=2, width=16, heads=2, hidden=24, longest=LENGTH)
-OPTIMIZER = OptimizerConfig(lr=1e-2, warmup=2, clip=0.5)
+HEADS = ("vocabulary", "vocabulary", "binary")
+MODEL = ModelConfig(layers=2, width=16, heads=2, mlp_width=24, max_sequence_length=LENGTH)
+OPTIMIZER = OptimizerConfig(lr=1e-2, warmup=2, grad_clip=0.5)
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ def build(config: ModelConfig = MODEL, seed: int = 3) -> Transformer:
 
 
 def rows_of(step: int, rows: int, seed: int = 5) -> Rows:
-    """Rows with pieces of all kinds of sight and very unequal numbers of targets: some rows have one, some
-    nearly T, some objectives many and some few."""
+    """Rows with segments of all kinds of context and very unequal numbers of targets: some rows have one,
+    some nearly T, some objectives many and some few."""
     random = np.random.default_rng([seed, step])
     blank = Rows.blank(rows, LENGTH, 0)
     arrays = {name: array.copy() for name, array in blank.arrays().items()}
@@ -68,7 +68,7 @@ def rows_of(step: int, rows: int, seed: int = 5) -> Rows:
             share = (1.0, 0.1, 0.05)[objective] if row % 3 else 0.02
             aimed = begin + np.flatnonzero(random.random(end - begin) < share)
             aimed = aimed if len(aimed) else np.array([begin])
-            top = 2 if HEADS[objective] == "pair" else VOCABULARY
+            top = 2 if HEADS[objective] == "binary" else VOCABULARY
             arrays["targets"][row, aimed] = random.integers(0, top, len(aimed))
             arrays["weights"][row, aimed] = random.uniform(0.5, 2.0, len(aimed))
     return Rows.of(arrays)
@@ -96,7 +96,7 @@ def reference(setting: Setting) -> tuple[list[float], list[float], dict[str, np.
         arrays = rows.arrays() | {"weights": weights.astype(np.float32)}
         loss, _ = model({name: torch.from_numpy(array) for name, array in arrays.items()})
         loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), options.clip)))
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)))
         adam.step()
         adam.zero_grad()
         losses.append(float(loss.detach()))
@@ -159,7 +159,7 @@ def varied(**changes: Any) -> Setting:
 
 
 def tensors(engine: Engine) -> dict[tuple[str, str], np.ndarray]:
-    """(name, kind) → whole fp32 tensor, put together from all ranks' own pieces: master and moments."""
+    """(name, kind) → whole fp32 tensor, put together from all ranks' own segments: master and moments."""
     state = engine.state
     whole = {}
     for name, shape in state.shapes.items():
@@ -167,8 +167,8 @@ def tensors(engine: Engine) -> dict[tuple[str, str], np.ndarray]:
             vector = np.zeros(int(np.prod(shape)))
             for fragment in state.owned:
                 if fragment.name == name:
-                    piece = state.piece(fragment, kind).cpu().numpy()
-                    vector[fragment.offset : fragment.offset + fragment.length] = piece
+                    segment = state.piece(fragment, kind).cpu().numpy()
+                    vector[fragment.offset : fragment.offset + fragment.length] = segment
             whole[name, kind] = engine.reduce(vector).astype(np.float32).reshape(shape)
     return whole
 

@@ -1,19 +1,19 @@
-"""Micro-batches for the tests of the model: pieces of every visibility, packed side by side, with padding."""
+"""Micro-batches for the tests of the model: segments of every context, packed side by side, padded."""
 
 import torch
 from torch import Tensor
 
 SHAPES = ("causal", "full", "prefix")
-HEADS = ("vocabulary", "vocabulary", "pair")
+HEADS = ("vocabulary", "vocabulary", "binary")
 
 
 def layout(lengths: list[list[tuple[int, str]]], length: int) -> tuple[Tensor, Tensor]:
-    """start and bound, int32 [rows, length], of rows of (piece length, shape); the rest is padding."""
+    """start and bound, int32 [rows, length], of rows of (segment length, shape); the rest is padding."""
     place = torch.arange(length, dtype=torch.int32)
     start, bound = place.repeat(len(lengths), 1), place.repeat(len(lengths), 1)
-    for row, pieces in enumerate(lengths):
+    for row, segments in enumerate(lengths):
         at = 0
-        for n, shape in pieces:
+        for n, shape in segments:
             start[row, at : at + n] = at
             prompt = {"causal": 1, "full": n, "prefix": max(1, n // 3)}[shape]
             bound[row, at : at + prompt] = at + prompt - 1
@@ -41,7 +41,7 @@ def batch(
 
     objective = draw(len(HEADS))
     asked = torch.rand(start.shape, generator=generator) < share
-    targets = torch.where(objective == HEADS.index("pair"), draw(2), draw(vocabulary))
+    targets = torch.where(objective == HEADS.index("binary"), draw(2), draw(vocabulary))
     weights = torch.rand(start.shape, generator=generator)
     return {
         "tokens": draw(vocabulary),

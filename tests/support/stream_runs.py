@@ -13,14 +13,14 @@ import pytest
 
 from data.plan.make import CorpusSettings, StreamSettings, make_plan
 from data.plan.plan import History
-from data.plan.positions import StreamsState
-from data.plan.segments import Regimes
+from data.plan.positions import StreamPositions
+from data.plan.segments import PlanSegments
 from data.shards import index
 from data.shards.corpus import Corpus
 from data.shards.index import Index, Shard, write
 from data.stream.block import OpenBlock, Opener
 from data.stream.loader import Batch, Loader
-from data.stream.prefetch import Ahead
+from data.stream.prefetch import Prefetcher
 from data.stream.reading import read_documents
 from data.stream.streams import Opening, Streams
 from data.tokenization.tokenizer import Tokenizer
@@ -76,7 +76,7 @@ def settings(
         "tokenizer": tokenizer.hash,
         "lanes": 12,
         "length": 64,
-        "longest": 128,
+        "max_length": 128,
         "block_bytes": 1_000,
         "batch_rows": 17,
         "objectives": {"causal": {}},
@@ -89,7 +89,7 @@ def start(asked: StreamSettings) -> History:
     return History(((0, make_plan(asked)),))
 
 
-def edit(history: History, asked: StreamSettings, row: int, state: StreamsState) -> History:
+def edit(history: History, asked: StreamSettings, row: int, state: StreamPositions) -> History:
     """The history after an edit at a row."""
     return history.extended(row, make_plan(asked, history.before(row), state))
 
@@ -99,13 +99,13 @@ class Emitted:
 
     def __init__(self) -> None:
         self.rows: dict[int, int] = {}
-        self.states: list[StreamsState] = []
+        self.states: list[StreamPositions] = []
         self.row = 0
         self.heights: set[tuple[int, int]] = set()
 
     @property
-    def state(self) -> StreamsState:
-        return StreamsState.merge(self.states)
+    def state(self) -> StreamPositions:
+        return StreamPositions.merge(self.states)
 
 
 def run(
@@ -117,7 +117,7 @@ def run(
     world: int = 1,
     threads: int = 0,
     first_row: int = 0,
-    state: StreamsState | None = None,
+    state: StreamPositions | None = None,
     each: Callable[[int, Batch], None] | None = None,
     micro_batch: int = 3,
     logs: Sequence[Callable[[Opening], None]] = (),
@@ -133,7 +133,7 @@ def run(
             rank=rank,
             world=world,
             first_row=first_row,
-            state=state or StreamsState(),
+            state=state or StreamPositions(),
             micro_batch=micro_batch,
             threads=threads,
             log=logs[rank] if logs else None,
@@ -181,15 +181,17 @@ class Ledger:
         tokenizer: Tokenizer,
         first: int,
         end: int,
-        state: StreamsState,
-    ) -> StreamsState:
-        """Draws the rows [first, end), books what they use, and returns where the streams stand."""
-        regimes = Regimes(history)
-        opener = Opener(regimes, corpora, tokenizer)
-        streams = Streams(regimes, opener, Ahead(0, ""), state, rank=0, world=1, memory_bytes=1 << 30)
+        state: StreamPositions,
+    ) -> StreamPositions:
+        """Rng the rows [first, end), books what they use, and returns where the streams stand."""
+        plan_segments = PlanSegments(history)
+        opener = Opener(plan_segments, corpora, tokenizer)
+        streams = Streams(
+            plan_segments, opener, Prefetcher(0, ""), state, rank=0, world=1, memory_bytes=1 << 30
+        )
         for row in range(first, end):
-            regime = regimes.at(row)
-            corpus = regime.plan.corpora[regime.shares.corpus_of(row)]
+            plan_segment = plan_segments.at(row)
+            corpus = plan_segment.plan.corpora[plan_segment.corpus_mix.corpus_of(row)]
             drawn = streams.draw(corpus, row)
             assert drawn
             block, index = drawn
@@ -198,13 +200,13 @@ class Ledger:
         return streams.state()
 
     def check(
-        self, history: History, corpora: Mapping[str, Corpus], tokenizer: Tokenizer, state: StreamsState
+        self, history: History, corpora: Mapping[str, Corpus], tokenizer: Tokenizer, state: StreamPositions
     ) -> dict[str, int]:
         """Nothing twice; of each epoch that is over, nothing lost. Returns the epochs over, by corpus."""
         for document, used in self.used.items():
             used.sort()
             assert all(a[1] <= b[0] for a, b in pairwise(used)), f"{document} twice: {used}"
-        opener = Opener(Regimes(history), corpora, tokenizer)
+        opener = Opener(PlanSegments(history), corpora, tokenizer)
         plan = history.segments[-1][1]
         quarantined = set(plan.quarantine)
         over = {}
@@ -234,9 +236,9 @@ class Ledger:
 
 def intervals(block: OpenBlock, row: int) -> list[tuple[int, int, int, int]]:
     """(unit, number in the unit, start, stop) of the source tokens in a row of a block."""
-    table, documents = block.dressing.rows.table, block.documents
+    table, documents = block.built.rows.table, block.documents
     return [
         (int(documents.units[document]), int(documents.numbers[document]), start, stop)
-        for piece in table.pieces_of(row)
-        for document, start, stop in table.spans_of(piece)
+        for segment in table.segments_of(row)
+        for document, start, stop in table.spans_of(segment)
     ]

@@ -23,14 +23,14 @@ import pytest
 from data.errors import BadInput
 from launcher.checkpoint.catalog import newest
 from launcher.checkpoint.format import KINDS
-from launcher.checkpoint.read import Request, Stored
-from launcher.config import run_config as configs
+from launcher.checkpoint.read import Request, StoredCheckpoint
+from launcher.config import run_config
 from launcher.distributed.world import World
 from launcher.engine.interface import StepResult
 from launcher.runs import run_folder
 from launcher.runs.lineage import merged, steps
 from launcher.runs.progress import Progress
-from launcher.training.global_batch import Ready
+from launcher.training.global_batch import GlobalBatch
 from launcher.training.loop import End, fit
 from launcher.training.session import TrainingSession
 from launcher.training.train import run_rank
@@ -115,10 +115,10 @@ def trainer(
 ) -> Left:
     """The case. `fresh`: as `headrace train`, else a run that exists goes on as `headrace resume` does.
     before: called with the number of each step that is about to be made."""
-    wanted = configs.build(plain, {}, "test")
+    wanted = run_config.build(plain, {}, "test")
     left = Left()
 
-    def choose() -> tuple[run_folder.RunFolder, configs.Config]:
+    def choose() -> tuple[run_folder.RunFolder, run_config.Config]:
         if not fresh and (wanted.path / "config.yaml").exists():
             return run_folder.open_run(wanted.path), wanted
         return run_folder.start(wanted)
@@ -144,14 +144,14 @@ def _watched(
         left.loaded = tensors(session.engine)
     step = session.step
 
-    def noting(ready: Ready, scale: np.ndarray, number: int, lr: float) -> StepResult:
+    def noting(ready: GlobalBatch, scale: np.ndarray, number: int, lr: float) -> StepResult:
         before(number)
         batch = ready.batch
         for row, digest in zip(batch.numbers.tolist(), batch.rows.fingerprints(), strict=True):
             if row >= 0:
                 assert row not in left.rows
                 left.rows[row] = digest
-        table = np.zeros_like(ready.totals.weight)
+        table = np.zeros_like(ready.batch_sums.weight)
         for place in zip(*np.nonzero(batch.rows.targets >= 0), strict=True):
             table[batch.rows.objective[place], batch.rows.corpus[place]] += batch.rows.weights[place]
         left.weights.append(table)
@@ -213,7 +213,7 @@ def saved(folder: Path) -> dict[tuple[str, str], np.ndarray]:
     assert found is not None
     assert passed_over == []
     assert found.step == last_step(folder)
-    stored = Stored(Path(found.path))
+    stored = StoredCheckpoint(Path(found.path))
     arrays = {
         (name, kind): np.empty(shape, np.float32) for name, shape in stored.shapes.items() for kind in KINDS
     }

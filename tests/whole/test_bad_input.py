@@ -499,7 +499,7 @@ def test_what_is_no_run(headrace: Commands, home: Path, arguments: list[str]) ->
         (["resume", "one", "seed=2", "steps=9"], "seed: the run was started with 1, got 2"),
         (["resume", "one", "seed=2", "steps=9", "--step", "1"], "seed: the run was started with 1, got 2"),
         (["resume", "one", "model.width=32", "steps=9"], "layers.0.table.weight is (2"),
-        (["resume", "one", "longest_sequence=128", "steps=9"], "the run was started with 64, got 128"),
+        (["resume", "one", "max_sequence_length=128", "steps=9"], "the run was started with 64, got 128"),
         (["wandb", "one"], "wandb: no key; set WANDB_API_KEY"),
     ],
 )
@@ -579,7 +579,7 @@ def test_a_prompt_that_leaves_no_room_for_a_text(headrace: Commands, work: Path)
     for command in (["train", "c.yaml"], ["train", "c.yaml", "--dry-run"], ["check", "c.yaml"]):
         line = headrace.refused(*command, *edits, cwd=work)
         assert "eval.samples.prompts: 'never never" in line
-        assert "leaves no room in longest_sequence" in line
+        assert "leaves no room in max_sequence_length" in line
 
 
 @pytest.fixture

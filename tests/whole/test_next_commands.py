@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.durable import append
-from launcher.config import run_config as configs
+from launcher.config import run_config
 from launcher.reporting import next_command
 from launcher.reporting.summary import show_summary
 from launcher.runs.run_folder import claim, open_run, start
@@ -18,15 +18,15 @@ from tests.support.commands import Commands
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> configs.Config:
+def config(tmp_path: Path) -> run_config.Config:
     (tmp_path / "tok.model").write_bytes(b"pieces")
     path = tmp_path / "c.yaml"
     path.write_text(CONFIG.replace("FOLDER", str(tmp_path)).replace("{causal: {}}", "{causal: {}, nsp: {}}"))
-    return configs.load(path)
+    return run_config.load(path)
 
 
 def test_status_says_what_to_type_next_in_every_state(
-    headrace: Commands, config: configs.Config, tmp_path: Path
+    headrace: Commands, config: run_config.Config, tmp_path: Path
 ) -> None:
     run = tmp_path / "runs" / "r"
     folder, _ = start(config)
@@ -77,7 +77,7 @@ def test_the_environment_is_named_only_to_a_shell_that_does_not_know_headrace(
 
 
 def test_the_end_of_training_names_the_environment_first_and_the_targets_of_each_loss(
-    config: configs.Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config: run_config.Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = start(config)
     attempt = claim(folder, config)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.tokenization.tokenizer import Tokenizer
-from launcher.config import run_config as configs
+from launcher.config import run_config
 from launcher.inference.evaluate import evaluate
 from launcher.inference.trained_model import plain_model
 from launcher.runs.lineage import merged
@@ -61,7 +61,7 @@ def test_activation_checkpointing_changes_the_memory_alone(
     for again in (False, True):
         layout = {"zero": zero, "micro_batch": 2, "activation_checkpointing": again}
         plain = config(text, tmp_path / str(again), layout=layout, steps=4)
-        model = plain_model(configs.build(plain, {}, "test"), Tokenizer.load(text.tokenizer_path), 2)
+        model = plain_model(run_config.build(plain, {}, "test"), Tokenizer.load(text.tokenizer_path), 2)
         assert model.checkpoint_blocks == again
         train(ranks, plain)
         lines.append([(line["loss"], line["grad_norm"]) for line in told(tmp_path / str(again))])

@@ -75,7 +75,7 @@ def config(layout: LayoutConfig, optimizer: OptimizerConfig, parameters: int) ->
         "gradient_accumulation_steps": 1,
         "steps_per_print": None,
         # ZeRO 0 in fp32 reports no norm, so headrace clips there itself.
-        "gradient_clipping": optimizer.clip if layout.zero else 0.0,
+        "gradient_clipping": optimizer.grad_clip if layout.zero else 0.0,
         "bf16": {"enabled": layout.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",

@@ -14,15 +14,15 @@ import pytest
 from data.durable import append
 from data.errors import BadInput
 from data.plan.plan import read_history
-from data.plan.positions import StreamsState
+from data.plan.positions import StreamPositions
 from data.plan.steps import rows_of_step
 from data.provenance.openings import OpeningsLog
-from data.provenance.trace import Part, TracedPiece, TracedRow
+from data.provenance.trace import Part, TracedRow, TracedSegment
 from data.stream.loader import Loader
 from data.stream.rows import DTYPES, Rows, step_fingerprint
 from data.tokenization.tokenizer import Tokenizer
-from launcher.config import run_config as configs
-from launcher.reporting.row_view import control_names, piece_marks, row_lines, visible
+from launcher.config import run_config
+from launcher.reporting.row_view import control_names, row_lines, segment_marks, visible
 from launcher.reporting.rows import seen, show, trace
 from launcher.runs.plan_history import go_on, keep
 from launcher.runs.progress import Progress
@@ -35,7 +35,7 @@ CONFIG = """\
 run: {name: r, folder: FOLDER/runs}
 steps: 99
 sequence_length: 128
-longest_sequence: 256
+max_sequence_length: 256
 batch_rows: 7
 tokenizer: {model: CORPORA/tokenizer.model}
 data:
@@ -48,7 +48,7 @@ model: {layers: 1, width: 32, heads: 2}
 optimizer: {}
 """
 
-PIECE = {"corpus", "shard", "key", "piece", "objective", "first", "length", "parts"}
+PIECE = {"corpus", "shard", "key", "segment", "objective", "first", "length", "parts"}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def file(corpora: Corpora, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def attempt(
-    run: RunFolder, config: configs.Config, world: int, at: Progress | None, parent: int | None, steps: int
+    run: RunFolder, config: run_config.Config, world: int, at: Progress | None, parent: int | None, steps: int
 ) -> list[Progress]:
     """What `headrace train` does around the engine: one attempt of `world` ranks that does `steps` steps and
     is killed. Returns where it was after each."""
@@ -71,7 +71,7 @@ def attempt(
     held = claim(run, config)
     held.begin(step=at.step, parent=parent, row=at.row)
     hashes: dict[int, dict[int, int]] = defaultdict(dict)
-    states: dict[int, list[StreamsState]] = defaultdict(list)
+    states: dict[int, list[StreamPositions]] = defaultdict(list)
     for rank in range(world):
         log = OpeningsLog(held.path / f"openings-{rank:04d}.bin")
         with Loader(
@@ -100,7 +100,9 @@ def attempt(
             "fingerprint": step_fingerprint([hashes[step][number] for number in numbers]),
         }
         append(held.path / "metrics.jsonl", json.dumps(line))
-        passed.append(Progress(history, line["step"], line["rows"], 0, 0, StreamsState.merge(states[step])))
+        passed.append(
+            Progress(history, line["step"], line["rows"], 0, 0, StreamPositions.merge(states[step]))
+        )
     held.close()
     return passed
 
@@ -109,10 +111,10 @@ def attempt(
 def run(file: Path) -> RunFolder:
     """A run of three attempts on 2, 3 and 1 ranks. Each but the last goes on for some steps after its last
     checkpoint; the third begins with an edit of T, B and the weights. 30 steps count."""
-    folder, config = start(configs.load(file))
+    folder, config = start(run_config.load(file))
     first = attempt(folder, config, 2, None, None, 13)
     second = attempt(folder, config, 3, first[9], 1, 13)
-    edited = configs.edit(config, ["sequence_length=256", "batch_rows=5", "data.corpora.prose.weight=3"])
+    edited = run_config.edit(config, ["sequence_length=256", "batch_rows=5", "data.corpora.prose.weight=3"])
     attempt(folder, edited, 1, second[9], 2, 10)
     return folder
 
@@ -131,7 +133,7 @@ def as_rows(objects: Iterable[dict[str, Any]]) -> Rows:
 def test_show_prints_the_rows_that_a_fresh_run_trains_on(
     file: Path, run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = configs.load(file)
+    config = run_config.load(file)
     show(config, step=4, row=None, json=True)
     objects, noted = printed(capsys)
     assert f"headrace data trace {run.path} --step 4" in noted
@@ -139,13 +141,13 @@ def test_show_prints_the_rows_that_a_fresh_run_trains_on(
     recorded = json.loads((run.attempt_path(1) / "metrics.jsonl").read_text().splitlines()[3])
     assert step_fingerprint(as_rows(objects).fingerprints()) == recorded["fingerprint"]
     for row in objects:
-        assert row.keys() == {"row", "step", "lane", "stream", *DTYPES, "pieces"}
+        assert row.keys() == {"row", "step", "lane", "stream", *DTYPES, "segments"}
         assert (row["step"], row["lane"]) == (4, row["row"] % 12)
-        assert sum(piece["length"] for piece in row["pieces"]) == sum(c >= 0 for c in row["corpus"])
-        for piece in row["pieces"]:
-            assert piece.keys() == PIECE
-            assert set(row["start"][piece["first"] :][: piece["length"]]) == {piece["first"]}
-    show(configs.edit(config, ["run.name=new"]), step=4, row=3, json=True)
+        assert sum(segment["length"] for segment in row["segments"]) == sum(c >= 0 for c in row["corpus"])
+        for segment in row["segments"]:
+            assert segment.keys() == PIECE
+            assert set(row["start"][segment["first"] :][: segment["length"]]) == {segment["first"]}
+    show(run_config.edit(config, ["run.name=new"]), step=4, row=3, json=True)
     assert printed(capsys) == (objects[3:4], "")
     with pytest.raises(BadInput, match="--row: step 4 has the rows 0 to 6, got 7"):
         show(config, step=4, row=7, json=True)
@@ -187,14 +189,14 @@ def test_rows_that_are_not_what_was_trained_on_are_not_shown(
 def test_a_run_that_lacks_what_a_trace_needs(
     run: RunFolder, file: Path, tmp_path: Path, corpora: Corpora
 ) -> None:
-    config = configs.edit(configs.load(file), [f"run.folder={tmp_path}"])
+    config = run_config.edit(run_config.load(file), [f"run.folder={tmp_path}"])
     empty, _ = start(config)
     with pytest.raises(BadInput, match="has not finished a step"):
         trace(empty, step=1, row=None, json=True)
     attempt(empty, config, 1, None, None, 1)
     model = empty.tokenizer.read_bytes()
     changed = Tokenizer(model)
-    empty.tokenizer.write_bytes(model + b"\x12\x00")  # an empty trainer_spec: the same pieces, another file
+    empty.tokenizer.write_bytes(model + b"\x12\x00")  # an empty trainer_spec: the same segments, another file
     assert Tokenizer.load(empty.tokenizer).hash != changed.hash
     with pytest.raises(BadInput, match="not the tokenizer that the run was started with"):
         trace(empty, step=1, row=None, json=True)
@@ -209,10 +211,10 @@ def test_seen_lists_every_use(run: RunFolder, corpora: Corpora, capsys: pytest.C
     for step in range(1, 31):
         trace(run, step=step, row=None, json=True)
         for row in printed(capsys)[0]:
-            for piece in row["pieces"]:
-                for part in piece["parts"]:
-                    use = step, row["row"], piece["objective"]
-                    expected[piece["corpus"], part["key"]].add(use)
+            for segment in row["segments"]:
+                for part in segment["parts"]:
+                    use = step, row["row"], segment["objective"]
+                    expected[segment["corpus"], part["key"]].add(use)
     asked = sorted(key for corpus, key in expected if corpus == "prose")[:6]
     seen(run, keys=[*(f"prose/{key}" for key in asked), asked[0]], json=True)
     found, _ = printed(capsys)
@@ -263,14 +265,14 @@ def _unit(corpora: Corpora, unit: int) -> Any:
 def hand_made(
     tokenizer: Tokenizer, tokens: list[int], targets: list[int], bound: list[int], objective: int
 ) -> TracedRow:
-    """A row of one piece and one position of padding."""
+    """A row of one segment and one position of padding."""
     n = len(tokens)
     blank = Rows.blank(1, n + 1, tokenizer.control.pad)
     blank.tokens[0, :n], blank.targets[0, :n] = tokens, targets
     blank.start[0, :n], blank.bound[0, :n] = 0, bound
     blank.objective[0, :n], blank.corpus[0, :n] = objective, 0
     part = Part("/shards/code-000000.tar", "000000007", 3, 3 + n)
-    return TracedRow(0, blank, (TracedPiece("code", 2, "made", 0, n, (part,)),))
+    return TracedRow(0, blank, (TracedSegment("code", 2, "made", 0, n, (part,)),))
 
 
 def plain(tokenizer: Tokenizer, row: TracedRow) -> list[str]:
@@ -287,7 +289,7 @@ def test_marks_of_each_kind_of_target(corpora: Corpora) -> None:
     assert plain(tokenizer, causal) == [
         "━━ row ━━",
         "── made, positions 0–3, each position sees those before it · "
-        "code-000000.tar 000000007 tokens 3–7, piece 2",
+        "code-000000.tar 000000007 tokens 3–7, segment 2",
         "‹begin›⟦ the name‹⏎→end›⟧",
         "── padding: 1 positions",
     ]
@@ -317,11 +319,13 @@ def test_every_target_of_every_objective_is_marked_once(
         trace(run, step=step, row=None, json=True)
         for o in printed(capsys)[0]:
             row = TracedRow(o["row"], as_rows([o]), ())
-            for p in o["pieces"]:
+            for p in o["segments"]:
                 met.add(p["objective"])
-                piece = TracedPiece(p["corpus"], p["piece"], p["objective"], p["first"], p["length"], ())
-                marks = list(piece_marks(row, piece, names, tokenizer))
-                place = slice(piece.first, piece.first + piece.length)
+                segment = TracedSegment(
+                    p["corpus"], p["segment"], p["objective"], p["first"], p["length"], ()
+                )
+                marks = list(segment_marks(row, segment, names, tokenizer))
+                place = slice(segment.first, segment.first + segment.length)
                 beside = sum(mark.kind == "target" for mark in marks)
                 targets = (row.rows.targets[0, place] >= 0).sum()
                 assert beside == targets if p["objective"] in ("mlm", "nsp") else beside <= 1

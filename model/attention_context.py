@@ -1,8 +1,8 @@
 """What a micro-batch lets its positions see, worked out once and handed to every block.
 
-Masks, piece lists and rotary angles follow from the integer arrays start and bound and from nothing else, so
-they are made once and not again for each layer; and a part of the model that was sent only the two arrays
-makes an equal Visibility for itself.
+Masks, segment lists and rotary angles follow from the integer arrays start and bound and from nothing else,
+so they are made once and not again for each layer; and a part of the model that was sent only the two arrays
+makes an equal AttentionContext for itself.
 """
 
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from torch import Tensor
 
 from model.attention import BACK_ENDS, SHORTEST_FLEX, Kernel
 from model.config import ModelConfig
-from model.rotary import rotation
+from model.rotary import rotary_cos_sin
 
 
 @dataclass(frozen=True)
-class Visibility:
-    """Where the positions stand in their pieces, and attention among them."""
+class AttentionContext:
+    """Where the positions stand in their segments, and attention among them."""
 
-    place: Tensor
+    position: Tensor
     """int [rows, T]: i − start[i]."""
-    angles: tuple[Tensor, Tensor] | None
-    """Of rotary positions (rotary.rotation)."""
+    cos_sin: tuple[Tensor, Tensor] | None
+    """Of rotary positions (rotary.rotary_cos_sin)."""
     attend: Kernel
 
 
@@ -33,18 +33,20 @@ def back_end(config: ModelConfig, length: int, *, gpu: bool) -> str:
     return config.attention
 
 
-def see(
+def attention_context(
     start: Tensor, bound: Tensor, config: ModelConfig, kernel: Kernel | None = None, first: int = 0
-) -> Visibility:
-    """The Visibility of positions first, first + 1, … with start and bound int [rows, T].
+) -> AttentionContext:
+    """The AttentionContext of positions first, first + 1, … with start and bound int [rows, T].
 
     kernel: attention to use instead of the config's back end. The last two are for generation, whose
     queries are fewer than its keys.
     """
     positions = torch.arange(first, first + start.shape[1], device=start.device, dtype=start.dtype)
-    place = positions - start
-    angles = rotation(place, config.head_width, config.rope_base) if config.positions == "rope" else None
+    position = positions - start
+    cos_sin = (
+        rotary_cos_sin(position, config.head_width, config.rope_base) if config.positions == "rope" else None
+    )
     if kernel is None:
         name = back_end(config, start.shape[1], gpu=start.device.type == "cuda")
         kernel = BACK_ENDS[name](start, bound)
-    return Visibility(place, angles, kernel)
+    return AttentionContext(position, cos_sin, kernel)

@@ -2,7 +2,7 @@
 
 A decision (which token is masked, how rows of a block are ordered) must come out the same on any rank, in
 any thread, today and after a resume in three years. So no generator carries state from one decision to the
-next: `key` folds the decision's coordinates into 64 bits, and `Draws` turns the key and a counter into
+next: `key` folds the decision's coordinates into 64 bits, and `Rng` turns the key and a counter into
 numbers with SplitMix64 (Steele, Lea, Flood 2014), defined here in full and therefore independent of
 numpy's release. Key layout, version 1, outermost first:
 
@@ -74,14 +74,14 @@ def _mix_all(x: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def _counters(capacity: int) -> np.ndarray:
-    """uint64 [capacity]: the multiples 1, 2, … of the golden increment. Read-only: all draws share it."""
+    """uint64 [capacity]: the multiples 1, 2, … of the golden increment. Read-only: all rng share it."""
     counters = np.arange(1, capacity + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     counters.flags.writeable = False
     return counters
 
 
-class Draws:
-    """A sequence of random numbers that is a function of extend(key, *parts) alone. One Draws serves one
+class Rng:
+    """A sequence of random numbers that is a function of extend(key, *parts) alone. One Rng serves one
     decision."""
 
     __slots__ = ("_count", "_key")
@@ -113,35 +113,35 @@ class Draws:
         """int64 [n]: a permutation of 0 … n−1."""
         return np.argsort(self.bits(n), kind="stable")
 
-    def alone(self) -> "DrawsOfMany":
+    def alone(self) -> "RngBatch":
         """A bundle of this one, from its first number on."""
-        return DrawsOfMany(np.array([self._key], dtype=np.uint64))
+        return RngBatch(np.array([self._key], dtype=np.uint64))
 
 
-class DrawsOfMany:
-    """The Draws of many pieces side by side: each piece gets the very numbers that its own Draws would give,
-    whoever shares the bundle. keys: uint64 [pieces]."""
+class RngBatch:
+    """The Rng of many segments side by side: each segment gets the very numbers that its own Rng would give,
+    whoever shares the bundle. keys: uint64 [segments]."""
 
     def __init__(self, keys: np.ndarray) -> None:
         self._keys = keys.astype(np.uint64)
         self._counts = np.zeros(len(keys), dtype=np.uint64)
 
-    def of(self, piece: int) -> Draws:
-        """The Draws of one piece, from its first number on."""
-        return Draws(int(self._keys[piece]))
+    def of(self, segment: int) -> Rng:
+        """The Rng of one segment, from its first number on."""
+        return Rng(int(self._keys[segment]))
 
-    def part(self, first: int, stop: int) -> "DrawsOfMany":
-        """A fresh bundle for the pieces [first, stop)."""
-        return DrawsOfMany(self._keys[first:stop])
+    def part(self, first: int, stop: int) -> "RngBatch":
+        """A fresh bundle for the segments [first, stop)."""
+        return RngBatch(self._keys[first:stop])
 
     def numbers(self) -> np.ndarray:
-        """float64 [pieces]: one number in [0, 1) for each."""
+        """float64 [segments]: one number in [0, 1) for each."""
         self._counts += np.uint64(1)
         bits = _mix_all(self._keys + self._counts * np.uint64(_GOLDEN))
         return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def bits(self, sizes: np.ndarray) -> np.ndarray:
-        """uint64 [Σ sizes]: the next sizes[p] raw numbers of each piece p, one run behind the other."""
+        """uint64 [Σ sizes]: the next sizes[p] raw numbers of each segment p, one run behind the other."""
         total = int(sizes.sum())
         before = np.cumsum(sizes) - sizes
         state = self._keys + (self._counts - before.astype(np.uint64)) * np.uint64(_GOLDEN)

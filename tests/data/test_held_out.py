@@ -9,7 +9,7 @@ from data.errors import BadInput
 from data.plan.blocks import Blocks
 from data.plan.plan import Plan
 from data.shards.transports import ShardTrouble
-from data.stream.held_out import heldout_rows, heldout_text
+from data.stream.held_out import held_out_rows, held_out_text
 from objectives.registry import NAMES, objective_id
 from tests.support.helpers import Corpora
 from tests.support.stream_runs import settings, start
@@ -30,9 +30,9 @@ def plan(corpora: Corpora) -> Plan:
 
 def test_held_out_rows_are_fixed_and_of_one_objective_each(corpora: Corpora, plan: Plan) -> None:
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
-    sets = heldout_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
+    sets = held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
     assert [held.objective for held in sets] == list(NAMES)
-    again = heldout_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
+    again = held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
     for held, same in zip(sets, again):
         assert held.rows.fingerprints() == same.rows.fingerprints()
         ids = set(np.unique(held.rows.objective).tolist()) - {-1}
@@ -45,7 +45,7 @@ def test_held_out_rows_are_fixed_and_of_one_objective_each(corpora: Corpora, pla
 
 def test_bits_per_byte_are_of_the_text_that_is_predicted(corpora: Corpora, plan: Plan) -> None:
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
-    for held in heldout_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000):
+    for held in held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000):
         if held.objective in ("causal", "reverse"):
             targets = held.rows.targets[held.rows.targets >= 0]
             assert held.text_bytes == tokenizer.byte_length(targets)
@@ -56,9 +56,9 @@ def test_bits_per_byte_are_of_the_text_that_is_predicted(corpora: Corpora, plan:
 
 def test_no_document_gives_more_than_an_eighth_so_false_pairs_are_there(corpora: Corpora, plan: Plan) -> None:
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
-    sets = heldout_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
+    sets = held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
     assert min(held.documents for held in sets) >= 8
-    texts, rests, _, text_bytes = heldout_text(code, plan.corpora[0], plan, tokenizer, 20_000)
+    texts, rests, _, text_bytes = held_out_text(code, plan.corpora[0], plan, tokenizer, 20_000)
     sizes = [tokenizer.byte_length(texts[document][:stop]) for document, _, stop in rests.tolist()]
     longest = max(tokenizer.byte_length(np.array([token])) for token in range(tokenizer.size))
     assert max(sizes) < 20_000 / 8 + longest
@@ -87,11 +87,11 @@ def test_a_held_out_unit_that_cannot_be_read_is_one_line(
 
     monkeypatch.setattr(code.store, "read", cut_off)
     with pytest.raises(BadInput, match=r"corpus code: .*tar, unit \d+ .*: cut off; it is held out") as caught:
-        heldout_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
+        held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
     assert "\n" not in str(caught.value)
 
 
 def test_a_corpus_that_holds_nothing_out_has_no_rows(corpora: Corpora, plan: Plan) -> None:
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
     none = replace(plan.corpora[0], held_out=0.0)
-    assert heldout_rows(code, none, plan, tokenizer, limit_bytes=20_000) == []
+    assert held_out_rows(code, none, plan, tokenizer, limit_bytes=20_000) == []

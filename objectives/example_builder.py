@@ -1,10 +1,10 @@
-"""How a block's documents are shared out among the objectives: cut, paired, dressed.
+"""How a block's documents are shared out among the objectives: cut, paired, built.
 
 Documents are cut from the left. Before each cut the objective is chosen that is owed most source tokens
-(objectives/shares.py). Choosing per piece and not per document is what keeps the shares exact whatever the
+(objectives/shares.py). Choosing per segment and not per document is what keeps the shares exact whatever the
 lengths of documents; choosing before packing is what keeps the padding small (facts/data.md, Objectives).
-Cutting goes piece by piece, for each choice depends on the one before; all the rest is done for many pieces
-at once.
+Cutting goes segment by segment, for each choice depends on the one before; all the rest is done for many
+segments at once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,22 +13,23 @@ from typing import cast
 
 import numpy as np
 
-from objectives.draws import Draws, DrawsOfMany, extend_all
-from objectives.example import Lexicon, Objective, Sources
+from objectives.example import Objective, Sources, TokenizerView
 from objectives.noise import MOST
 from objectives.nsp import Nsp, exchange, half_limit, split_points
-from objectives.pieces import Batch, Pieces, Texts
 from objectives.ragged import runs_of, starts_between, starts_of
+from objectives.rng import Rng, RngBatch, extend_all
+from objectives.segments import SegmentBatch, Segments, Texts
 from objectives.shares import Shares
 
 BATCH = 1 << 18
-"""Source tokens dressed at once: those of a usual block; what is larger is done in parts, for the memory."""
+"""Source tokens built at once: those of a usual block; what is larger is done in parts, for the memory."""
 
 
 @dataclass(slots=True)
 class _Cuts:
-    """The pieces of an objective as int64 [pieces, 3] (document, start, stop) and, of next-sentence pieces,
-    the lengths of the first halves and whose second half each takes (its own place: its own half)."""
+    """The segments of an objective as int64 [segments, 3] (document, start, stop) and, of next-sentence
+    segments, the lengths of the first halves and whose second half each takes (its own index: its own
+    half)."""
 
     cuts: np.ndarray
     splits: np.ndarray
@@ -39,7 +40,7 @@ class _Cuts:
         return _Cuts(cuts, np.zeros(len(cuts), dtype=np.int64), np.arange(len(cuts)))
 
 
-class Dressing:
+class ExampleBuilder:
     """The work on one block: who is owed what, and what was cut for whom."""
 
     def __init__(
@@ -49,48 +50,48 @@ class Dressing:
         objectives: Sequence[Objective],
         weights: np.ndarray,
         length: int,
-        lexicon: Lexicon,
+        tokenizer: TokenizerView,
         key: int,
         document_keys: np.ndarray | Sequence[int],
     ) -> None:
-        """weights: of the objectives, sum 1; the rest as in objectives.mixture.dress."""
+        """weights: of the objectives, sum 1; the rest as in objectives.mixture.make_examples."""
         self.texts, self.rests, self.objectives = texts, rests, objectives
-        self.length, self.lexicon, self.key = length, lexicon, key
+        self.length, self.tokenizer, self.key = length, tokenizer, key
         typical = int((rests[:, 2] - rests[:, 1]).sum()) / max(len(rests), 1)
-        self.shares = Shares(weights.tolist(), min(length, typical), Draws(key, "shares"))
+        self.shares = Shares(weights.tolist(), min(length, typical), Rng(key, "shares"))
         self.unpaired = [i for i in self.shares.active if not objectives[i].pairs]
         self.cuts: dict[int, list[tuple[int, int, int]]] = {i: [] for i in self.shares.active}
         self.halved: dict[int, _Cuts] = {}
         self.keys = np.asarray(document_keys, dtype=np.uint64)
 
-    def pieces(self) -> Pieces:
-        """Cuts, pairs and dresses everything."""
+    def segments(self) -> Segments:
+        """Cuts, pairs and builds everything."""
         for document, start, stop in self.rests.tolist():
             self._cut(document, start, stop, self.shares.active)
         for document, start, stop in self._pair():
             self._cut(document, start, stop, self.unpaired)
-        batches = [batch for chosen in self.cuts if self.cuts[chosen] for batch in self._dressed(chosen)]
-        return Pieces(batches)
+        batches = [batch for chosen in self.cuts if self.cuts[chosen] for batch in self._examples(chosen)]
+        return Segments(batches)
 
     def _cut(self, document: int, start: int, stop: int, allowed: list[int]) -> None:
-        """Cuts [start, stop) of a document into pieces of the allowed objectives."""
+        """Cuts [start, stop) of a document into segments of the allowed objectives."""
         tokens = self.texts[document]
         closes = stop == len(tokens)
         while start < stop:
             chosen = allowed[0]
             if len(allowed) > 1:
-                # A piece of one token has no second half, so it goes to an objective that needs none.
+                # A segment of one token has no second half, so it goes to an objective that needs none.
                 choice = allowed if stop - start > 1 else self.unpaired or allowed
                 chosen = self.shares.most_owed(min(stop - start, self.length), choice)
             remaining = tokens[start:stop]
-            n = self.objectives[chosen].fit(remaining, self.length, self.lexicon, start == 0, closes)
+            n = self.objectives[chosen].fit(remaining, self.length, self.tokenizer, start == 0, closes)
             self.shares.book(chosen, n)
             self.cuts[chosen].append((document, start, start + n))
             start += n
 
     def _pair(self) -> list[tuple[int, int, int]]:
-        """Halves the pieces whose objective wants pairs, and finds partners for the false ones. Returns those
-        whose objective has to be drawn again: they were to be half of a false pair and found no partner
+        """Halves the segments whose objective wants pairs, and finds partners for the false ones. Returns
+        those whose objective has to be drawn again: they were to be half of a false pair and found no partner
         (they become true pairs where the mixture has no other objective)."""
         again: list[tuple[int, int, int]] = []
         for chosen in self.cuts:
@@ -100,13 +101,13 @@ class Dressing:
             cuts = np.array(self.cuts[chosen])
             sizes, limit = cuts[:, 2] - cuts[:, 1], half_limit(self.length)
             text = np.concatenate(runs_of(self.texts.around, self._starts(cuts), sizes))
-            luck = self._draws(cuts, nsp.name, "split").numbers()
-            splits = split_points(text, sizes, self.lexicon, limit, luck)
-            drawn = self._draws(cuts, nsp.name, "true").numbers()
+            uniform = self._rng(cuts, nsp.name, "split").numbers()
+            splits = split_points(text, sizes, self.tokenizer, limit, uniform)
+            drawn = self._rng(cuts, nsp.name, "true").numbers()
             false = np.flatnonzero((drawn >= nsp.true_rate) & (splits < sizes))
             firsts, seconds = splits[false], (sizes - splits)[false]
             documents = cuts[false, 0].tolist()
-            among = Draws(self.key, nsp.name, "exchange")
+            among = Rng(self.key, nsp.name, "exchange")
             pairs, alone = exchange(documents, firsts.tolist(), seconds.tolist(), among)
             partners = np.arange(len(cuts))
             for i, j in pairs:
@@ -117,40 +118,40 @@ class Dressing:
                 for document, start, stop in cuts[~stay].tolist():
                     self.shares.book(chosen, start - stop)
                     again.append((document, start, stop))
-            place = np.cumsum(stay) - 1
-            self.halved[chosen] = _Cuts(cuts[stay], splits[stay], place[partners[stay]])
+            index = np.cumsum(stay) - 1
+            self.halved[chosen] = _Cuts(cuts[stay], splits[stay], index[partners[stay]])
         return again
 
-    def _dressed(self, chosen: int) -> Iterator[Batch]:
-        """The pieces of an objective, batch by batch."""
+    def _examples(self, chosen: int) -> Iterator[SegmentBatch]:
+        """The segments of an objective, batch by batch."""
         objective = self.objectives[chosen]
         own = self.halved[chosen] if chosen in self.halved else _Cuts.whole(np.array(self.cuts[chosen]))
-        draws = self._draws(own.cuts, objective.name)
+        rng = self._rng(own.cuts, objective.name)
         for first, stop in _batches(own.cuts[:, 2] - own.cuts[:, 1]):
             sources, spans, counts = self._sources(own, slice(first, stop))
-            examples = objective.make_all(sources, draws.part(first, stop))
+            examples = objective.make_all(sources, rng.part(first, stop))
             if examples.sizes.max() > self.length:
                 raise ValueError(
-                    f"{objective.name}: a piece became {examples.sizes.max()} positions, more than "
-                    f"{self.length}: its fit or the lexicon is wrong"
+                    f"{objective.name}: a segment became {examples.sizes.max()} positions, more than "
+                    f"{self.length}: its fit or the tokenizer is wrong"
                 )
-            yield Batch(examples, spans, counts)
+            yield SegmentBatch(examples, spans, counts)
 
-    def _draws(self, cuts: np.ndarray, *purpose: str) -> DrawsOfMany:
-        return DrawsOfMany(extend_all(self.keys[cuts[:, 0]], cuts[:, 1], *purpose))
+    def _rng(self, cuts: np.ndarray, *purpose: str) -> RngBatch:
+        return RngBatch(extend_all(self.keys[cuts[:, 0]], cuts[:, 1], *purpose))
 
     def _starts(self, spans: np.ndarray) -> np.ndarray:
         """int64 [n]: where in `around` each of int64 [n, 3] (document, start, stop) starts."""
         return self.texts.starts[spans[:, 0]] + spans[:, 1]
 
     def _sources(self, own: _Cuts, part: slice) -> tuple[Sources, np.ndarray, np.ndarray]:
-        """The pieces of a part; their spans, int64 [n, 3] (document, start, stop); how many each has."""
+        """The segments of a part; their spans, int64 [n, 3] (document, start, stop); how many each has."""
         cuts, splits, partners = own.cuts[part], own.splits[part], own.partners[part]
         foreign = partners != np.arange(len(own.cuts))[part]
         around, starts, sizes = self.texts.around, self._starts(cuts), cuts[:, 2] - cuts[:, 1]
         spans, counts = cuts, np.ones(len(cuts), dtype=np.int64)
         if foreign.any():
-            # These pieces lie nowhere as a whole: their halves are brought together.
+            # These segments lie nowhere as a whole: their halves are brought together.
             mine, other = cuts.copy(), own.cuts[partners]
             mine[foreign, 2] = (cuts[:, 1] + splits)[foreign]
             other[:, 1] += own.splits[partners]
@@ -159,12 +160,12 @@ class Dressing:
             spans = both[np.column_stack([np.ones_like(foreign), foreign]).ravel()]
             around, starts, sizes = self._joined(spans, counts)
         first, last = cuts[:, 1] == 0, cuts[:, 2] == self.texts.sizes[cuts[:, 0]]
-        sources = Sources(around, starts, sizes, first, last, splits, foreign, self.lexicon)
+        sources = Sources(around, starts, sizes, first, last, splits, foreign, self.tokenizer)
         return sources, spans, counts
 
     def _joined(self, spans: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(around, starts, sizes) of pieces of counts[p] spans each: from the token before the first of them
-        to the one behind the last."""
+        """(around, starts, sizes) of segments of counts[p] spans each: from the token before the first of
+        them to the one behind the last."""
         starts, lengths = self._starts(spans), spans[:, 2] - spans[:, 1]
         opening, closing = starts_of(counts), np.cumsum(counts) - 1
         sizes = np.add.reduceat(lengths, opening)
@@ -175,7 +176,7 @@ class Dressing:
 
 
 def _batches(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Runs [first, stop) of pieces that make up about BATCH tokens, and are no more than noise can number."""
+    """Runs [first, stop) of segments of about BATCH tokens together, and no more than noise can number."""
     ends = np.cumsum(sizes)
     first = 0
     while first < len(sizes):

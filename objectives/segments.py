@@ -1,7 +1,8 @@
-"""What dressing takes (Texts) and gives (Pieces): the tokens of documents, and Examples made of them.
+"""What the example builder takes (Texts) and gives (Segments): the tokens of documents, and Examples made of
+them.
 
-The pieces of a block lie in a few large arrays; packing takes views of these, and nobody pays for an object a
-piece but who looks at one.
+The segments of a block lie in a few large arrays; packing takes views of these, and nobody pays for an object
+a segment but who looks at one.
 """
 
 from collections.abc import Sequence
@@ -14,8 +15,8 @@ import numpy as np
 from objectives.example import ControlIds, Example, Examples
 from objectives.ragged import starts_between
 
-_BYTES_PER_PIECE = 300
-"""Of Python's objects and of what is noted of each piece, measured."""
+_BYTES_PER_SEGMENT = 300
+"""Of Python's objects and of what is noted of each segment, measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Texts(Sequence[np.ndarray]):
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class SourceSpan:
     """Source tokens [start, stop) of a document."""
 
     document: int
@@ -66,41 +67,41 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A dressed piece. objective: registry id; spans: the source tokens it uses (a false next-sentence pair
+class Segment:
+    """A built segment. objective: registry id; spans: the source tokens it uses (a false next-sentence pair
     has two, of two documents)."""
 
     objective: int
-    spans: tuple[Span, ...]
+    spans: tuple[SourceSpan, ...]
     example: Example
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Pieces of one objective. spans: int64 [spans, 3] (document, start, stop), counts[p] of them for each
-    piece."""
+class SegmentBatch:
+    """Segments of one objective. spans: int64 [spans, 3] (document, start, stop), counts[p] of them for each
+    segment."""
 
     examples: Examples
     spans: np.ndarray
     counts: np.ndarray
 
 
-Place = tuple[Examples, slice, int]
-"""Where a piece's Example lies: its positions among many, and how many they are."""
+ExampleSlice = tuple[Examples, slice, int]
+"""Where a segment's Example lies: its positions among many, and how many they are."""
 
 
-class Pieces(Sequence[Piece]):
-    """The pieces of a block, as arrays for the packing and one by one for the eye.
+class Segments(Sequence[Segment]):
+    """The segments of a block, as arrays for the packing and one by one for the eye.
 
-    places: where each lies. lengths, objectives: int64 [pieces]. spans: int64 [spans, 3] (document, start,
-    stop); those of piece i are span_ends[i] … span_ends[i+1].
+    slices: where each lies. lengths, objectives: int64 [segments]. spans: int64 [spans, 3] (document, start,
+    stop); those of segment i are span_ends[i] … span_ends[i+1].
     """
 
-    def __init__(self, batches: Sequence[Batch]) -> None:
+    def __init__(self, batches: Sequence[SegmentBatch]) -> None:
         examples = [batch.examples for batch in batches]
         ids = np.array([several.maker for several in examples], dtype=np.int64)
         self._arrays_nbytes = sum(several.nbytes for several in examples)
-        self.places: list[Place] = [
+        self.slices: list[ExampleSlice] = [
             (several, slice(start, start + size), size)
             for several in examples
             for start, size in zip(several.starts.tolist(), several.sizes.tolist())
@@ -113,18 +114,20 @@ class Pieces(Sequence[Piece]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, piece: Any) -> Any:
-        if isinstance(piece, slice):
-            return [self[i] for i in range(*piece.indices(len(self)))]
-        examples, positions, _ = self.places[piece]
-        at = piece % len(self)
+    def __getitem__(self, segment: Any) -> Any:
+        if isinstance(segment, slice):
+            return [self[i] for i in range(*segment.indices(len(self)))]
+        examples, positions, _ = self.slices[segment]
+        at = segment % len(self)
         rows = self.spans[self.span_ends[at] : self.span_ends[at + 1]].tolist()
-        return Piece(int(self.objectives[at]), tuple(Span(*row) for row in rows), examples.at(positions))
+        return Segment(
+            int(self.objectives[at]), tuple(SourceSpan(*row) for row in rows), examples.at(positions)
+        )
 
     @property
     def nbytes(self) -> int:
         """Bytes held, to about a tenth."""
-        return self._arrays_nbytes + _BYTES_PER_PIECE * len(self)
+        return self._arrays_nbytes + _BYTES_PER_SEGMENT * len(self)
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:

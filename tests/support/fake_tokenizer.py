@@ -13,7 +13,7 @@ PIECES = {400: " ", **{401 + i: chr(97 + i) for i in range(26)}, 427: "th", 428:
 SIZE = 431
 
 
-class FakeLexicon:
+class FakeTokenizer:
     """Greedy longest match over PIECES; anything else is spelt in bytes. blank: one is put before a document
     and taken off again, as Llama's and T5's tokenizers do."""
 
