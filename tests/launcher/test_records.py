@@ -39,7 +39,7 @@ def test_a_coefficient_of_0_leaves_the_losses_of_others_as_they_are() -> None:
     weight[[NAMES.index("causal"), NAMES.index("prefix")]] = 100
     scale = scales(sums_of(weight), mixture, 0, "global")
     step: Any = SimpleNamespace(
-        ready=SimpleNamespace(global_batch=sums_of(weight), waited=0.0),
+        global_batch=SimpleNamespace(batch_sums=sums_of(weight), waited=0.0),
         progress=SimpleNamespace(step=1, row=4, tokens=200, target_tokens=200),
         sums=weight * scale[:, None] * 5,
         scale=scale,

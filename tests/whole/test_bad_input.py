@@ -199,8 +199,8 @@ def test_a_damaged_shard_is_named_by_verify_and_by_training(headrace: Commands, 
 def test_samples_that_are_no_text(headrace: Commands, work: Path) -> None:
     tar(work / "b-0.tar", [*plain()[:20], ("bad.txt", b"\xff\xfe"), ("image.jpg", b"x"), *plain()[20:]])
     out = headrace.ok("data", "index", "b-0.tar", "--out", "b.index", cwd=work)
-    assert "left out: 1 × not UTF-8" in out
-    assert "left out: 1 × no text" in out
+    assert "skipped: 1 × not UTF-8" in out
+    assert "skipped: 1 × no text" in out
     assert "not UTF-8" in headrace.ok("data", "verify", "b.index", cwd=work)
     configure(work, "b-0.tar", "b.index")
     line = headrace.refused("train", "c.yaml", cwd=work)
