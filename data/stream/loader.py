@@ -192,7 +192,7 @@ class Loader:
     def _draw(
         self, plan: Plan, rows: np.ndarray, corpora: np.ndarray, mine: np.ndarray, height: int
     ) -> tuple[Rows, np.ndarray]:
-        """Rng rows, those of other ranks too where they move a stream that this one follows. Returns its
+        """Draws rows, those of other ranks too where they move a stream that this one follows. Returns its
         own, in order and padded to `height`, and int64 [own, objectives]: their source tokens.
 
         Until rows are written out their blocks stay in memory, those too that are used up or were dropped:

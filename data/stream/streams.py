@@ -130,7 +130,7 @@ class Streams:
         self._order_ahead()
 
     def draw(self, corpus: CorpusPlan, row: int) -> tuple[OpenBlock, int] | None:
-        """Rng a global row from its stream: (block, index of the row in its build); None where this rank
+        """Draws a global row from its stream: (block, index of the row in its build); None where this rank
         does not follow that stream."""
         at = corpus.id, row % corpus.streams
         stream = self._streams.get(at)

@@ -39,7 +39,7 @@ def connect(world: World, timeout: float = 600.0) -> None:
 
 def refuse_shared(world: World, gpu: Any) -> None:
     """BadInput on all ranks where two of them have the same GPU: NCCL would only speak of an internal error.
-    ToldByOtherRank apart by the GPU's own number, for each rank may see its GPU as number 0."""
+    Told apart by the GPU's own number, for each rank may see its GPU as number 0."""
     gpus = gather(world, str(gpu.uuid))
     for rank, uuid in enumerate(gpus):
         first = gpus.index(uuid)

@@ -93,7 +93,7 @@ def of_attention(rounds: int) -> None:
 
 
 def rows_of(length: int, rows: int) -> Rows:
-    """PackedBlock rows, a target at every position."""
+    """Packed rows, a target at every position."""
     start, bound = packed(length, rows * length)
     random = np.random.default_rng(0)
     arrays = {name: array.copy() for name, array in Rows.blank(rows, length, 0).arrays().items()}

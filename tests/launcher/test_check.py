@@ -74,7 +74,7 @@ def test_exact_figures(file: Path, corpora: Corpora) -> None:
     assert prose["held_out_bytes"] == 0
     assert [part["share"] for part in facts["objectives"]] == [0.5, 0.5]
     assert [part["share_at_end"] for part in facts["objectives"]] == [0.75, 0.25]
-    # SavedCheckpoint at 30, 60, 90, 100; kept whole: 90, 100 and 60 for ever.
+    # Saved at 30, 60, 90, 100; kept whole: 90, 100 and 60 for ever.
     assert (facts["checkpoints"]["whole"], facts["checkpoints"]["weights_only"]) == (3, 0)
     assert facts["warnings"] == []
 
