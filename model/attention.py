@@ -8,7 +8,7 @@ A back end is a function (start, bound) → Kernel, called once a micro-batch; a
 the queries, keys and values of any layer. Each back end refuses in words what it cannot do:
 
     dense    one boolean mask over the row: any rule, any device; the cost grows with T² whatever the segments
-    segments   each segment by itself: the cost is that of the segments; reads start and bound on the host
+    segments each segment by itself: the cost is that of the segments; reads start and bound on the host
     causal   one call without mask; only where every row is one causal segment
     flex     FlexAttention over the blocks of the row in which somebody sees somebody; CUDA only
     auto     the cheapest of these here
