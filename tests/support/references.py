@@ -1,7 +1,8 @@
 """What the repository's texts refer to, and whether it is there: for tests/whole/test_docs.py.
 
     path       data/stream/block.py, docs/design.md#words     from the root; the heading of a page too
-    test       tests/test_house.py::test_the_house_is_kept    a function of that file
+    symbol     tests/test_house.py::test_the_house_is_kept    what that file defines
+               `STREAM` in `data/plan/plan.py`                the same, in Markdown
     name       loop.py in a sentence or a drawing             some file of that name
     link       [text](design.md#words) of a Markdown page     from the page's own folder
     module     python -m tests.bench.step                     that can be run
@@ -11,7 +12,8 @@
 
 A word in capitals stands for any name: objectives/NAME.py. Paths, modules and commands are looked for in
 every line; the rest where people read: in Markdown, in comments, in docstrings, and in all texts of the four
-rooms, for these are messages. (In tests many a text is wrong on purpose.)
+rooms, for these are messages. (In tests many a text is wrong on purpose.) What a page tells its reader to
+make, in a fenced block that begins with the comment `# path`, need not be there.
 """
 
 import ast
@@ -28,11 +30,16 @@ from pathlib import Path
 from tests.support.sources import ROOMS
 
 TEXTS = (".py", ".md", ".yaml", ".sbatch", ".toml", ".txt", "Makefile", "run")
+LIBRARIES = ("ruamel.yaml",)
+"""Their names look like those of files."""
 FOLDERS = (*ROOMS, "tests", "docs", "configs", "slurm", ".ci")
 OURS = (*ROOMS, "tests")
-_PATH = re.compile(rf"(?<![\w/.<>$-])(?:{'|'.join(map(re.escape, FOLDERS))})/[\w./*-]*(?:::\w+|#[\w-]+)?")
+_PATH = re.compile(
+    rf"(?<![\w/.<>$-])(?:{'|'.join(map(re.escape, FOLDERS))})/[\w./*-]*+(?!\{{)(?:::\w+|#[\w-]+)?"
+)
 _NAME = re.compile(r"(?<![\w/.*{}-])[\w-]+\.(?:py|md|sbatch|yaml)\b(?!\w*\()")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
+_SYMBOL = re.compile(r"`([A-Za-z_]\w+)` (?:in |\(|\| )`([\w/]+/\w+\.py)`")
 _MODULE = re.compile(r"(?<![\w-])python3? -m ([\w.]+)")
 _DOTTED = re.compile(rf"(?<![\w./-])(?:{'|'.join(OURS)})(?:\.(?!py\b|md\b)\w+)+(?![\w/]|\.\w)")
 _CODE = re.compile(r"`([^`\n]+)`")
@@ -41,6 +48,7 @@ _MAKE = re.compile(r"make(?: [A-Z]+=(?:\"[^\"]*\"|\S*))* ([a-z][\w-]*)")
 _COMMAND = re.compile(r"headrace ([a-z]+)(?: ([a-z]+))?")
 _QUOTED_COMMAND = re.compile(r"[`']headrace ([a-z]+)(?: ([a-z]+))?")
 _GROUPED_COMMAND = re.compile(r"headrace (data|tokenizer|checkpoint) ([a-z]+)")
+_MADE = re.compile(r"^```\w*\n# (\S+\.py)$", re.M)
 _CAPITALS = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2,}(?![A-Za-z0-9])")
 
 
@@ -59,10 +67,18 @@ class Reference:
 
 def references(file: str, text: str) -> Iterator[Reference]:
     """All references of a file of the repository, by its path from the root."""
+    made = _MADE.findall(text) if file.endswith(".md") else []
+    modules = tuple(path.removesuffix(".py").replace("/", ".") for path in made)
+    for one in _references(file, text):
+        if one.text not in made and not (modules and one.text.startswith(modules)):
+            yield one
+
+
+def _references(file: str, text: str) -> Iterator[Reference]:
     for number, line in enumerate(text.split("\n"), 1):
         for match in _PATH.finditer(line):
             found = match.group().rstrip(".-")
-            yield Reference(file, number, "test" if "::" in found else "path", found)
+            yield Reference(file, number, "symbol" if "::" in found else "path", found)
         for match in _MODULE.finditer(line):
             yield Reference(file, number, "module", match.group(1).rstrip("."))
         for match in (*_QUOTED_COMMAND.finditer(line), *_GROUPED_COMMAND.finditer(line)):
@@ -80,8 +96,11 @@ def _in_prose(line: str, fenced: bool, markdown: bool) -> Iterator[tuple[str, st
         yield "name", match.group()
     for match in _DOTTED.finditer(line):
         yield "dotted", match.group()
-    for match in _LINK.finditer(line) if markdown else ():
-        yield "link", match.group(1)
+    if markdown:
+        for match in _LINK.finditer(line):
+            yield "link", match.group(1)
+        for match in _SYMBOL.finditer(line):
+            yield "symbol", f"{match.group(2)}::{match.group(1)}"
     for code in [line] if fenced else _CODE.findall(line):
         if match := _MAKE.match(code):
             yield "make", match.group(1)
@@ -196,13 +215,13 @@ class Repository:
     def has(self, reference: Reference) -> bool:
         """Whether what is referred to is there."""
         kind, text = reference.kind, reference.text
-        if kind in ("path", "test"):
+        if kind in ("path", "symbol"):
             path, _, inside = text.replace("::", "#").partition("#")
             return self._has_path(path) and (not inside or self._inside(path, inside))
         if kind == "link":
             return "://" in text or self._linked(reference.file, text)
         if kind == "name":
-            return any(fnmatch.fnmatchcase(name, _any(text)) for name in self._names)
+            return text in LIBRARIES or any(fnmatch.fnmatchcase(name, _any(text)) for name in self._names)
         if kind == "module":
             first = text.split(".")[0]
             ours = fnmatch.filter(self._modules, _any(text))

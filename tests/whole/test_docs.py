@@ -27,7 +27,7 @@ ALLOWED = {
 
 FEWEST = {
     "path": 300,
-    "test": 2,
+    "symbol": 10,
     "name": 80,
     "link": 20,
     "module": 25,
@@ -102,7 +102,9 @@ PLANTED = [
     ("path", "configs/first.yaml", "seed: 1   # as in configs/second.yaml"),
     ("path", "Makefile", "\tpython tests/support/tables.py"),
     ("path", "README.md", "`objectives/NAMES/NAME.py`"),
-    ("test", "docs/gpu.md", "tests/test_house.py::test_the_house_is_sold"),
+    ("symbol", "docs/gpu.md", "tests/test_house.py::test_the_house_is_sold"),
+    ("symbol", "docs/gpu.md", "`STREAMS` in `data/plan/plan.py`"),
+    ("symbol", "docs/design.md", "| `Sample` | `objectives/example.py` |"),
     ("name", "launcher/training/loop.py", '"""\n    the loop      loops.py\n"""'),
     ("name", "docs/design.md", "```\n main.py ──▶ apps.py\n```"),
     ("name", "slurm/train.sbatch", "# like trains.sbatch"),
@@ -134,6 +136,13 @@ def test_a_planted_reference_that_leads_nowhere_is_found(
 ) -> None:
     found = broken(repository, file, text)
     assert kind in {one.kind for one in found}
+
+
+def test_what_a_page_has_its_reader_make_need_not_be_there(repository: Repository) -> None:
+    page = "```python\n# objectives/spam.py\n```\n`objectives/spam.py`, objectives.spam.Spam, {}"
+    assert broken(repository, "docs/gpu.md", page.format("objectives/span.py")) == []
+    (lost,) = broken(repository, "docs/gpu.md", page.format("objectives/eggs.py"))
+    assert lost.text == "objectives/eggs.py"
 
 
 def test_each_kind_has_a_planted_one() -> None:
