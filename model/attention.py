@@ -1,13 +1,14 @@
 """The rule of who sees whom, and the back ends that compute attention under it.
 
-The whole rule (DESIGN §3): position i attends to position j of its row iff start[i] ≤ j ≤ bound[i]. Causal,
-bidirectional and prefix segments, packed side by side in any mixture, are all spelled by these two integers.
+The whole rule (docs/design/rows.md): position i attends to position j of its row iff start[i] ≤ j ≤ bound[i].
+Causal, bidirectional and prefix segments, packed side by side in any mixture, are all spelled by these two
+integers.
 
 A back end is a function (start, bound) → Kernel, called once a micro-batch; a Kernel computes attention for
 the queries, keys and values of any layer. Each back end refuses in words what it cannot do:
 
     dense    one boolean mask over the row: any rule, any device; the cost grows with T² whatever the segments
-    segments   each segment by itself: the cost is that of the segments; reads start and bound on the host
+    segments each segment by itself: the cost is that of the segments; reads start and bound on the host
     causal   one call without mask; only where every row is one causal segment
     flex     FlexAttention over the blocks of the row in which somebody sees somebody; CUDA only
     auto     the cheapest of these here

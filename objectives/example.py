@@ -7,7 +7,7 @@ lies.
 
 An Example is written in positions relative to its own first position; packing lays Examples side by side in
 a row of T positions and adds their offset. The model adds no shift of its own: `targets[i]` is what is
-predicted *at* position i, and position i may see position j iff 0 ≤ j ≤ bound[i]  (DESIGN §3).
+predicted *at* position i, and position i may see position j iff 0 ≤ j ≤ bound[i]  (docs/design/rows.md).
 
 A block has hundreds of short segments, and a numpy call costs as much as a hundred tokens. So segments travel
 in *ragged* arrays, one behind the other: `Sources` in, `Examples` out. An objective may be written for one

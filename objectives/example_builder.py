@@ -2,7 +2,8 @@
 
 Documents are cut from the left. Before each cut the objective is chosen that is owed most source tokens
 (objectives/shares.py). Choosing per segment and not per document is what keeps the shares exact whatever the
-lengths of documents; choosing before packing is what keeps the padding small (facts/data.md, Objectives).
+lengths of documents; choosing before packing is what keeps the padding small (rows of one objective each had
+three times as much).
 Cutting goes segment by segment, for each choice depends on the one before; all the rest is done for many
 segments at once.
 """

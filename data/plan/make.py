@@ -26,7 +26,7 @@ class HasUnits(Protocol):
 
     @property
     def units(self) -> np.ndarray:
-        """An array of data.index.UNITS, in the order of the shards."""
+        """An array of data.shards.index.UNITS, in the order of the shards."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """The plan's history, unfolded for use: per segment its mixture, its shares, and what makes an open block
-out of date (the remainder rule of DESIGN §2).
+out of date (the remainder rule: docs/design/stream.md#editing-the-plan).
 
 A block is built under the plan of the row at which it was built. It is built anew only where T, the set
 of objectives or their settings, or the quarantine of one of its documents is another now, or where a weight

@@ -151,7 +151,7 @@ class Tracer:
     def __init__(
         self, history: History, corpora: Mapping[str, Corpus], encoder: Encoder, openings: np.ndarray
     ) -> None:
-        """openings: data.openings.merge_openings along the run's lineage."""
+        """openings: data.provenance.openings.merge_openings along the run's lineage."""
         self._history = history
         self._plan_segments = PlanSegments(history)
         self._opener = Opener(self._plan_segments, corpora, encoder)

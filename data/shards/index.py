@@ -1,4 +1,4 @@
-"""The unit index of a corpus: which bytes of which shard hold about 64 KB of text (DESIGN §2).
+"""The unit index of a corpus: which bytes of which shard hold about 64 KB of text (docs/design/stream.md).
 
 Reading a corpus in any order needs a table that says where to begin. One entry a document would make it as
 large as the text at web scale; one entry a *unit*, a run of consecutive samples, keeps it under a thousandth,

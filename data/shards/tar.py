@@ -2,7 +2,7 @@
 
 A unit of a shard is a run of tar bytes that begins at a header. Finding the documents in it must cost far
 less than encoding them, so the headers are read here by a few slices each instead of by the tarfile module
-(which facts/data.md measured at a tenth of this speed). What other people's tools write is understood: ustar
+(which was measured at a tenth of this speed). What other people's tools write is understood: ustar
 with its prefix field, GNU long names (`L`, `K`), PAX headers (`x`, `g`), octal and base-256 sizes.
 
 A sample is, as WebDataset has it, a run of consecutive members that share a key: the name up to the first dot

@@ -1,6 +1,6 @@
 """The config of a run: read, merged, checked, frozen.
 
-    file ──▶ yaml_lines (values + the line of each key) ──▶ base merged under it ──▶ key=value over it
+    file ──▶ yaml_reader (values + the line of each key) ──▶ base merged under it ──▶ key=value over it
          ──▶ sections validated by the parts that own them ──▶ combinations refused in words ──▶ Config
 
 Everything wrong is one BadInput line: 'first.yaml:12: model.heads: expected …, got …; did you mean …?'.
@@ -50,7 +50,7 @@ def _objectives(value: Any) -> dict[str, Any]:
 
 
 class Config(Section):
-    """Everything that a run is told (DESIGN §8)."""
+    """Everything that a run is told, complete with defaults."""
 
     run: Run
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1

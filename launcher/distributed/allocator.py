@@ -2,7 +2,7 @@
 
 A step frees and asks again for the same hundreds of megabytes. By default glibc takes each large tensor from
 the kernel and gives it back at once, so every step pays for fresh zeroed pages (measured: 180 000 page faults
-a step, 600 with these settings; facts/step.md). The process then holds the memory of its largest step, which
+a step, 600 with these settings). The process then holds the memory of its largest step, which
 it would need again anyway. Transparent huge pages help on top, but torch reads THP_MEM_ALLOC_ENABLE when it
 first allocates: it is for the environment that launcher/distributed/local_launch.py gives its ranks, not for
 this function.

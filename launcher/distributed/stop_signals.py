@@ -3,10 +3,10 @@
     EarlyStop       from the start of the command: nothing was begun, so the process leaves at once, code 75
     stop_request    from the claim of an attempt on: a flag that the loop reads at a step boundary
 
-A signal may reach one rank only (facts/slurm.md), so the flag means nothing by itself: the ranks add their
-flags up after each step and stop together, with everything saved. TERM is what the sbatch script asks Slurm
-to send ahead of the time limit; USR2 does the same (USR1 belongs to NCCL). A second SIGINT is for impatient
-people: it interrupts.
+A signal may reach one rank only (a `kill` by hand, a node that is taken away), so the flag means nothing by
+itself: the ranks add their flags up after each step and stop together, with everything saved. TERM is what
+the sbatch script asks Slurm to send ahead of the time limit; USR2 does the same (USR1 belongs to NCCL). A
+second SIGINT is for impatient people: it interrupts.
 
 Before that, seconds to minutes pass inside C (torch is imported, ranks wait for each other), where Python
 puts its handlers off. So a thread waits for the signal's number in a pipe, into which the C handler writes.

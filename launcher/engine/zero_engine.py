@@ -42,7 +42,7 @@ class Engine:
         self, model: Transformer, optimizer: OptimizerConfig, layout: LayoutConfig, world: World, seed: int
     ) -> None:
         """`model` holds its initial weights in fp32 on any device and belongs to the engine from now on.
-        torch.distributed is connected (launcher.distributed.connect)."""
+        torch.distributed is connected (launcher.distributed.process_group.connect)."""
         self.world, self.layout, self.seed = world, layout, seed
         self.device = device_of(world)
         self.reducer = HostSums(world)

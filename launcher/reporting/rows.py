@@ -191,7 +191,7 @@ def _lane_and_stream(row: TracedRow, history: History) -> tuple[int, int]:
 
 
 def _object(row: TracedRow, history: History, step: int) -> dict[str, Any]:
-    """A row as JSON: the arrays of DESIGN §3 by their names, and its segments."""
+    """A row as JSON: its seven arrays by their names (docs/design/rows.md), and its segments."""
     lane, stream = _lane_and_stream(row, history)
     arrays = {name: np.asarray(getattr(row.rows, name)[0]).tolist() for name in DTYPES}
     segments = [_segment(segment) for segment in row.segments]

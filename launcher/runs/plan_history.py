@@ -1,8 +1,8 @@
-"""How the plan's history goes on when a run is started or resumed at row n (DESIGN §2, 'Plan history').
+"""How the plan's history goes on when a run is started or resumed at row n (docs/design/stream.md).
 
 The segments before n are those of the checkpoint; from n on holds what the config asks for now. A changed
 plan is appended to plan.jsonl and on the disk before a row uses it. Units skipped are read from plan.jsonl
-alone: they name a place of their corpus, so they hold whichever checkpoint a resume starts from.
+alone: they name a slot of their corpus, so they hold whichever checkpoint a resume starts from.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Progress: everything besides tensors that a resume needs, in one small frozen value (DESIGN §1).
+"""Progress: everything besides tensors that a resume needs, in one small frozen value.
 
 It describes the run after its last finished step and goes into the checkpoint as JSON. It belongs to what
 was trained on and not to what the loader has prepared ahead: the loader's state travels with each batch.

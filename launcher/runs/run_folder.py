@@ -1,4 +1,4 @@
-"""A run on disk: one folder, one attempt a start, and a ledger of what happened (DESIGN §7).
+"""A run on disk: one folder, one attempt a start, and a ledger of what happened (docs/design/run-folder.md).
 
     runs/NAME/
       config.yaml, tokenizer.model      as first started

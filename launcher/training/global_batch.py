@@ -3,7 +3,8 @@
 A mean of means is wrong as soon as ranks or micro-batches hold unequal numbers of targets. So the sums over
 the whole global batch are known first: one all-reduce of a small vector, asked for a batch ahead, off the
 critical path. From it follows one number an objective, `scale`, by which every loss weight is multiplied;
-the optimised loss is then a plain sum, and the reported losses are parts of that very sum (DESIGN §4).
+the optimised loss is then a plain sum, and the reported losses are parts of that very sum
+(docs/design/loss.md).
 """
 
 from collections.abc import Iterator
@@ -88,7 +89,7 @@ def count(batch: Batch, corpora: int) -> BatchSums:
 
 
 def scales(batch_sums: BatchSums, mixture: Mixture, row: int, normalise: str) -> np.ndarray:
-    """float64 [objectives]: what every loss weight of an objective is multiplied by (DESIGN §4, 'Loss').
+    """float64 [objectives]: what every loss weight of an objective is multiplied by (docs/design/loss.md).
 
     `global`: coefficient / Σ weight of the batch.  `objective`: coefficient / max(the objective's weight in
     this batch, its planned share of the batch), so that a batch with few targets of one kind is not blown up.

@@ -42,7 +42,7 @@ from objectives.mixture import Mixture
 
 @dataclass
 class TrainingSession:
-    """launcher.loop.Session for one attempt. The plan stays the same from its first row to its end."""
+    """The loop's Session for one attempt. The plan stays the same from its first row to its end."""
 
     config: Config
     plan: Plan

@@ -1,6 +1,7 @@
 """From what a step summed to the numbers that people read, with no sum of its own.
 
-A reported loss is a part of the optimised one: its terms divided by what they were scaled with (DESIGN §4).
+A reported loss is a part of the optimised one: its terms divided by what they were scaled with
+(docs/design/loss.md).
 So the objectives' losses, weighted as optimised, always add up to the loss of the same line.
 """
 

@@ -3,7 +3,7 @@
     THP_MEM_ALLOC_ENABLE=1 python -m tests.bench.attention [--threads N] [--rounds N] [--mean TOKENS]
 
 4096 positions as rows of T 512, 1024 and 2048; 6 heads of width 64. Segment lengths are exponential with the
-given mean (facts/step.md had about 114 tokens); a third of the segments each is causal, bidirectional and
+given mean; a third of the segments each is causal, bidirectional and
 prefix. The back ends take turns in one run; making the kernel is counted by a sixth, as for one of six
 layers. Printed: medians as ratios to SDPA's is_causal over whole rows. "auto, whole rows" is auto on those.
 """

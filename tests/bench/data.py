@@ -16,7 +16,7 @@ collected when asked for (launcher/training/gc_schedule.py). That holds for both
   caches its UTF-8 form), one thread. The loader encodes by a form of the model that gives the same ids in
   less time (data/tokenization/whitespace.py) and so can be faster than bare; the ratio over that form alone
   stands beside.
-- loader: data.loader from shards to batches, T 1024, B 64, one rank, no threads.
+- loader: data.stream.loader from shards to batches, T 1024, B 64, one rank, no threads.
 - webdataset: tar reading, shuffle(1000), encode of each text, concatenate and chop, one worker; beside it the
   loader with one thread that opens and one that assembles.
 """

@@ -75,7 +75,7 @@ def rows_of(step: int, rows: int, seed: int = 5) -> Rows:
 
 
 def scale_of(rows: Rows, normalise: str) -> np.ndarray:
-    """The two normalisations of DESIGN §4, with coefficients, over the global batch."""
+    """The two normalisations of docs/design/loss.md, with coefficients, over the global batch."""
     weight = np.bincount(rows.objective[rows.targets >= 0], rows.weights[rows.targets >= 0], len(HEADS))
     coefficient = np.array([1.0, 0.5, 2.0])
     return coefficient / (weight.sum() if normalise == "global" else np.maximum(weight, 0.2 * weight.sum()))

@@ -5,8 +5,9 @@
     begun(folder, 7)                   waits until the run has told its 7th step
     told(folder), saved(folder)        the lines of its steps along the lineage; its newest tensors
 
-The case calls launcher.train.run_rank, which is all that `headrace train` does in a rank once its arguments
-are read and the ranks are connected. The loop is looked at from outside: what it trained on and with.
+The case calls launcher.training.train.run_rank, which is all that `headrace train` does in a rank once its
+arguments are read and the ranks are connected. The loop is looked at from outside: what it trained on and
+with.
 """
 
 import contextlib

@@ -1,6 +1,8 @@
-"""The five commands of the README as they stand there, on a newcomer's text in a folder of its own."""
+"""What the README says: its five commands as they stand there, on a newcomer's text in a folder of its own;
+its table of rooms beside the table that keeps them."""
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -14,10 +16,17 @@ from launcher.config.yaml_reader import dump_yaml
 from tests.support.commands import Commands
 from tests.support.helpers import Corpora
 from tests.support.sources import ROOT
+from tests.test_house import MAY_IMPORT, OPEN_TO_LAUNCHER
 
-SECTION = (
-    (ROOT / "README.md").read_text().split("\n## Your own data, in five commands\n")[1].split("\n## ")[0]
-)
+README = (ROOT / "README.md").read_text()
+
+
+def section(title: str) -> str:
+    """The text under a heading."""
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+SECTION = section("Your own data, in five commands")
 
 
 def fenced(opening: str) -> str:
@@ -63,3 +72,19 @@ def test_the_five_commands_work_as_they_stand(headrace: Commands, home: Path) ->
     (home / copy[2]).write_text(dump_yaml(copied | sections))
     assert "\nmine " in headrace.ok(*check[1:], cwd=home)
     assert f"would start: 2 × {shlex.join(train[:3])}" in headrace.ok(*train[1:], "--dry-run", cwd=home)
+
+
+def test_the_table_of_rooms_names_every_package_above_all_that_it_imports() -> None:
+    rooms = re.findall(r"^\| (`.*?) \|", section("Rooms"), re.M)
+    below = {
+        re.sub(r"/$|\.py$", "", name).replace("/", "."): number
+        for number, cell in enumerate(rooms)
+        for name in re.findall(r"`(.+?)`", cell)
+    }
+    assert {*below} - {"configs", "slurm"} == {*MAY_IMPORT}
+    for package, imported in MAY_IMPORT.items():
+        opened = OPEN_TO_LAUNCHER if package.startswith("launcher.") and package != "launcher.output" else ()
+        for room in (*imported, *opened):
+            rows = [row for name, row in below.items() if name == room or name.startswith(f"{room}.")]
+            assert rows, room
+            assert min(rows) >= below[package], f"{package} imports {room}, which stands above it"

@@ -1,7 +1,7 @@
 """slurm/train.sbatch as the batch shell runs it: when it asks Slurm to start the job again, when it must not.
 
 Slurm's commands are stand-ins that write down how they were called; script, bash and signals are real. What
-Slurm itself does with the job stands in facts/slurm.md.
+Slurm itself does with the job was tried by hand: slurm/README.md.
 """
 
 import os

@@ -120,7 +120,7 @@ def test_layouts_hand_over_every_tensor_and_batch(text: TrainingText, tmp_path: 
 
 
 def killed_at(world: World, plain: dict[str, Any], name: str, **options: Any) -> Left:
-    """The trainer; kill -9 in place of a call of assembly.py."""
+    """The trainer; kill -9 in place of a call of launcher/training/assemble.py."""
 
     def kill(*_arguments: Any, **_keywords: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
