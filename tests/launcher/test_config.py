@@ -222,7 +222,10 @@ def test_a_missing_tokenizer_is_named(file: Path) -> None:
     [
         ("- 1", ":1: expected sections"),
         ("a: [1\nb: 2", "not YAML"),
-        ("a: !!python/object/apply:os.system [echo]", "unknown key"),
+        (
+            "a: !!python/object/apply:os.system [echo]",
+            ":1: not YAML: a value of type tag:yaml.org,2002:python",
+        ),
         ("a: !!python/name:os.system x", ":1: not YAML: a value of type"),
         ("a: &x [*x]", ":1: an alias that contains itself"),
         ("a: \x07", "not YAML"),
@@ -233,6 +236,15 @@ def test_a_missing_tokenizer_is_named(file: Path) -> None:
         ("a:\n  b: !!bool maybe", ":2: not YAML: 'maybe' is no bool"),
         ("a: !!float abc", ":1: not YAML: 'abc' is no float"),
         ('a: !!float ""', ":1: not YAML: '' is no float"),
+        ("a: 1\nb: !!null x", ":2: not YAML: 'x' is no null"),
+        ("a: !!bool yes", ":1: not YAML: 'yes' is no bool"),
+        ("a: !!set {b}", ":1: not YAML: a value of type tag:yaml.org,2002:set"),
+        (
+            "a: 2024-01-01\nb: !!timestamp 2024-01-01",
+            ":2: not YAML: a value of type tag:yaml.org,2002:timestamp",
+        ),
+        ("a: &a {b: 1}\nc:\n  <<: *a", ":3: YAML 1.2 has no merge keys (<<); write the keys out, or"),
+        ("a: 1\n---\nb: 2", ":2: not YAML: but found another document"),
         ('run: {name: "\\ud800"}', ":1: not YAML: an escape that is half of a surrogate pair"),
         ('run: {"\\ud800": a}', ":1: not YAML: an escape that is half of a surrogate pair"),
         ('run:\n  "": a', ":2: expected a plain word as a key"),
@@ -252,6 +264,51 @@ def test_numbers_and_names_are_what_they_look_like(file: Path) -> None:
     config = run_config.load(file)
     assert list(config.data.corpora) == ["no"]
     assert config.optimizer.lr == 0.001
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("optimizer.lr=1e-3", 0.001),
+        ("optimizer.lr=.5e-3", 0.0005),
+        ("steps=017", 17),
+        ("steps=+20", 20),
+        ("fingerprint=True", True),
+        ("run.name=no", "no"),
+        ("run.name=on", "on"),
+        ("run.name=0o17", "0o17"),
+        ("run.name=2024-01-01", "2024-01-01"),
+        ("wandb.project=12:30:00", "12:30:00"),
+        ("wandb.project=0x1F", "0x1F"),
+        ("wandb.project='1e3'", "1e3"),
+        ("wandb.entity=~", None),
+    ],
+)
+def test_words_are_those_of_yaml_1_2(file: Path, override: str, value: object) -> None:
+    """Where YAML 1.1 reads a bool, a sexagesimal, an octal or a date."""
+    config = run_config.plain(run_config.load(file, [override]))
+    section, _, key = override.partition("=")[0].rpartition(".")
+    assert (config[section] if section else config)[key] == value
+    assert type((config[section] if section else config)[key]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("fingerprint=yes", "fingerprint: expected true or false, got 'yes'"),
+        ("fingerprint=on", "fingerprint: expected true or false, got 'on'"),
+        ("fingerprint=1", "fingerprint: expected true or false, got 1"),
+        ("steps=0o17", "steps: expected a whole number, got '0o17'"),
+        ("steps=0x1F", "steps: expected a whole number, got '0x1F'"),
+        ("steps=1:30", "steps: expected a whole number, got '1:30'"),
+        ("optimizer.lr=.inf", "optimizer.lr: expected a finite number, got inf"),
+        ("optimizer.lr=1e400", "optimizer.lr: expected a finite number, got inf"),
+        ("run.name=1e3", "run.name: expected text, got 1000.0"),
+        ("wandb.project=2024", "wandb.project: expected text, got 2024"),
+    ],
+)
+def test_a_word_of_another_type_is_one_line(file: Path, override: str, expected: str) -> None:
+    assert refusal(file, override) == f"command line: {expected}"
 
 
 def test_every_recipe_loads() -> None:
