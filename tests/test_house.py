@@ -121,6 +121,8 @@ DOORS: dict[str, dict[str, str]] = {
     "launcher.config": {
         "run_config": "* Config require_files require_processes",
         "messages": "expectation",
+        "compare": "* changes of_another_run watched_as",
+        "yaml_reader": "Key dotted",
     },
     "launcher.checkpoint": {
         "catalog": "CheckpointRef listing newest read_progress verify",
