@@ -7,10 +7,11 @@ import pytest
 
 from data.errors import BadInput
 from launcher.config import run_config
-from launcher.config.compare import changes
-from launcher.config.messages import options
+from launcher.config.compare import WATCHING, changes
+from launcher.config.messages import RENAMED, options
 from launcher.config.run_config import Config
 from objectives.registry import OBJECTIVES
+from tests.support.commands import Commands
 from tests.support.sources import ROOT
 
 GOOD = """\
@@ -182,6 +183,38 @@ def test_difference_names_the_keys(file: Path) -> None:
 
 def test_batch_rows_may_be_stepwise(file: Path) -> None:
     assert run_config.load(file, ["batch_rows=[[0, 4], [100, 6]]"]).batch_rows == ((0, 4), (100, 6))
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_key_of_before_is_refused_with_what_it_is_called_now(
+    file: Path, tmp_path: Path, headrace: Commands, old: tuple[str, ...]
+) -> None:
+    """In the file, in its base, on the command line, in a section there, and in an edit; one line each."""
+    new = RENAMED[old]
+    assert tuple(new.split(".")) in set(options(Config))
+    said = f"{'.'.join(old)}: is called {new} now"
+    assert refusal(file, f"{'.'.join(old)}=1", "stpes=1") == f"command line: {said} (and 1 more)"
+    if old[1:]:
+        assert refusal(file, f"{old[0]}={{{old[1]}: 1}}").startswith(f"command line: {said}")
+    with pytest.raises(BadInput, match=f"^command line: {said}$"):
+        run_config.edit(run_config.load(file), [f"{'.'.join(old)}=1"])
+
+    base = tmp_path / "base.yaml"
+    if old[1:]:
+        base.write_text(f"{old[0]}:\n  {old[1]}: 1\n")
+    else:
+        base.write_text(f"\n{old[0]}: 1\n")
+    file.write_text(f"base: base.yaml\n{GOOD}")
+    assert refusal(file) == f"{base}:2: {said}"
+    file.write_text(base.read_text())
+    assert headrace.refused("check", file).startswith(f"headrace: {file}:2: {said}")
+
+
+def test_each_key_that_only_watches_is_one_and_is_told_of(file: Path) -> None:
+    paragraph = (ROOT / "README.md").read_text().split("may differ from start to start:")[1].split("\n\n")[0]
+    for key in WATCHING:
+        assert key in set(options(Config))
+        assert f"`{'.'.join(key)}`" in paragraph
 
 
 def test_edits_of_a_config_are_held_to_the_same_rules(file: Path) -> None:

@@ -21,6 +21,7 @@ from launcher.reporting.next_command import further_command, resume_command
 from launcher.runs.lineage import merged, steps
 from launcher.runs.run_folder import RunFolder, claim, going_on, open_run, start
 from launcher.runs.writer_lock import Writer, live
+from tests.support.commands import Commands
 
 CONFIG = """\
 run: {name: r, folder: FOLDER/runs}
@@ -282,7 +283,7 @@ def test_whatever_does_more_than_watch_is_another_config(file: Path, edit: str, 
         start(run_config.load(file, [edit, "log.every=3"]))
 
 
-def test_a_run_of_an_older_headrace_is_refused_with_what_to_do(file: Path) -> None:
+def test_a_run_of_an_older_headrace_is_refused_with_what_to_do(file: Path, headrace: Commands) -> None:
     """Whichever of its configs is read, by whichever way."""
     folder, _ = begun(file, 0, None)
     kept = folder.attempt_path(1) / "config.yaml"
@@ -297,6 +298,8 @@ def test_a_run_of_an_older_headrace_is_refused_with_what_to_do(file: Path) -> No
             f"{kept}:{number}: model.hidden: is called model.mlp_width now (and 1 more); this run was "
             "written by an older headrace: begin a new run, or go on with the headrace that began it"
         )
+    for command in (["train", file], ["check", file], ["resume", folder.path], ["status", folder.path]):
+        assert "; this run was written by an older headrace: begin" in headrace.refused(*command)
     folder.config_file.write_text(kept.read_text())
     kept.write_text(new)
     with pytest.raises(BadInput, match=rf"{folder.config_file}:\d+: .*; this run was written by an older"):
