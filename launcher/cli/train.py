@@ -26,7 +26,8 @@ def train(
     """Train a run, or go on with it where it stopped.
 
     The same command works on a laptop and, without --processes, under torchrun, deepspeed and srun. A run
-    that exists is never overwritten: with the same config it goes on, with another it is refused.
+    that exists is never overwritten: with the same config it goes on, with another it is refused, unless the
+    two differ only in what watches the run or makes it faster (log, wandb, data.threads and the like).
 
     \b
     Examples:

@@ -24,9 +24,9 @@ def read_layers(path: str | Path, overrides: Sequence[str] = ()) -> YamlDocument
     over = read(path)
     if not over.data:
         raise BadInput(f"{path}: is empty; expected sections such as 'run:' and 'model:'")
-    if "base" in over.data:
-        over = overlay(_base(path, over), _without_base(over))
-    return with_overrides(over, overrides)
+    own = _without_base(over)
+    layers = own if over.data.get("base") is None else overlay(_base(path, over), own)
+    return with_overrides(layers, overrides)
 
 
 def with_overrides(under: YamlDocument, overrides: Sequence[str]) -> YamlDocument:

@@ -165,6 +165,10 @@ def test_a_base_is_merged_by_sections_and_one_level_deep(file: Path, tmp_path: P
     child.write_text("base: ../c.yaml\nmodel: {width: 66}\n")
     assert refusal(child).startswith(f"{tmp_path}/sub/../c.yaml:12: model.heads: width 66")
 
+    child.write_text(f"base:\n{GOOD}")
+    assert run_config.load(child) == run_config.load(file)
+
+    child.write_text("base: ../c.yaml\nmodel: {width: 66}\n")
     grandchild = tmp_path / "grandchild.yaml"
     grandchild.write_text("base: sub/child.yaml\n")
     assert "child.yaml:1: base: a base has no base of its own" in refusal(grandchild)
@@ -193,7 +197,7 @@ def test_a_key_of_before_is_refused_with_what_it_is_called_now(
     new = RENAMED[old]
     assert tuple(new.split(".")) in set(options(Config))
     said = f"{'.'.join(old)}: is called {new} now"
-    assert refusal(file, f"{'.'.join(old)}=1", "stpes=1") == f"command line: {said} (and 1 more)"
+    assert refusal(file, f"{'.'.join(old)}=1", "run.x=1") == f"command line: {said} (and 1 more)"
     if old[1:]:
         assert refusal(file, f"{old[0]}={{{old[1]}: 1}}").startswith(f"command line: {said}")
     with pytest.raises(BadInput, match=f"^command line: {said}$"):
