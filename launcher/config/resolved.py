@@ -52,7 +52,7 @@ def resolve(
         places = kept if edited else layers.locations
         origin, value = places.get(key, DEFAULT), written
         if key in derived and (written is None or (not edited and said.get(key) is None)):
-            origin, value = DERIVED, derived[key]
+            origin, value = DERIVED, derived[key] if written is None else written
         settings.append(Setting(key, written, value, origin))
     return settings
 

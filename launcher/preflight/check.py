@@ -1,8 +1,8 @@
 """`headrace check`: everything about a run that can be known on a login node, before it costs anything.
 
 Exact: parameters, rows, units, blocks, streams, shares, checkpoint sizes. Estimated, and said to be: tokens
-(two units of each corpus are encoded for the bytes a token), epochs, padding (about 0.6 row a block, measured
-in facts/data.md), memory. Needs no torch: the model's figures are formulas over its config.
+(two units of each corpus are encoded for the bytes a token), epochs, padding (about 0.6 row a block, as
+measured), memory. Needs no torch: the model's figures are formulas over its config.
 """
 
 import math

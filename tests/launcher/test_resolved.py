@@ -162,7 +162,7 @@ def test_of_a_run_that_exists_it_is_the_config_in_force(
     folder, _ = start(first)
     new = headrace.ok("check", file, "--resolved", "steps=21", cwd=tmp_path)  # nothing has begun yet
     assert "# the run" not in new
-    edits = ["optimizer.lr=0.5", "data.corpora.late.shards=l.tar", "log.every=7"]
+    edits = ["optimizer.lr=0.5", "data.corpora.late.shards=l.tar", "log.every=7", "sequence_length=64"]
     attempt = claim(folder, run_config.edit(first, edits))
     attempt.begin(0, None)
     attempt.close()
@@ -177,6 +177,7 @@ def test_of_a_run_that_exists_it_is_the_config_in_force(
     assert found["log.every"] == {"value": 9, "from": "command line"}
     assert found["steps"] == {"value": 20, "from": "base.yaml:1"}
     assert found["model.kv_heads"] == {"value": 4, "from": "derived"}
+    assert found["max_sequence_length"] == {"value": 128, "from": "derived"}  # of what was first asked for
 
     shown = headrace.ok("check", file, "--resolved", cwd=tmp_path)
     assert shown.startswith(f"# the run {folder.path} exists and goes on with this; its own: {kept}\n")
