@@ -76,7 +76,7 @@ DOORS: dict[str, dict[str, str]] = {
     },
     "data.plan": {
         "plan": "CorpusPlan History OnBad Plan Skip append_skip read_history",
-        "make": "CorpusSettings StreamSettings make_plan",
+        "make": "CorpusSettings StreamSettings make_plan usual_block_bytes",
         "positions": "Position START StreamPositions",
         "segments": "PlanSegment PlanSegments",
         "steps": "rows_of_step step_at step_of_row",
@@ -113,7 +113,7 @@ DOORS: dict[str, dict[str, str]] = {
         "interface": "Evaluation StepResult",
         "forward": "PlainModel",
         "layout": "LayoutConfig",
-        "optimizer": "OptimizerConfig lr_at",
+        "optimizer": "OptimizerConfig decay_steps lr_at",
         "sharded_state": "StateMap",
         "memory": "enough_memory memory_in_use",
         "compiler": "found require_compiler",
@@ -121,6 +121,9 @@ DOORS: dict[str, dict[str, str]] = {
     "launcher.config": {
         "run_config": "* Config require_files require_processes",
         "messages": "expectation",
+        "compare": "* changes of_another_run watched_as",
+        "resolved": "as_json as_yaml resolve",
+        "yaml_reader": "Key dotted",
     },
     "launcher.checkpoint": {
         "catalog": "CheckpointRef listing newest read_progress verify",

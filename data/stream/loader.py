@@ -68,8 +68,8 @@ class Loader:
         first_row: int,
         state: StreamPositions,
         micro_batch: int,
-        threads: int = 1,
-        memory_bytes: int = 2 << 30,
+        threads: int,
+        memory_bytes: int,
         log: Callable[[Opening], None] | None = None,
         on_skip: Callable[[SkipNotice], None] | None = None,
     ) -> None:

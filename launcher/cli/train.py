@@ -26,7 +26,8 @@ def train(
     """Train a run, or go on with it where it stopped.
 
     The same command works on a laptop and, without --processes, under torchrun, deepspeed and srun. A run
-    that exists is never overwritten: with the same config it goes on, with another it is refused.
+    that exists is never overwritten: with the same config it goes on, with another it is refused, unless the
+    two differ only in what watches the run or makes it faster (log, wandb, data.threads and the like).
 
     \b
     Examples:
@@ -95,6 +96,9 @@ def check(
     config: ConfigFile,
     overrides: Overrides = None,
     processes: Annotated[int, typer.Option("--processes", "-p", help="Reckon with so many processes.")] = 1,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print the whole config instead, and whence each value comes.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Print all that can be known before starting.
@@ -102,11 +106,15 @@ def check(
     Needs no GPU and starts nothing: for the login node. A run that `headrace train` would not go on with
     (another config, other shards, a process that writes it, no checkpoint that is whole) is refused here too.
     Of checkpoints only the small files are read: `headrace checkpoint verify RUN` reads every byte.
+    --resolved reads the config alone, of a run that exists the one in force: every key with the file and line
+    that it comes from, `command line`, `default`, or `derived` with what it comes to. It is YAML, which
+    `headrace train` takes.
 
     \b
     Examples:
       headrace check configs/first.yaml
       headrace check configs/gpt-124m.yaml layout.zero=2 --processes 64 --json
+      headrace check configs/ul2-124m.yaml optimizer.lr=1e-3 --resolved
     """
     from launcher.config import run_config
     from launcher.preflight.check import report, show
@@ -114,11 +122,29 @@ def check(
 
     loaded = run_config.load(config, overrides or [])
     run, loaded = going_on(loaded) or (None, loaded)
+    if resolved:
+        _show_resolved(config, overrides or [], loaded, run, json)
+        return
     facts = report(loaded, processes, run)
     if json:
         output.say_json(facts)
     else:
         show(facts)
+
+
+def _show_resolved(
+    file: str, overrides: list[str], config: "Config", run: "RunFolder | None", json: bool
+) -> None:
+    """What `check --resolved` prints. config: the one in force; run: whose it is, if that exists."""
+    from launcher.config.resolved import as_json, as_yaml, resolve
+
+    settings = resolve(file, overrides, config, run.current_config_file if run else None)
+    if json:
+        output.say_json(as_json(settings))
+        return
+    if run:
+        output.say(f"# the run {run.path} exists and goes on with this; its own: {run.current_config_file}")
+    output.say(as_yaml(settings).rstrip("\n"))
 
 
 def _count(config: "Config", processes: int | None) -> int:

@@ -1,4 +1,5 @@
 """The config: read with its line numbers, merged, checked, frozen.
 
-Doors: `run_config` (Config, load, edit, build, plain, dump, difference, require_*), `messages.expectation`.
+Doors: `run_config` (Config, load, edit, build, plain, dump, require_*), `compare` (what differs, and whether
+it makes another run), `resolved` (each key with the place that it comes from), `messages.expectation`.
 """

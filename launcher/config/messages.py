@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from data.errors import BadInput
 from launcher.config.yaml_reader import Key, dotted
 
 Locations = Mapping[Key, str]
@@ -38,6 +39,7 @@ _EXPECTED = {
     "model_attributes_type": "a section",
     "dataclass_type": "a section",
 }
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _BOUNDS = {
     "greater_than": ("gt", "above"),
     "greater_than_equal": ("ge", "at least"),
@@ -57,27 +59,36 @@ RENAMED: Mapping[Key, str] = {
 """Keys of configs of before, and what they are called now."""
 
 
-def sentence(
+class RenamedKey(BadInput):
+    """A config has a key of before: it was written for an older headrace, or by one."""
+
+
+def refusal(
     error: ValidationError, root: type[BaseModel], locations: Locations, name: str, data: Mapping[str, Any]
-) -> str:
+) -> BadInput:
     """The first thing wrong with `data`, in one line, and how many more there are."""
     problems = error.errors(include_url=False)
-    # An unknown key explains the missing one that it was meant to be, so it is told first.
-    problems.sort(key=lambda problem: problem["type"] == "missing")
+    # A key of before explains much else; an unknown key the missing one that it was meant to be.
+    problems.sort(key=lambda problem: (not _renamed(problem), problem["type"] == "missing"))
     key, text = _problem(problems[0], root, data)
     while key and key not in locations:
         key = key[:-1]
     more = len(problems) - 1
     tail = f" (and {more} more)" if more else ""
-    return f"{locations.get(key, name) if key else name}: {text}{tail}"
+    kind = RenamedKey if _renamed(problems[0]) else BadInput
+    return kind(f"{locations.get(key, name) if key else name}: {text}{tail}")
+
+
+def _renamed(problem: Mapping[str, Any]) -> bool:
+    return problem["type"] in _UNKNOWN and tuple(problem["loc"]) in RENAMED
 
 
 def _problem(problem: Mapping[str, Any], root: type[BaseModel], data: Mapping[str, Any]) -> tuple[Key, str]:
     """The key at fault and what to say of it."""
     key, kind, got = tuple(problem["loc"]), problem["type"], problem["input"]
     context = problem.get("ctx", {})
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        if key in RENAMED:
+    if kind in _UNKNOWN:
+        if _renamed(problem):
             return key, f"{dotted(key)}: is called {RENAMED[key]} now"
         return key, f"{dotted(key)}: unknown key{_nearest(key, root)}"
     if kind in ("missing", "missing_argument"):

@@ -1,6 +1,6 @@
 """The config of a run: read, merged, checked, frozen.
 
-    file ──▶ yaml_reader (values + the line of each key) ──▶ base merged under it ──▶ key=value over it
+    file ──▶ yaml_reader (values + the line of each key) ──▶ layers (the base under it, key=value over it)
          ──▶ sections validated by the parts that own them ──▶ combinations refused in words ──▶ Config
 
 Everything wrong is one BadInput line: 'first.yaml:12: model.heads: expected …, got …; did you mean …?'.
@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from data.errors import BadInput
-from launcher.config.messages import Locations, sentence
+from launcher.config.layers import read_layers, with_overrides
+from launcher.config.messages import Locations, RenamedKey, refusal
 from launcher.config.sections import (
     BatchRows,
     CheckpointConfig,
@@ -29,14 +30,11 @@ from launcher.config.sections import (
     TokenizerFile,
     WandbConfig,
 )
-from launcher.config.yaml_reader import Key, dotted, dump_yaml, parse_value, read
+from launcher.config.yaml_reader import YamlDocument, dump_yaml
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
 from model.config import ModelConfig
 from objectives.mixture import SHORTEST, Mixture
-
-NAMED = (("data", "corpora"), ("objectives",))
-"""Sections whose keys are names: over a base or an override, `name: null` takes one out."""
 
 LEAST_SHARE = 1e-6
 """Of a corpus: the stream looks for the next row of each, which at 10⁻⁹ is 10⁹ rows away."""
@@ -121,32 +119,25 @@ class Config(Section):
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config in a file over its base, with 'key.sub=value' overrides over both. BadInput, one line."""
-    document = read(path)
-    if not document.data:
-        raise BadInput(f"{path}: is empty; expected sections such as 'run:' and 'model:'")
-    data, locations = document.data, dict(document.locations)
-    base = data.pop("base", None)
-    if base is not None:
-        where = locations.pop(("base",))
-        if not isinstance(base, str):
-            raise BadInput(f"{where}: base: expected the path of a config, got {base!r}")
-        under = read(Path(path).parent / base)
-        if "base" in under.data:
-            raise BadInput(
-                f"{under.locations['base',]}: base: a base has no base of its own ({where} names it)"
-            )
-        data, locations = _merge(under.data, data), {**under.locations, **locations}
-    for override in overrides:
-        data = _override(data, locations, override)
-    return build(data, locations, str(path))
+    layers = read_layers(path, overrides)
+    return build(layers.data, layers.locations, str(path))
+
+
+def load_kept(path: Path) -> Config:
+    """A config that a run keeps. BadInput says what to do where it has keys of before."""
+    try:
+        return load(path)
+    except RenamedKey as error:
+        raise BadInput(
+            f"{error}; this run was written by an older headrace: begin a new run, or go on with the "
+            "headrace that began it"
+        ) from None
 
 
 def edit(config: Config, overrides: Sequence[str]) -> Config:
     """The config with 'key.sub=value' edits."""
-    data, locations = plain(config), dict[Key, str]()
-    for override in overrides:
-        data = _override(data, locations, override)
-    return build(data, locations, "the run's config")
+    layers = with_overrides(YamlDocument(plain(config), {}), overrides)
+    return build(layers.data, layers.locations, "the run's config")
 
 
 def build(data: Mapping[str, Any], locations: Locations, name: str) -> Config:
@@ -169,7 +160,7 @@ def build(data: Mapping[str, Any], locations: Locations, name: str) -> Config:
         # By way of JSON: in pydantic's strict mode a list may then stand for a tuple, and nothing else bends.
         return Config.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise BadInput(sentence(error, Config, locations, name, data)) from None
+        raise refusal(error, Config, locations, name, data) from None
 
 
 def plain(config: Config) -> dict[str, Any]:
@@ -182,16 +173,6 @@ def plain(config: Config) -> dict[str, Any]:
 def dump(config: Config) -> str:
     """The complete config as YAML that `load` reads."""
     return dump_yaml(plain(config))
-
-
-def difference(old: Config, new: Config) -> list[str]:
-    """One line a key whose values differ: 'model.width: 256, now 512'."""
-    before, after = _flat(plain(old)), _flat(plain(new))
-    return [
-        f"{dotted(key)}: {_show(before, key)}, now {_show(after, key)}"
-        for key in dict.fromkeys([*before, *after])
-        if before.get(key, _ABSENT) != after.get(key, _ABSENT)
-    ]
 
 
 def require_files(config: Config) -> None:
@@ -220,47 +201,3 @@ def require_processes(config: Config, processes: int) -> None:
             f"lanes: {config.lanes} lanes cannot be shared by {processes} processes; start at most "
             f"{config.lanes}, or begin a new run with more lanes"
         )
-
-
-_ABSENT = object()
-
-
-def _show(flat: Mapping[Key, Any], key: Key) -> str:
-    return json.dumps(flat[key], ensure_ascii=False) if key in flat else "absent"
-
-
-def _flat(data: Mapping[str, Any], above: Key = ()) -> dict[Key, Any]:
-    flat: dict[Key, Any] = {}
-    for word, value in data.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, (*above, word)))
-        else:
-            flat[(*above, word)] = value
-    return flat
-
-
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any], above: Key = ()) -> dict[str, Any]:
-    """Sections are merged key by key; anything else is replaced."""
-    merged = dict(under)
-    for word, value in over.items():
-        below = merged.get(word)
-        if value is None and above in NAMED:
-            merged.pop(word, None)
-        elif isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[word] = _merge(below, value, (*above, word))
-        else:
-            merged[word] = value
-    return merged
-
-
-def _override(data: dict[str, Any], locations: dict[Key, str], override: str) -> dict[str, Any]:
-    name, equals, text = override.partition("=")
-    words = name.strip().split(".")
-    if not equals or not all(words):
-        raise BadInput(f"'{override}': expected key=value or key.sub=value, such as optimizer.lr=3e-4")
-    nested = parse_value(text, f"command line, {name}")
-    for depth in range(len(words), 0, -1):
-        locations.setdefault(tuple(words[:depth]), "command line")
-        nested = {words[depth - 1]: nested}
-    locations[tuple(words)] = "command line"
-    return _merge(data, nested)

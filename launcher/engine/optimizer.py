@@ -57,9 +57,14 @@ def lr_at(step: int, steps: int, config: OptimizerConfig) -> float:
         done = min(1.0, (step - config.warmup) / span) if span > 0 else 1.0
         share = 0.5 * (1.0 + math.cos(math.pi * done))
     else:
-        span = min(config.decay or max(1, steps // 5), max(1, steps - config.warmup))
+        span = decay_steps(steps, config)
         share = min(1.0, max(0.0, (steps - step) / span))
     return config.lr * (config.min_lr + (1.0 - config.min_lr) * share)
+
+
+def decay_steps(steps: int, config: OptimizerConfig) -> int:
+    """Steps of the decay at the end of `wsd`: `decay`, or a fifth of all; at most those after the warm-up."""
+    return min(config.decay or max(1, steps // 5), max(1, steps - config.warmup))
 
 
 def parameter_groups(

@@ -20,7 +20,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,9 @@ from typing import Any
 from data.durable import append_record, read_lines, write_once, writing
 from data.errors import BadInput
 from launcher.config import run_config
+from launcher.config.compare import changes, of_another_run, watched_as
 from launcher.config.run_config import Config
+from launcher.config.yaml_reader import dotted
 from launcher.runs.writer_lock import BEAT_SECONDS, WATCH_SECONDS, Writer, live
 
 SHOWN_KEYS, SHOWN_WIDTH = 3, 80
@@ -75,15 +77,23 @@ class RunFolder:
         entries = folder.glob("[0-9]*") if folder.is_dir() else ()
         return sorted(int(entry.name) for entry in entries if entry.name.isdigit() and entry.is_dir())
 
+    @property
+    def current_config_file(self) -> Path:
+        """The config of the newest attempt: as first started, with all edits of resumes since."""
+        begun = self.attempts()
+        return self.attempt_path(begun[-1]) / "config.yaml" if begun else self.config_file
+
     def first_config(self) -> Config:
         """The config as first started."""
-        return run_config.load(self.config_file)
+        return run_config.load_kept(self.config_file)
 
     def current_config(self) -> Config:
-        """The config of the newest attempt: as first started, with all edits of resumes since."""
-        for number in reversed(self.attempts()):
-            return run_config.load(self.attempt_path(number) / "config.yaml")
-        return self.first_config()
+        """What stands in `current_config_file`."""
+        return run_config.load_kept(self.current_config_file)
+
+    def attempt_config(self, number: int) -> Config:
+        """The config that an attempt ran with."""
+        return run_config.load_kept(self.attempt_path(number) / "config.yaml")
 
     def ledger(self) -> Iterator[dict[str, Any]]:
         """The ledger lines of all attempts, oldest first, each with its `attempt`."""
@@ -137,8 +147,9 @@ def start(config: Config) -> tuple[RunFolder, Config]:
     """The folder of the run that a config names, made if it is not there, and the config to go on with.
 
     A run that exists is gone on with if it was started with this config, or runs with it now; edits made by
-    resumes since stay in force. Any other config is BadInput with the keys that differ, unless every start
-    so far failed before there was anything to keep: then this one takes its place.
+    resumes since stay in force. Keys that only watch it (launcher/config/compare.py) may differ, and are as
+    they stand in this config. Any other config is BadInput with the keys that differ, unless every start so
+    far failed before there was anything to keep: then this one takes its place.
     """
     folder = RunFolder(config.path)
     with writing(folder.path):
@@ -157,43 +168,49 @@ def start(config: Config) -> tuple[RunFolder, Config]:
 def _same_run(folder: RunFolder, config: Config) -> Config:
     """The config to go on with in a folder. BadInput where the run in it is another than `config` says."""
     current = folder.current_config()
-    if run_config.difference(folder.first_config(), config) and (
-        changed := run_config.difference(current, config)
-    ):
-        shown = [line if len(line) <= SHOWN_WIDTH else f"{line[: SHOWN_WIDTH - 1]}…" for line in changed]
-        more = f"; and {len(changed) - SHOWN_KEYS} more" if len(changed) > SHOWN_KEYS else ""
+    changed = of_another_run(current, config)
+    if changed and of_another_run(folder.first_config(), config):
+        lines = [str(change) for change in changed]
+        shown = [line if len(line) <= SHOWN_WIDTH else f"{line[: SHOWN_WIDTH - 1]}…" for line in lines]
+        more = f"; and {len(lines) - SHOWN_KEYS} more" if len(lines) > SHOWN_KEYS else ""
         raise BadInput(
             f"{folder.path}: this run exists with another config ({'; '.join(shown[:SHOWN_KEYS])}{more}). "
             f"Begin a new run with run.name={config.run.name}-2, or edit this one: "
             f"headrace resume {shlex.quote(str(folder.path))} key=value"
         )
-    return current
+    return watched_as(current, config)
 
 
 def _unused(folder: RunFolder, config: Config) -> bool:
     """Whether nothing ever began under the config that stands in a folder, and nobody is about to begin: a
     start that failed over a mistake in its config must not forbid the same run without the mistake."""
     used = folder.attempts() or folder.plan.exists() or any(folder.checkpoints.glob("*")) or folder.writer()
-    return not used and bool(run_config.difference(folder.first_config(), config))
+    return not used and bool(changes(folder.first_config(), config))
 
 
 class Attempt:
     """One start of a run, held by its one writing process (rank 0) from `claim` to `close`."""
 
-    def __init__(self, folder: RunFolder, number: int, writer: Writer) -> None:
+    def __init__(
+        self, folder: RunFolder, number: int, writer: Writer, changed: Mapping[str, list[Any]]
+    ) -> None:
+        """changed: {key: [before, now]}, in what its config is not that of the attempt before it."""
         self.folder = folder
         self.number = number
         self.path = folder.attempt_path(number)
         self._writer = writer
+        self._changed = dict(changed)
 
     def begin(self, step: int, parent: int | None, **fields: Any) -> None:
         """The first ledger line: from which step this attempt goes on, and of which attempt that step was.
 
         `parent` is None for a start from nothing. From here on the attempt fences the ones before it, and
-        readers follow `parent` to find the lines that led here.
+        readers follow `parent` to find the lines that led here. `changed` in it says in which keys of the
+        config this attempt is not as the one before it.
         """
-        event = "start" if parent is None else "resume"
-        self.record(event, step=step, parent=parent, host=socket.gethostname(), pid=os.getpid(), **fields)
+        event, host = "start" if parent is None else "resume", socket.gethostname()
+        about = {"host": host, "pid": os.getpid(), "changed": self._changed}
+        self.record(event, step=step, parent=parent, **about, **fields)
 
     def record(self, event: str, **fields: Any) -> None:
         """Append a line to the ledger, on the disk when this returns."""
@@ -222,6 +239,7 @@ def claim(
 ) -> Attempt:
     """The next attempt of a run, for this process to write. BadInput while another process writes the run."""
     folder.refuse_writer(watch_seconds)
+    changed = {dotted(change.key): change.plain for change in changes(folder.current_config(), config)}
     prepared = folder.path / "attempts" / f".new-{uuid.uuid4().hex}"
     try:
         with writing(prepared.parent):
@@ -243,7 +261,7 @@ def claim(
         writer.close()
         shutil.rmtree(prepared)
         raise
-    return Attempt(folder, number, writer)
+    return Attempt(folder, number, writer, changed)
 
 
 def record(attempt_path: Path, event: str, **fields: Any) -> None:

@@ -30,7 +30,9 @@ from urllib.parse import urlparse
 
 from data.durable import read_lines, write_once
 from data.errors import BadInput
-from launcher.config import run_config
+from launcher.config import compare, run_config
+from launcher.config.run_config import Config
+from launcher.config.yaml_reader import Key
 from launcher.distributed.respawn import command
 from launcher.runs.lineage import first_line, merged
 from launcher.runs.run_folder import RunFolder, open_run
@@ -38,11 +40,14 @@ from launcher.runs.run_folder import RunFolder, open_run
 FAREWELL_SECONDS = 8.0
 """How long the feeder has, once training is over, to hand on what is left."""
 POLL_SECONDS = 1.0
-WITHOUT_EFFECT = {
-    *("run", "wandb", "log", "checkpoint", "layout", "fingerprint"),
-    *("data.threads", "data.memory_mib", "data.cache", "eval.samples"),
-}
-"""Parts of a config on which a step's values do not depend, but for rounding and where dropout falls."""
+SAME_HISTORY: tuple[Key, ...] = (
+    *compare.WATCHING,
+    *(("run",), ("checkpoint",), ("layout",)),
+    *(("data", "cache"), ("eval", "samples")),
+)
+"""Keys on which a step's values do not depend, but for rounding and where dropout falls: those that only
+watch a run; and where it lies, what is saved of it, how it is spread, how patiently it reads, and what it
+writes for the eye."""
 INIT_SECONDS = 30.0
 """How long wandb's server may take to answer at the start; without an answer the feeder works offline."""
 
@@ -101,30 +106,27 @@ def history_number(run: RunFolder) -> int:
     """1, and one more for each attempt whose lineage is not what wandb may have been sent before: it trained
     steps again, or took up an abandoned future, under another config."""
     number, reached = 1, 0
-    histories: dict[int | None, list[tuple[int, dict[str, Any]]]] = {None: []}
+    histories: dict[int | None, list[tuple[int, dict[Key, Any]]]] = {None: []}
     sent = histories[None]
     for attempt in run.attempts():
-        first, path = first_line(run, attempt), run.attempt_path(attempt)
+        first = first_line(run, attempt)
         # (step, config) of its lineage, oldest first: what was trained with after which step.
         history = [part for part in histories.get(first["parent"], []) if part[0] < first["step"]]
-        config = _effective(run_config.plain(run_config.load(path / "config.yaml")))
+        config = _effective(run.attempt_config(attempt))
         if not history or history[-1][1] != config:
             history.append((first["step"], config))
         if [part for part in history if part[0] < reached] != [part for part in sent if part[0] < reached]:
             number, reached = number + 1, 0
-        told = (line["step"] for line in read_lines(path / "metrics.jsonl", "step"))
+        told = (line["step"] for line in read_lines(run.attempt_path(attempt) / "metrics.jsonl", "step"))
         reached = max([reached, first["step"], *told])
         histories[attempt] = sent = history
     return number
 
 
-def _effective(config: dict[str, Any]) -> dict[str, Any]:
-    """What has an effect, by dotted key."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        parts = value if isinstance(value, dict) else {}
-        flat |= {f"{name}.{key}": part for key, part in parts.items()} or {name: value}
-    return {key: value for key, value in flat.items() if not {key, key.partition(".")[0]} & WITHOUT_EFFECT}
+def _effective(config: Config) -> dict[Key, Any]:
+    """What a step's values depend on."""
+    values = compare.flat(run_config.plain(config))
+    return {key: value for key, value in values.items() if not compare.lies_in(key, SAME_HISTORY)}
 
 
 def _host() -> str:

@@ -43,7 +43,12 @@ def without_held_out(plain: StreamSettings, corpora: dict[str, Corpus]) -> Strea
 
 def alone(history: History, corpora: dict[str, Corpus], tokenizer: Tokenizer, **options: Any) -> Loader:
     """The loader of a single rank, from the first row on where nothing else is said."""
-    first: dict[str, Any] = {"first_row": 0, "state": StreamPositions()}
+    first: dict[str, Any] = {
+        "first_row": 0,
+        "state": StreamPositions(),
+        "threads": 1,
+        "memory_bytes": 1 << 30,
+    }
     return Loader(history, corpora, tokenizer, rank=0, world=1, micro_batch=1, **first | options)
 
 

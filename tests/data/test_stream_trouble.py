@@ -143,6 +143,7 @@ def test_what_cannot_work_is_refused_at_once(broken: Corpus, tokenizer: Tokenize
             state=StreamPositions(),
             micro_batch=1,
             threads=0,
+            memory_bytes=1 << 30,
         )
 
     with pytest.raises(BadInput, match="12 lanes cannot serve 13"):

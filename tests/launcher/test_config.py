@@ -7,9 +7,11 @@ import pytest
 
 from data.errors import BadInput
 from launcher.config import run_config
-from launcher.config.messages import options
+from launcher.config.compare import WATCHING, changes
+from launcher.config.messages import RENAMED, options
 from launcher.config.run_config import Config
 from objectives.registry import OBJECTIVES
+from tests.support.commands import Commands
 from tests.support.sources import ROOT
 
 GOOD = """\
@@ -163,6 +165,10 @@ def test_a_base_is_merged_by_sections_and_one_level_deep(file: Path, tmp_path: P
     child.write_text("base: ../c.yaml\nmodel: {width: 66}\n")
     assert refusal(child).startswith(f"{tmp_path}/sub/../c.yaml:12: model.heads: width 66")
 
+    child.write_text(f"base:\n{GOOD}")
+    assert run_config.load(child) == run_config.load(file)
+
+    child.write_text("base: ../c.yaml\nmodel: {width: 66}\n")
     grandchild = tmp_path / "grandchild.yaml"
     grandchild.write_text("base: sub/child.yaml\n")
     assert "child.yaml:1: base: a base has no base of its own" in refusal(grandchild)
@@ -173,14 +179,46 @@ def test_a_base_is_merged_by_sections_and_one_level_deep(file: Path, tmp_path: P
 def test_difference_names_the_keys(file: Path) -> None:
     old = run_config.load(file)
     new = run_config.load(file, ["model.width=128", "objectives.mlm=null"])
-    lines = run_config.difference(old, new)
+    lines = [str(change) for change in changes(old, new)]
     assert "model.width: 64, now 128" in lines
     assert "objectives.mlm.weight: 2.0, now absent" in lines
-    assert run_config.difference(old, old) == []
+    assert changes(old, old) == []
 
 
 def test_batch_rows_may_be_stepwise(file: Path) -> None:
     assert run_config.load(file, ["batch_rows=[[0, 4], [100, 6]]"]).batch_rows == ((0, 4), (100, 6))
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_key_of_before_is_refused_with_what_it_is_called_now(
+    file: Path, tmp_path: Path, headrace: Commands, old: tuple[str, ...]
+) -> None:
+    """In the file, in its base, on the command line, in a section there, and in an edit; one line each."""
+    new = RENAMED[old]
+    assert tuple(new.split(".")) in set(options(Config))
+    said = f"{'.'.join(old)}: is called {new} now"
+    assert refusal(file, f"{'.'.join(old)}=1", "run.x=1") == f"command line: {said} (and 1 more)"
+    if old[1:]:
+        assert refusal(file, f"{old[0]}={{{old[1]}: 1}}").startswith(f"command line: {said}")
+    with pytest.raises(BadInput, match=f"^command line: {said}$"):
+        run_config.edit(run_config.load(file), [f"{'.'.join(old)}=1"])
+
+    base = tmp_path / "base.yaml"
+    if old[1:]:
+        base.write_text(f"{old[0]}:\n  {old[1]}: 1\n")
+    else:
+        base.write_text(f"\n{old[0]}: 1\n")
+    file.write_text(f"base: base.yaml\n{GOOD}")
+    assert refusal(file) == f"{base}:2: {said}"
+    file.write_text(base.read_text())
+    assert headrace.refused("check", file).startswith(f"headrace: {file}:2: {said}")
+
+
+def test_each_key_that_only_watches_is_one_and_is_told_of(file: Path) -> None:
+    paragraph = (ROOT / "README.md").read_text().split("may differ from start to start:")[1].split("\n\n")[0]
+    for key in WATCHING:
+        assert key in set(options(Config))
+        assert f"`{'.'.join(key)}`" in paragraph
 
 
 def test_edits_of_a_config_are_held_to_the_same_rules(file: Path) -> None:
@@ -222,7 +260,10 @@ def test_a_missing_tokenizer_is_named(file: Path) -> None:
     [
         ("- 1", ":1: expected sections"),
         ("a: [1\nb: 2", "not YAML"),
-        ("a: !!python/object/apply:os.system [echo]", "unknown key"),
+        (
+            "a: !!python/object/apply:os.system [echo]",
+            ":1: not YAML: a value of type tag:yaml.org,2002:python",
+        ),
         ("a: !!python/name:os.system x", ":1: not YAML: a value of type"),
         ("a: &x [*x]", ":1: an alias that contains itself"),
         ("a: \x07", "not YAML"),
@@ -233,6 +274,15 @@ def test_a_missing_tokenizer_is_named(file: Path) -> None:
         ("a:\n  b: !!bool maybe", ":2: not YAML: 'maybe' is no bool"),
         ("a: !!float abc", ":1: not YAML: 'abc' is no float"),
         ('a: !!float ""', ":1: not YAML: '' is no float"),
+        ("a: 1\nb: !!null x", ":2: not YAML: 'x' is no null"),
+        ("a: !!bool yes", ":1: not YAML: 'yes' is no bool"),
+        ("a: !!set {b}", ":1: not YAML: a value of type tag:yaml.org,2002:set"),
+        (
+            "a: 2024-01-01\nb: !!timestamp 2024-01-01",
+            ":2: not YAML: a value of type tag:yaml.org,2002:timestamp",
+        ),
+        ("a: &a {b: 1}\nc:\n  <<: *a", ":3: YAML 1.2 has no merge keys (<<); write the keys out, or"),
+        ("a: 1\n---\nb: 2", ":2: not YAML: but found another document"),
         ('run: {name: "\\ud800"}', ":1: not YAML: an escape that is half of a surrogate pair"),
         ('run: {"\\ud800": a}', ":1: not YAML: an escape that is half of a surrogate pair"),
         ('run:\n  "": a', ":2: expected a plain word as a key"),
@@ -252,6 +302,51 @@ def test_numbers_and_names_are_what_they_look_like(file: Path) -> None:
     config = run_config.load(file)
     assert list(config.data.corpora) == ["no"]
     assert config.optimizer.lr == 0.001
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("optimizer.lr=1e-3", 0.001),
+        ("optimizer.lr=.5e-3", 0.0005),
+        ("steps=017", 17),
+        ("steps=+20", 20),
+        ("fingerprint=True", True),
+        ("run.name=no", "no"),
+        ("run.name=on", "on"),
+        ("run.name=0o17", "0o17"),
+        ("run.name=2024-01-01", "2024-01-01"),
+        ("wandb.project=12:30:00", "12:30:00"),
+        ("wandb.project=0x1F", "0x1F"),
+        ("wandb.project='1e3'", "1e3"),
+        ("wandb.entity=~", None),
+    ],
+)
+def test_words_are_those_of_yaml_1_2(file: Path, override: str, value: object) -> None:
+    """Where YAML 1.1 reads a bool, a sexagesimal, an octal or a date."""
+    config = run_config.plain(run_config.load(file, [override]))
+    section, _, key = override.partition("=")[0].rpartition(".")
+    assert (config[section] if section else config)[key] == value
+    assert type((config[section] if section else config)[key]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("fingerprint=yes", "fingerprint: expected true or false, got 'yes'"),
+        ("fingerprint=on", "fingerprint: expected true or false, got 'on'"),
+        ("fingerprint=1", "fingerprint: expected true or false, got 1"),
+        ("steps=0o17", "steps: expected a whole number, got '0o17'"),
+        ("steps=0x1F", "steps: expected a whole number, got '0x1F'"),
+        ("steps=1:30", "steps: expected a whole number, got '1:30'"),
+        ("optimizer.lr=.inf", "optimizer.lr: expected a finite number, got inf"),
+        ("optimizer.lr=1e400", "optimizer.lr: expected a finite number, got inf"),
+        ("run.name=1e3", "run.name: expected text, got 1000.0"),
+        ("wandb.project=2024", "wandb.project: expected text, got 2024"),
+    ],
+)
+def test_a_word_of_another_type_is_one_line(file: Path, override: str, expected: str) -> None:
+    assert refusal(file, override) == f"command line: {expected}"
 
 
 def test_every_recipe_loads() -> None:

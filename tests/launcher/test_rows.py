@@ -84,6 +84,7 @@ def attempt(
             state=at.streams,
             micro_batch=2,
             threads=0,
+            memory_bytes=1 << 30,
             log=log,
         ) as loader:
             for step in range(steps):

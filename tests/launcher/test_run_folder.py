@@ -19,8 +19,9 @@ from launcher.config import run_config
 from launcher.config.run_config import Config
 from launcher.reporting.next_command import further_command, resume_command
 from launcher.runs.lineage import merged, steps
-from launcher.runs.run_folder import RunFolder, claim, open_run, start
+from launcher.runs.run_folder import RunFolder, claim, going_on, open_run, start
 from launcher.runs.writer_lock import Writer, live
+from tests.support.commands import Commands
 
 CONFIG = """\
 run: {name: r, folder: FOLDER/runs}
@@ -236,6 +237,73 @@ def test_the_same_config_goes_on_and_another_is_refused_with_its_keys(file: Path
     assert start(run_config.load(file))[1].optimizer.lr == 1e-3
     assert start(run_config.load(file, ["optimizer.lr=1e-3"]))[1].optimizer.lr == 1e-3
     assert folder.first_config().optimizer.lr == 3e-4
+
+
+def test_keys_that_only_watch_may_differ_from_start_to_start_and_are_recorded(file: Path) -> None:
+    folder, _ = begun(file, 0, None, "optimizer.lr=1e-3")  # a resume's edit, which stays in force
+    watching = ["log.every=3", "data.memory_mib=64", "fingerprint=true", "wandb.mode=disabled"]
+    config = start(run_config.load(file, watching))[1]
+    assert config == run_config.load(file, [*watching, "optimizer.lr=1e-3"])
+    assert going_on(run_config.load(file, watching)) == (folder, config)
+    attempt = claim(folder, config)
+    attempt.begin(3, 1)
+    attempt.close()
+    first, second = folder.ledger()
+    assert first["changed"] == {"optimizer.lr": [0.0003, 0.001]}
+    assert second["event"] == "resume"
+    assert second["changed"] == {
+        "data.memory_mib": [512, 64],
+        "wandb.mode": ["offline", "disabled"],
+        "fingerprint": [False, True],
+        "log.every": [10, 3],
+    }
+    # What is not said of them is as always, and not as the start before had it.
+    assert start(run_config.load(file))[1] == run_config.load(file, ["optimizer.lr=1e-3"])
+    with pytest.raises(BadInput, match=r"with another config \(steps: 20, now 30\)\. Begin"):
+        start(run_config.load(file, ["steps=30", "optimizer.lr=1e-3", *watching]))
+
+
+@pytest.mark.parametrize(
+    ("edit", "line"),
+    [
+        ("data.cache.retries=9", "data.cache.retries: 5, now 9"),
+        ("checkpoint.keep=3", "checkpoint.keep: 2, now 3"),
+        ("layout.micro_batch=4", "layout.micro_batch: 8, now 4"),
+        ("eval.bytes=9", "eval.bytes: 262144, now 9"),
+        ("model.loss_chunk=9", "model.loss_chunk: 512, now 9"),
+        (
+            "data.corpora.prose={shards: p.tar}",
+            r"data\.corpora\.prose\.shards: absent, now .*/p\.tar.*; and 3 more",
+        ),
+    ],
+)
+def test_whatever_does_more_than_watch_is_another_config(file: Path, edit: str, line: str) -> None:
+    begun(file, 0, None)
+    with pytest.raises(BadInput, match=rf"another config \({line}\)\. Begin a new run"):
+        start(run_config.load(file, [edit, "log.every=3"]))
+
+
+def test_a_run_of_an_older_headrace_is_refused_with_what_to_do(file: Path, headrace: Commands) -> None:
+    """Whichever of its configs is read, by whichever way."""
+    folder, _ = begun(file, 0, None)
+    kept = folder.attempt_path(1) / "config.yaml"
+    new = kept.read_text()
+    kept.write_text(new.replace("mlp_width:", "hidden:").replace("grad_clip:", "clip:"))
+    number = 1 + kept.read_text().splitlines().index("  hidden: null")
+    asked = (lambda: start(run_config.load(file)), folder.current_config, lambda: folder.attempt_config(1))
+    for ask in asked:
+        with pytest.raises(BadInput) as caught:
+            ask()
+        assert str(caught.value) == (
+            f"{kept}:{number}: model.hidden: is called model.mlp_width now (and 1 more); this run was "
+            "written by an older headrace: begin a new run, or go on with the headrace that began it"
+        )
+    for command in (["train", file], ["check", file], ["resume", folder.path], ["status", folder.path]):
+        assert "; this run was written by an older headrace: begin" in headrace.refused(*command)
+    folder.config_file.write_text(kept.read_text())
+    kept.write_text(new)
+    with pytest.raises(BadInput, match=rf"{folder.config_file}:\d+: .*; this run was written by an older"):
+        start(run_config.load(file, ["steps=9"]))
 
 
 def test_what_to_type_to_go_on_is_what_the_newest_attempt_was_given(file: Path) -> None:

@@ -137,7 +137,7 @@ def run(
             micro_batch=micro_batch,
             threads=threads,
             log=logs[rank] if logs else None,
-            **options,
+            **{"memory_bytes": 1 << 30, **options},
         )
         with loader:
             for _ in range(steps):
