@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.errors import BadInput
-from data.plan.plan import History, Plan, Skip
+from data.plan.plan import History, Plan
 from data.plan.positions import StreamPositions
 from data.plan.segments import PlanSegments
 from data.plan.steps import step_at
@@ -26,7 +26,8 @@ from data.stream.packing import PackedBlock, write_rows
 from data.stream.prefetch import BoundedQueue, Prefetcher
 from data.stream.reading import Encoder
 from data.stream.rows import Rows
-from data.stream.streams import Opening, SkipNotice, Streams
+from data.stream.skipping import SkipNotice
+from data.stream.streams import Opening, Streams
 from objectives.registry import OBJECTIVES
 
 READY = 2
@@ -84,11 +85,10 @@ class Loader:
         for name in self._plan_segments.corpora_from(first_row):
             if name not in corpora:
                 raise BadInput(f"corpus {name}: is in the plan, but its shards were not opened")
-        self._history, self._rank, self._world = history, rank, world
+        self._rank, self._world = rank, world
         self._row, self._micro_batch = first_row, micro_batch
         self._pad, self._memory_bytes = encoder.control.pad, memory_bytes
         self._closing = threading.Event()
-        self._notify = on_skip
         self._opener = Opener(self._plan_segments, corpora, encoder)
         self._prefetcher: Prefetcher[OpenBlock] = Prefetcher(threads, f"open {rank}")
         self._streams = Streams(
@@ -100,7 +100,7 @@ class Loader:
             world=world,
             memory_bytes=memory_bytes,
             log=log,
-            on_skip=self._record,
+            on_skip=on_skip,
         )
         self._queue: BoundedQueue[Batch] | None = None
         if threads:
@@ -151,17 +151,10 @@ class Loader:
         except BaseException as error:
             self._queue.fail(error)
 
-    def _record(self, notice: SkipNotice) -> None:
-        if self._notify:
-            self._notify(notice)
-        if notice.key is None:
-            skip = Skip(notice.corpus, notice.block_slot, notice.unit)
-            self._history = self._history.with_skip(skip)
-
     def _assemble(self) -> Batch:
         """The next step."""
         first = self._row
-        count = step_at(self._history, first)
+        count = step_at(self._plan_segments.history, first)
         plan_segment = self._plan_segments.at(first)
         plan = plan_segment.plan
         rows = np.arange(first, first + count)
@@ -186,7 +179,7 @@ class Loader:
             ],
             source_tokens=source_tokens,
             state=self._streams.state(),
-            history=self._history,
+            history=self._plan_segments.history,
         )
 
     def _draw(

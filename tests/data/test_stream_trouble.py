@@ -13,8 +13,8 @@ from data.plan.positions import StreamPositions
 from data.prepare.build_index import build_index
 from data.shards import index
 from data.shards.corpus import Corpus, open_corpus
-from data.stream.loader import Loader
-from data.stream.streams import SkipNotice
+from data.stream.loader import Batch, Loader
+from data.stream.skipping import SkipNotice
 from data.tokenization.tokenizer import Tokenizer
 from tests.support.helpers import Corpora
 from tests.support.stream_runs import Ledger, run, settings, small_units, start, texts
@@ -113,10 +113,17 @@ def test_a_skipped_unit_is_on_the_record_before_it_acts_and_stays_skipped(
     def record(left: SkipNotice) -> None:
         assert left.key is None
         assert "unit 11" in left.problem
-        append_skip(path, Skip(left.corpus, left.block_slot, left.unit))
+        assert left.of_unit == Skip("a", left.block_slot, 11)
+        append_skip(path, left.of_unit)
 
-    first = run(history, {"a": broken}, tokenizer, 60, threads=threads, on_skip=record)
+    def carries(_rank: int, batch: Batch) -> None:
+        carried.append(batch.history)
+
+    carried: list[History] = []
+    options = {"threads": threads, "on_skip": record, "each": carries}
+    first = run(history, {"a": broken}, tokenizer, 60, **options)
     recorded = read_history(path)
+    assert carried[-1] == recorded, "a checkpoint knows of each skip"
     assert [skip.unit for skip in recorded.skips] == [11] * len(recorded.skips)
     assert recorded.skips
     again = run(recorded, {"a": broken}, tokenizer, 60)
