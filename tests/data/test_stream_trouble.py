@@ -15,6 +15,7 @@ from data.shards import index
 from data.shards.corpus import Corpus, open_corpus
 from data.stream.loader import Batch, Loader
 from data.stream.skipping import SkipNotice
+from data.stream.streams import Opening
 from data.tokenization.tokenizer import Tokenizer
 from tests.support.helpers import Corpora
 from tests.support.stream_runs import Ledger, run, settings, small_units, start, texts
@@ -100,6 +101,33 @@ def test_a_unit_that_cannot_be_read_stops_the_run(broken: Corpus, tokenizer: Tok
     for threads in (0, 2):
         with pytest.raises(BadInput, match="unit 11"):
             run(start(asked(tokenizer, broken)), {"a": broken}, tokenizer, 100, threads=threads)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_nothing_is_drawn_beyond_an_error(broken: Corpus, tokenizer: Tokenizer, threads: int) -> None:
+    """The batches before it are handed out; then the loader ends."""
+    log: list[Opening] = []
+    loader = Loader(
+        start(asked(tokenizer, broken)),
+        {"a": broken},
+        tokenizer,
+        rank=0,
+        world=1,
+        first_row=0,
+        state=StreamPositions(),
+        micro_batch=3,
+        threads=threads,
+        log=log.append,
+    )
+    with loader:
+        rows: list[int] = []
+        with pytest.raises(BadInput, match="unit 11"):
+            rows.extend(batch.first_row for batch in loader)
+        logged = len(log)
+        with pytest.raises(StopIteration):
+            next(loader)
+    assert rows == [17 * number for number in range(len(rows))]
+    assert len(log) == logged
 
 
 @pytest.mark.parametrize("threads", [0, 2])
