@@ -14,7 +14,7 @@ import pytest
 
 from launcher.distributed.world import World
 from launcher.runs.run_folder import Attempt, open_run
-from launcher.training import assemble as assembly
+from launcher.training import assemble
 from tests.support.commands import Commands
 from tests.support.helpers import TrainingText
 from tests.support.ranks import Running, start
@@ -120,17 +120,18 @@ def test_layouts_hand_over_every_tensor_and_batch(text: TrainingText, tmp_path: 
 
 
 def killed_at(world: World, plain: dict[str, Any], name: str, **options: Any) -> Left:
-    """The trainer; kill -9 in place of a call of assembly.py."""
+    """The trainer; kill -9 in place of a call of assemble.py."""
 
     def kill(*_arguments: Any, **_keywords: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    owner = Attempt if name == "begin" else assembly
+    owner = Attempt if name == "begin" else assemble
+    assert hasattr(owner, name), name
     setattr(owner, name, kill)
     return trainer(world, plain, **options)
 
 
-@pytest.mark.parametrize("name", ["begin", "keep", "teller", "_checkpoints"])
+@pytest.mark.parametrize("name", ["begin", "keep", "tracking", "_checkpoints"])
 def test_killed_while_it_goes_back_under_another_plan(
     text: TrainingText, headrace: Commands, tmp_path: Path, name: str
 ) -> None:
