@@ -58,7 +58,7 @@ def _build(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def corpora() -> Corpora:
-    """PackedBlock `code` and `prose` and a tokenizer; read-only for tests."""
+    """Packed `code` and `prose` and a tokenizer; read-only for tests."""
     folder = Path(tempfile.gettempdir()) / f"headrace-tests-{os.getuid()}" / _key()
     if not folder.exists():
         folder.parent.mkdir(exist_ok=True)

@@ -79,7 +79,7 @@ DOORS: dict[str, dict[str, str]] = {
         "make": "CorpusSettings StreamSettings make_plan",
         "positions": "Position START StreamPositions",
         "segments": "PlanSegment PlanSegments",
-        "steps": "rows_of_step step_at step_of_row",
+        "steps": "rows_of_step step_length step_of_row",
         "blocks": "Blocks",
         "epochs": "BlockOrder",
     },

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from data.plan.plan import History
 
 
-def step_at(history: History, row: int) -> int:
+def step_length(history: History, row: int) -> int:
     """Rows of the step that begins at a global row."""
     rows = history.at(row).rows_at(row)
     end = history.end_of(row)
@@ -23,7 +23,7 @@ def rows_of_step(history: History, step: int) -> tuple[int, int]:
     for first_step, row, rows, end in _runs(history):
         if end is None or step < first_step + -(-(end - row) // rows):
             first = row + (step - first_step) * rows
-            return first, step_at(history, first)
+            return first, step_length(history, first)
     raise AssertionError("the last run has no end")
 
 

@@ -20,7 +20,7 @@ from data.errors import BadInput
 from data.plan.plan import History, Plan
 from data.plan.positions import StreamPositions
 from data.plan.segments import PlanSegments
-from data.plan.steps import step_at
+from data.plan.steps import step_length
 from data.shards.corpus import Corpus
 from data.stream.block import OpenBlock, Opener
 from data.stream.packing import PackedBlock, write_rows
@@ -39,8 +39,8 @@ READY = 3
 class Batch:
     """One step of one rank. rows: padded with blank rows to the same number on every rank, a multiple of the
     micro-batch; numbers: int64, the global row of each, −1 for blank ones; source_tokens: int64 [objectives,
-    corpora] of these rows; state: after this batch, of the streams that this rank reports; history: that in
-    force."""
+    corpora] of these rows; state: after this batch, of the streams that this rank reports; history: the
+    plan's, with all that was skipped up to this batch."""
 
     first_row: int
     rows_global: int
@@ -158,7 +158,7 @@ class Loader:
     def _assemble(self) -> Batch:
         """The next step."""
         first = self._row
-        count = step_at(self._plan_segments.history, first)
+        count = step_length(self._plan_segments.history, first)
         plan_segment = self._plan_segments.at(first)
         plan = plan_segment.plan
         rows = np.arange(first, first + count)

@@ -26,7 +26,8 @@ from data.stream.skipping import SkipNotice, Skipping
 
 
 class Opening(NamedTuple):
-    """A block was opened or built anew, and gave rows. build: 0 for the first; rows: how many."""
+    """A block was opened or built anew at a global row, and gave rows. corpus: its id; j: the number of the
+    block in its stream; build: 0 for the first; rows: how many."""
 
     corpus: int
     stream: int

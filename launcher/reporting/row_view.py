@@ -1,7 +1,7 @@
 """A row for the eye: its segments one below the other, each token marked by what the model makes of it.
 
-What a position must predict is read from the arrays alone (DESIGN §3), not from the objective's name, so a
-new objective needs nothing here. Two cases cover all of them:
+What a position must predict is read from the arrays alone, not from the objective's name, so a new objective
+needs nothing here. Two cases cover all of them:
 
 - A position that sees nothing to its right and whose target is the very next token: that token is *predicted*
   (green and underlined; in plain text between ⟦ and ⟧).

@@ -1,4 +1,4 @@
-"""Progress: everything besides tensors that a resume needs, in one small frozen value (DESIGN §1).
+"""Progress: everything besides tensors that a resume needs, in one small frozen value.
 
 It describes the run after its last finished step and goes into the checkpoint as JSON. It belongs to what
 was trained on and not to what the loader has prepared ahead: the loader's state travels with each batch.
@@ -54,7 +54,7 @@ class Progress:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "Progress":
-        """What to_json made."""
+        """The Progress of which `to_json` gave this value; also after a trip through JSON."""
         return Progress(
             history=History.from_json(value["history"]),
             step=value["step"],

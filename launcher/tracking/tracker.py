@@ -1,6 +1,6 @@
 """Telling what happened: every finished step becomes one line of metrics.jsonl, and observers see it too.
 
-The file is the truth (DESIGN §7): the console, wandb and the report only repeat it. A record is made once,
+The file is the truth: the console, wandb and the report only repeat it. A record is made once,
 frozen, from numbers that were already on the host, so telling costs the step nothing; the names are those
 of the design, a value that is not known or not a number is null. Observers run in the training process and
 must be quick; wandb is none of them (wandb_feed.py reads the file from a process of its own).

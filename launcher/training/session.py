@@ -6,8 +6,9 @@
     save          the state of engine and streams, in the background
     finish        the last save, the ledger's last line
 
-Rank 0 alone has a tracker and the ledger and tells; all ranks call these methods together, for each holds a
-collective. What rank 0's disk refuses becomes an error of all ranks at the next `agree` or `finish`.
+All ranks call these together, for they hold collectives; after an error each calls `settle` by itself. Rank 0
+alone has a tracker and the ledger. What its disk refuses is an error of all ranks at the next `agree` or
+`finish`.
 """
 
 import itertools

@@ -13,7 +13,7 @@ from data.plan.epochs import BlockOrder, Era
 from data.plan.make import CorpusSettings
 from data.plan.plan import History, Plan, Skip, append_skip, read_history
 from data.plan.positions import StreamPositions
-from data.plan.steps import rows_of_step, step_at, step_of_row
+from data.plan.steps import rows_of_step, step_length, step_of_row
 from data.shards.corpus import Corpus
 from data.shards.index import UNITS
 from data.tokenization.tokenizer import Tokenizer
@@ -115,7 +115,7 @@ def test_steps_and_rows_by_arithmetic(small: dict[str, Corpus], tokenizer: Token
     row, rows = 0, []
     assert rows_of_step(history, 1) == (0, 10)
     for step in range(1, 61):
-        count = step_at(history, row)
+        count = step_length(history, row)
         assert rows_of_step(history, step) == (row, count)
         rows += [step] * count
         row += count

@@ -183,7 +183,7 @@ class Ledger:
         end: int,
         state: StreamPositions,
     ) -> StreamPositions:
-        """Rng the rows [first, end), books what they use, and returns where the streams stand."""
+        """Draws the rows [first, end), books what they use, and returns where the streams stand."""
         plan_segments = PlanSegments(history)
         opener = Opener(plan_segments, corpora, tokenizer)
         streams = Streams(
