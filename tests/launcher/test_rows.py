@@ -48,7 +48,7 @@ model: {layers: 1, width: 32, heads: 2}
 optimizer: {}
 """
 
-PIECE = {"corpus", "shard", "key", "segment", "objective", "first", "length", "parts"}
+PIECE = {"corpus", "shard", "key", "piece", "objective", "first", "length", "parts"}
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +141,10 @@ def test_show_prints_the_rows_that_a_fresh_run_trains_on(
     recorded = json.loads((run.attempt_path(1) / "metrics.jsonl").read_text().splitlines()[3])
     assert step_fingerprint(as_rows(objects).fingerprints()) == recorded["fingerprint"]
     for row in objects:
-        assert row.keys() == {"row", "step", "lane", "stream", *DTYPES, "segments"}
+        assert row.keys() == {"row", "step", "lane", "stream", *DTYPES, "pieces"}
         assert (row["step"], row["lane"]) == (4, row["row"] % 12)
-        assert sum(segment["length"] for segment in row["segments"]) == sum(c >= 0 for c in row["corpus"])
-        for segment in row["segments"]:
+        assert sum(segment["length"] for segment in row["pieces"]) == sum(c >= 0 for c in row["corpus"])
+        for segment in row["pieces"]:
             assert segment.keys() == PIECE
             assert set(row["start"][segment["first"] :][: segment["length"]]) == {segment["first"]}
     show(run_config.edit(config, ["run.name=new"]), step=4, row=3, json=True)
@@ -196,7 +196,7 @@ def test_a_run_that_lacks_what_a_trace_needs(
     attempt(empty, config, 1, None, None, 1)
     model = empty.tokenizer.read_bytes()
     changed = Tokenizer(model)
-    empty.tokenizer.write_bytes(model + b"\x12\x00")  # an empty trainer_spec: the same segments, another file
+    empty.tokenizer.write_bytes(model + b"\x12\x00")  # an empty trainer_spec: the same pieces, another file
     assert Tokenizer.load(empty.tokenizer).hash != changed.hash
     with pytest.raises(BadInput, match="not the tokenizer that the run was started with"):
         trace(empty, step=1, row=None, json=True)
@@ -211,7 +211,7 @@ def test_seen_lists_every_use(run: RunFolder, corpora: Corpora, capsys: pytest.C
     for step in range(1, 31):
         trace(run, step=step, row=None, json=True)
         for row in printed(capsys)[0]:
-            for segment in row["segments"]:
+            for segment in row["pieces"]:
                 for part in segment["parts"]:
                     use = step, row["row"], segment["objective"]
                     expected[segment["corpus"], part["key"]].add(use)
@@ -319,11 +319,9 @@ def test_every_target_of_every_objective_is_marked_once(
         trace(run, step=step, row=None, json=True)
         for o in printed(capsys)[0]:
             row = TracedRow(o["row"], as_rows([o]), ())
-            for p in o["segments"]:
+            for p in o["pieces"]:
                 met.add(p["objective"])
-                segment = TracedSegment(
-                    p["corpus"], p["segment"], p["objective"], p["first"], p["length"], ()
-                )
+                segment = TracedSegment(p["corpus"], p["piece"], p["objective"], p["first"], p["length"], ())
                 marks = list(segment_marks(row, segment, names, tokenizer))
                 place = slice(segment.first, segment.first + segment.length)
                 beside = sum(mark.kind == "target" for mark in marks)
