@@ -102,7 +102,7 @@ DOORS: dict[str, dict[str, str]] = {
     "launcher.distributed": {
         "world": "World discover",
         "process_group": "connect device_of disconnect",
-        "host_reduce": "HostSums",
+        "host_reduce": "HostSums Pending",
         "collectives": "STILL ToldByOtherRank from_first gather together",
         "local_launch": "launch",
         "respawn": "command",

@@ -15,13 +15,13 @@ thread: all ranks must begin their reductions in the same order.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
 
 from data.errors import BadInput
 from data.plan.plan import Plan
 from data.stream.loader import Batch
+from launcher.distributed.host_reduce import HostSums, Pending
 from objectives.mixture import Mixture
 from objectives.registry import NAMES
 
@@ -44,12 +44,6 @@ class BatchSums:
     """Positions besides padding."""
     failures: float = 0.0
     """Ranks whose stream failed."""
-
-    @property
-    def trained(self) -> tuple[int, int]:
-        """(positions besides padding, those of them at which something is predicted): what a step adds to
-        the run's progress."""
-        return round(self.tokens), round(self.targets.sum())
 
     @property
     def vector(self) -> np.ndarray:
@@ -115,20 +109,6 @@ def scales(batch_sums: BatchSums, mixture: Mixture, row: int, normalise: str) ->
     return np.divide(coefficient, divisor, out=np.zeros_like(divisor), where=divisor > 0)
 
 
-class Handle(Protocol):
-    """A reduction under way."""
-
-    def wait(self) -> np.ndarray:
-        """The sum over all ranks."""
-
-
-class Reducer(Protocol):
-    """Whoever can add a small vector over all ranks while other work goes on."""
-
-    def start(self, vector: np.ndarray) -> Handle:
-        """Begin the sum of a float64 vector over all ranks."""
-
-
 @dataclass(frozen=True, slots=True)
 class GlobalBatch:
     """One step's rows on this rank, and what is known of all ranks' rows before its forward pass."""
@@ -157,7 +137,7 @@ class StreamFailed(Exception):
 
 
 def global_batches(
-    batches: Iterator[Batch], reducer: Reducer, plan: Plan, mixture: Mixture
+    batches: Iterator[Batch], reducer: HostSums, plan: Plan, mixture: Mixture
 ) -> Iterator[GlobalBatch]:
     """Each batch with its sums and scale, the reduction of the next one's sums under way when it is handed
     out. plan, mixture: those in force for all of them.
@@ -166,7 +146,7 @@ def global_batches(
     """
     corpora = len(plan.corpora)
 
-    def begin_next() -> tuple[Batch | BadInput, Handle]:
+    def begin_next() -> tuple[Batch | BadInput, Pending]:
         batch: Batch | BadInput
         try:
             batch = next(batches)

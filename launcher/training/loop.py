@@ -39,11 +39,11 @@ def fit(session: Session, progress: Progress) -> End:
         except StreamFailed:
             session.save(progress)
             raise
-        batch, number = global_batch.batch, progress.step + 1
+        batch, sums, number = global_batch.batch, global_batch.batch_sums, progress.step + 1
         lr = lr_at(number, config.steps, config.optimizer)
         result = session.engine.step(batch.micro_batches, global_batch.scale, number, lr)
         outcome = session.agree(result)
-        progress = progress.after(batch, *global_batch.batch_sums.trained)
+        progress = progress.after(batch, round(sums.tokens), round(sums.targets.sum()))
         session.tell(Step(progress, global_batch, outcome, result.grad_norm, lr, perf_counter() - begin))
         session.after_step(progress)
         if outcome.stop and progress.step < config.steps:
