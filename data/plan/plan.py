@@ -121,7 +121,7 @@ class Plan:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "Plan":
-        """What to_json made, also after a trip through JSON."""
+        """The Plan of which `to_json` gave this value; also after a trip through JSON."""
         batch_rows = value["batch_rows"]
         corpora = tuple(
             CorpusPlan(**{**corpus, "eras": tuple(Era(**era) for era in corpus["eras"])})

@@ -48,7 +48,7 @@ class StreamPositions:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "StreamPositions":
-        """What to_json made."""
+        """The positions of which `to_json` gave this value; also after a trip through JSON."""
         return StreamPositions(
             {
                 (corpus, int(stream)): (j, tuple((row, emitted) for row, emitted in builds))

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from data.plan.corpus_mix import CorpusMix
-from data.plan.plan import CorpusPlan, History, Plan
+from data.plan.plan import CorpusPlan, History, Plan, Skip
 from objectives.mixture import Mixture
 
 MOVED = 0.1
@@ -60,10 +60,11 @@ class PlanSegment:
 
 
 class PlanSegments:
-    """All segments of a history."""
+    """All segments of a history, and the one place where a loader's skips are added to it."""
 
     def __init__(self, history: History) -> None:
         self.history = history
+        """That in force: what a batch carries, and what blocks are opened by. It only ever gains skips."""
         rows = [row for row, _ in history.segments]
         self._rows = rows
         self._all = [PlanSegment(row, history.end_of(row), plan) for row, plan in history.segments]
@@ -72,6 +73,11 @@ class PlanSegments:
     def last(self) -> PlanSegment:
         """The newest segment."""
         return self._all[-1]
+
+    def skip(self, skip: Skip) -> None:
+        """From now on the history has that skip. To be called once it is on the record, by the one thread
+        that draws; others may read meanwhile."""
+        self.history = self.history.with_skip(skip)
 
     def at(self, row: int) -> PlanSegment:
         """The segment of a global row."""

@@ -60,7 +60,7 @@ class TracedRow:
 
 @dataclass(frozen=True)
 class Use:
-    """A document in a row of a step."""
+    """A document in a row of a step. step: the first of a run is 1."""
 
     step: int
     row: int
@@ -109,7 +109,8 @@ def walk(
     only: Container[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[TracedRow]:
-    """The rows of a step that no run has logged: draws from `start` (a row and the state there) on.
+    """The rows of a step (the first is 1) that no run has logged: draws from `start` (a row and the state
+    there) on.
 
     Only the streams that these rows draw from are walked, so `only` (global rows: those of the step that are
     wanted) makes it cheaper. progress(rows passed, rows in all)."""
@@ -159,7 +160,7 @@ class Tracer:
         self._openings = openings
 
     def step(self, step: int) -> list[TracedRow]:
-        """The rows of a step."""
+        """The rows of a step; the first is 1."""
         first, count = rows_of_step(self._history, step)
         return self.rows(range(first, first + count))
 

@@ -17,7 +17,7 @@ import numpy as np
 from data.errors import BadInput
 from data.plan.blocks import Blocks
 from data.plan.epochs import BlockOrder
-from data.plan.plan import CorpusPlan, Skip
+from data.plan.plan import CorpusPlan
 from data.plan.segments import PlanSegments
 from data.shards.corpus import Corpus
 from data.shards.index import fingerprint
@@ -64,14 +64,13 @@ class OpenBlock:
 
 
 class Opener:
-    """Opens blocks of all corpora. Thread-safe: nothing here changes but which units are skipped, and how
-    much memory a block is expected to take."""
+    """Opens blocks of all corpora, without the units that the history skips. Thread-safe: nothing here
+    changes but how much memory a block is expected to take."""
 
     def __init__(self, plan_segments: PlanSegments, corpora: Mapping[str, Corpus], encoder: Encoder) -> None:
         """BadInput where a corpus is not the one that the plan fingerprinted."""
         plan = plan_segments.last.plan
         self.plan_segments, self.seed, self.encoder = plan_segments, plan.seed, encoder
-        self._skips = frozenset(plan_segments.history.skips)
         self.corpora = corpora
         self.plans = {corpus.name: corpus for corpus in plan.corpora}
         self.orders: dict[str, BlockOrder] = {}
@@ -88,10 +87,6 @@ class Opener:
                     plan.seed, corpus.name, corpus.eras, corpus.streams, blocks.text_bytes
                 )
 
-    def skip(self, skip: Skip) -> None:
-        """From now on opens the block at that block_slot without that unit."""
-        self._skips |= {skip}
-
     def expected_nbytes(self, corpus: str, block_slot: int) -> int:
         """About what the block at a block_slot will hold when it is open: by the widest blocks of its corpus
         so far, for objectives and tokenizers differ tenfold; before the first one, the most that it can."""
@@ -107,9 +102,8 @@ class Opener:
         of the last build are there, emitted ones included. Raises UnitTrouble."""
         plan = self.plans[corpus]
         epoch, number = self.orders[corpus].resolve(block_slot)
-        skipped = {
-            skip.unit for skip in self._skips if (skip.corpus, skip.block_slot) == (corpus, block_slot)
-        }
+        skips = self.plan_segments.history.skips
+        skipped = {skip.unit for skip in skips if (skip.corpus, skip.block_slot) == (corpus, block_slot)}
         units = [unit for unit in self.blocks[corpus].units_of(number) if unit not in skipped]
         documents = read_documents(self.corpora[corpus], self.encoder, self.seed, corpus, epoch, units)
         nothing = np.empty((0, 3), dtype=np.int64)

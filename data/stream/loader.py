@@ -6,39 +6,41 @@ batch carries the state *after itself*: what was prepared ahead but not consumed
 checkpoint.
 
 With threads = 0 all work is done in the caller. Otherwise `threads` threads open blocks ahead, and one more
-assembles the next batches, so that the caller finds them ready.
+assembles the next batches, so that the caller finds them ready (prefetch.py).
 """
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from data.errors import BadInput
-from data.plan.plan import History, Plan, Skip
+from data.plan.plan import History, Plan
 from data.plan.positions import StreamPositions
 from data.plan.segments import PlanSegments
-from data.plan.steps import step_at
+from data.plan.steps import step_length
 from data.shards.corpus import Corpus
 from data.stream.block import OpenBlock, Opener
 from data.stream.packing import PackedBlock, write_rows
-from data.stream.prefetch import BoundedQueue, Prefetcher
+from data.stream.prefetch import Prefetcher
 from data.stream.reading import Encoder
 from data.stream.rows import Rows
-from data.stream.streams import Opening, SkipNotice, Streams
+from data.stream.skipping import SkipNotice
+from data.stream.streams import Opening, Streams
 from objectives.registry import OBJECTIVES
 
-READY = 2
-"""Batches assembled ahead."""
+READY = 3
+"""Batches assembled ahead, the one at work included."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """One step of one rank. rows: padded with blank rows to the same number on every rank, a multiple of the
     micro-batch; numbers: int64, the global row of each, −1 for blank ones; source_tokens: int64 [objectives,
-    corpora] of these rows; state: after this batch, of the streams that this rank reports; history: that in
-    force."""
+    corpora] of these rows; state: after this batch, of the streams that this rank reports; history: the
+    plan's, with all that was skipped up to this batch."""
 
     first_row: int
     rows_global: int
@@ -51,7 +53,7 @@ class Batch:
 
 
 class _Closed(Exception):
-    """The loader was closed while it was at work."""
+    """The loader was closed while its thread was at work. Nobody takes that batch."""
 
 
 class Loader:
@@ -84,29 +86,28 @@ class Loader:
         for name in self._plan_segments.corpora_from(first_row):
             if name not in corpora:
                 raise BadInput(f"corpus {name}: is in the plan, but its shards were not opened")
-        self._history, self._rank, self._world = history, rank, world
+        self._rank, self._world = rank, world
         self._row, self._micro_batch = first_row, micro_batch
         self._pad, self._memory_bytes = encoder.control.pad, memory_bytes
         self._closing = threading.Event()
-        self._notify = on_skip
         self._opener = Opener(self._plan_segments, corpora, encoder)
-        self._prefetcher: Prefetcher[OpenBlock] = Prefetcher(threads, f"open {rank}")
+        self._blocks: Prefetcher[OpenBlock] = Prefetcher(threads, f"open {rank}")
         self._streams = Streams(
             self._plan_segments,
             self._opener,
-            self._prefetcher,
+            self._blocks,
             state,
             rank=rank,
             world=world,
             memory_bytes=memory_bytes,
             log=log,
-            on_skip=self._record,
+            on_skip=on_skip,
         )
-        self._queue: BoundedQueue[Batch] | None = None
-        if threads:
-            self._queue = BoundedQueue(READY)
-            self._assembler = threading.Thread(target=self._work, name=f"assemble {rank}", daemon=True)
-            self._assembler.start()
+        self._assembled = self._assemble_all(ahead=threads > 0)
+        self._batches: Prefetcher[Batch] = Prefetcher(min(threads, 1), f"assemble {rank}")
+        self._taken = 0
+        for number in range(READY):
+            self._ask(number)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -114,7 +115,12 @@ class Loader:
     def __next__(self) -> Batch:
         if self._closing.is_set():
             raise StopIteration
-        return self._queue.get() if self._queue else self._assemble()
+        number = self._taken
+        self._taken += 1
+        self._ask(number + READY)
+        # One thread assembles in order: a batch that it has not begun is waited for, not made beside it.
+        batch = self._batches.take(number, in_turn=True)
+        return next(self._assembled) if batch is None else batch
 
     def __enter__(self) -> "Loader":
         return self
@@ -125,10 +131,8 @@ class Loader:
     def close(self) -> None:
         """Ends the threads; a block that is being opened is finished first."""
         self._closing.set()
-        if self._queue:
-            self._queue.close()
-            self._assembler.join()
-        self._prefetcher.close()
+        self._batches.close()
+        self._blocks.close()
 
     @property
     def held_bytes(self) -> int:
@@ -140,28 +144,21 @@ class Loader:
         """Blocks opened so far, also those opened again for want of memory."""
         return self._streams.openings
 
-    def _work(self) -> None:
-        assert self._queue
-        try:
-            self._streams.start(self._row)
-            while self._queue.put(self._assemble()):
-                pass
-        except _Closed:
-            pass
-        except BaseException as error:
-            self._queue.fail(error)
+    def _ask(self, number: int) -> None:
+        """Have a batch, counted from the loader's first, assembled by the thread."""
+        self._batches.ask(number, number, partial(next, self._assembled))
 
-    def _record(self, notice: SkipNotice) -> None:
-        if self._notify:
-            self._notify(notice)
-        if notice.key is None:
-            skip = Skip(notice.corpus, notice.block_slot, notice.unit)
-            self._history = self._history.with_skip(skip)
+    def _assemble_all(self, *, ahead: bool) -> Iterator[Batch]:
+        """All batches in order, up to an error: nothing is drawn beyond it."""
+        if ahead:
+            self._streams.start(self._row)
+        while True:
+            yield self._assemble()
 
     def _assemble(self) -> Batch:
         """The next step."""
         first = self._row
-        count = step_at(self._history, first)
+        count = step_length(self._plan_segments.history, first)
         plan_segment = self._plan_segments.at(first)
         plan = plan_segment.plan
         rows = np.arange(first, first + count)
@@ -186,7 +183,7 @@ class Loader:
             ],
             source_tokens=source_tokens,
             state=self._streams.state(),
-            history=self._history,
+            history=self._plan_segments.history,
         )
 
     def _draw(

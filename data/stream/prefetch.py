@@ -1,12 +1,14 @@
-"""Work done ahead of its need, by threads: blocks that are opened early, and finished batches handed over.
+"""Work done by threads ahead of its need: blocks that are opened early, batches that are assembled early.
 
-Both are ordinary locks and conditions inside one process: nothing is left behind when it dies. The threads
-are daemons, so a killed or crashed run never waits for them; `close` ends them in order.
+Both are jobs by key of a Prefetcher, blocks on several threads and in the order of their need, batches on one
+thread and so one after the other. Nothing here talks to other ranks (launcher/training/global_batch.py does).
+
+Ordinary locks and conditions inside one process: nothing is left behind when it dies. The threads are
+daemons, so a killed or crashed run never waits for them; `close` ends them in order.
 """
 
 import heapq
 import threading
-from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -30,7 +32,7 @@ class _Job(Generic[T]):
 
 
 class Prefetcher(Generic[T]):
-    """Jobs by key, the most urgent first. With 0 threads nothing is ever done ahead."""
+    """Jobs by key, the most urgent first. With 0 threads nothing is ever done ahead. One thread takes."""
 
     def __init__(self, threads: int, name: str) -> None:
         self._condition = threading.Condition()
@@ -54,20 +56,23 @@ class Prefetcher(Generic[T]):
                 heapq.heappush(self._waiting, (urgency, self._asked, key))
                 self._condition.notify()
 
-    def take(self, key: Hashable) -> T | None:
-        """The result of a job, waited for where it has begun; None where it has not: the caller does it.
-        Raises what the job raised."""
+    def take(self, key: Hashable, *, in_turn: bool = False) -> T | None:
+        """The result of a job, waited for. None where it was not asked for or, unless it must come in its
+        turn, where no thread has begun it yet: the caller does it, at once. Raises what the job raised."""
         with self._condition:
-            job = self._jobs.pop(key, None)
-            if job is None or not job.started:
+            job = self._jobs.get(key)
+            if job is None or not (job.started or in_turn):
+                self._jobs.pop(key, None)
                 return None
         job.done.wait()
+        with self._condition:
+            del self._jobs[key]
         if job.error is not None:
             raise job.error
         return job.result
 
     def close(self) -> None:
-        """Ends the threads once their present jobs are done."""
+        """Ends the threads once their present jobs are done. Nobody takes from now on."""
         with self._condition:
             self._open = False
             self._condition.notify_all()
@@ -75,60 +80,19 @@ class Prefetcher(Generic[T]):
             thread.join()
 
     def _work(self) -> None:
-        while True:
-            with self._condition:
+        while job := self._next():
+            job.run()
+            del job  # its result may be large, and is the taker's
+
+    def _next(self) -> _Job[T] | None:
+        """The most urgent job, waited for; None at the end."""
+        with self._condition:
+            while True:
                 while self._open and not self._waiting:
                     self._condition.wait()
                 if not self._open:
-                    return
+                    return None
                 job = self._jobs.get(heapq.heappop(self._waiting)[2])
-                if job is None or job.started:
-                    continue
-                job.started = True
-            job.run()
-
-
-class BoundedQueue(Generic[T]):
-    """Hands items from one thread to another, `room` at most in between, and the error that ended them."""
-
-    def __init__(self, room: int) -> None:
-        self._condition = threading.Condition()
-        self._items: deque[T] = deque()
-        self._room = room
-        self._error: BaseException | None = None
-        self._open = True
-
-    def put(self, item: T) -> bool:
-        """Waits for room. False once the relay is closed."""
-        with self._condition:
-            while self._open and len(self._items) >= self._room:
-                self._condition.wait()
-            self._items.append(item)
-            self._condition.notify_all()
-            return self._open
-
-    def fail(self, error: BaseException) -> None:
-        """After the items there are, `get` raises this."""
-        with self._condition:
-            self._error = error
-            self._condition.notify_all()
-
-    def get(self) -> T:
-        """Waits for an item. Raises what the other side failed with."""
-        with self._condition:
-            while not self._items:
-                if self._error is not None:
-                    raise self._error
-                if not self._open:
-                    raise StopIteration
-                self._condition.wait()
-            item = self._items.popleft()
-            self._condition.notify_all()
-            return item
-
-    def close(self) -> None:
-        """Lets both sides go."""
-        with self._condition:
-            self._open = False
-            self._items.clear()
-            self._condition.notify_all()
+                if job is not None and not job.started:
+                    job.started = True
+                    return job

@@ -1,7 +1,7 @@
 """From a block's units to token ids: range reads, then one encode call for all documents.
 
 A sample without usable text is set apart, not dropped in silence: what to do about it is the plan's policy
-(data/stream/streams.py). It is a property of the text alone, so skipping it needs no record.
+(data/stream/skipping.py). It is a property of the text alone, so skipping it needs no record.
 """
 
 from collections.abc import Sequence

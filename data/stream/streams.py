@@ -13,20 +13,21 @@ tells.
 import heapq
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from data.errors import BadInput
-from data.plan.plan import CorpusPlan, Skip
+from data.plan.plan import CorpusPlan
 from data.plan.positions import START, Position, StreamPositions
 from data.plan.segments import PlanSegment, PlanSegments
 from data.stream.block import OpenBlock, Opener
 from data.stream.prefetch import Prefetcher
-from data.stream.reading import Bad, UnitTrouble
+from data.stream.reading import UnitTrouble
+from data.stream.skipping import SkipNotice, Skipping
 
 
 class Opening(NamedTuple):
-    """A block was opened or built anew, and gave rows. build: 0 for the first; rows: how many."""
+    """A block was opened or built anew at a global row, and gave rows. corpus: its id; j: the number of the
+    block in its stream; build: 0 for the first; rows: how many."""
 
     corpus: int
     stream: int
@@ -34,18 +35,6 @@ class Opening(NamedTuple):
     row: int
     build: int
     rows: int
-
-
-@dataclass(frozen=True)
-class SkipNotice:
-    """A unit that could not be read (key None) or a sample that could not be used, skipped by policy."""
-
-    corpus: str
-    block_slot: int
-    unit: int
-    key: str | None
-    problem: str
-    row: int
 
 
 class _Stream:
@@ -66,6 +55,14 @@ class _Stream:
     @property
     def block_slot(self) -> int:
         return self.number + self.j * self.plan.streams
+
+    @property
+    def unit_needed_by(self) -> str | None:
+        """What depends on the units of the block already, so that none may be skipped; None where nothing
+        does."""
+        if self.shared:
+            return "several ranks read it"
+        return "rows of its block were used already" if self.builds else None
 
     @property
     def position(self) -> Position:
@@ -89,13 +86,13 @@ class Streams:
         on_skip: Callable[[SkipNotice], None] | None = None,
     ) -> None:
         self._plan_segments, self._opener, self._prefetcher = plan_segments, opener, prefetcher
-        self._memory, self._log, self._on_skip = memory_bytes, log, on_skip
+        self._memory, self._log = memory_bytes, log
+        self._skipping = Skipping(plan_segments, opener.corpora, on_skip)
         self._streams: dict[tuple[int, int], _Stream] = {}
         self._kept: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._held = self._pending_bytes = 0
         self._pending: dict[tuple[int, int, int], int] = {}
         self._wanted: list[tuple[int, int, int, int]] = []
-        self._skipped: set[tuple[str, int, str | None]] = set()
         self.openings = 0
         """Blocks opened so far, those opened again for want of memory included."""
         plan = plan_segments.last.plan
@@ -166,7 +163,7 @@ class Streams:
             opened = self._obtain(stream, row)
             if opened.built.row != row:
                 self._opener.rebuild(opened, 0, row)
-            self._judge(stream, opened, row)
+            self._skipping.samples(opened, row, tell=stream.reported)
             self._begin(stream, opened, row)
         elif stream.block is None:
             self._keep(stream, self._obtain(stream, row))
@@ -263,51 +260,5 @@ class Streams:
                 block = self._prefetcher.take(key)
                 return block or self._opener.open(stream.plan.name, stream.block_slot, builds)
             except UnitTrouble as trouble:
-                self._skip_unit(stream, trouble, row)
-
-    # Trouble.
-
-    def _judge(self, stream: _Stream, block: OpenBlock, row: int) -> None:
-        """The policy for samples that cannot be used; quarantined ones are settled already."""
-        plan_segment = self._plan_segments.at(row)
-        for bad in block.documents.bad:
-            if bad.key in plan_segment.quarantined(stream.plan.name):
-                continue
-            if plan_segment.plan.on_bad.action != "skip":
-                raise BadInput(
-                    f"{self._where(stream, bad.unit)}, sample {bad.key}: {bad.problem}; "
-                    "quarantine it, or set data.on_bad.action to skip"
-                )
-            self._skip(stream, bad, bad.key, row)
-
-    def _skip_unit(self, stream: _Stream, trouble: UnitTrouble, row: int) -> None:
-        """Records a skip where the policy allows and nothing depends on the unit yet, else stops."""
-        policy = self._plan_segments.at(row).plan.on_bad
-        if policy.action != "skip":
-            raise BadInput(str(trouble)) from trouble
-        if stream.builds or stream.shared:
-            why = "several ranks read it" if stream.shared else "rows of its block were used already"
-            raise BadInput(f"{trouble}; it cannot be skipped: {why}") from trouble
-        self._skip(stream, Bad(trouble.unit, "", str(trouble)), None, row)
-        self._opener.skip(Skip(stream.plan.name, stream.block_slot, trouble.unit))
-
-    def _skip(self, stream: _Stream, bad: Bad, key: str | None, row: int) -> None:
-        """Within the budget, which each rank counts for itself: to add up the ranks' counts at the same row
-        they would have to wait for each other."""
-        identity = stream.plan.name, bad.unit, key
-        if identity in self._skipped and key is not None:
-            return
-        self._skipped.add(identity)
-        budget = self._plan_segments.at(row).plan.on_bad.budget
-        if len(self._skipped) > budget:
-            raise BadInput(
-                f"{self._where(stream, bad.unit)}: {bad.problem}; more than {budget} samples and units "
-                "were skipped by this process since its start (data.on_bad.budget)"
-            )
-        if self._on_skip and stream.reported:
-            self._on_skip(SkipNotice(stream.plan.name, stream.block_slot, bad.unit, key, bad.problem, row))
-
-    def _where(self, stream: _Stream, unit: int) -> str:
-        corpus = self._opener.corpora[stream.plan.name]
-        shard = corpus.shards[int(corpus.index.units["shard"][unit])]
-        return f"corpus {stream.plan.name}: {shard}, unit {unit}"
+                obstacle = stream.unit_needed_by
+                self._skipping.unit(stream.plan.name, stream.block_slot, trouble, row, obstacle)

@@ -44,7 +44,7 @@ def report(
     plan = history.newest
     row = at.row if at else 0
     unknown = refuse_unknown(config, corpora, most=math.inf)
-    rows, _ = rows_of_step(history, config.steps)  # the first row after the last step
+    rows = sum(rows_of_step(history, config.steps))  # the last step's first row and its own: all of the run
     count = parameters(config.model, tokenizer.size)
     facts: dict[str, Any] = {
         "run": {

@@ -3,8 +3,6 @@
 `show` has no run to look into: it makes the plan of a fresh run and walks the streams of the wanted rows up
 to them, which costs what reading that text costs in training. `trace` and `seen` look into the openings log
 of a run, along the attempts that led to its newest step, and open only the blocks that they need.
-
-Steps are counted from 1 here, as in metrics.jsonl, and from 0 in data/.
 """
 
 import os
@@ -50,7 +48,7 @@ def show(config: Config, step: int, row: int | None, json: bool) -> None:
         what = f"headrace data trace {config.path} --step {step}"
         _note(f"{config.path} exists; these are the rows of a fresh run; what it really did: {what}")
     with output.progress(f"reading up to step {step:,}") as report:
-        rows = walk(history, corpora, tokenizer, step - 1, only=wanted, progress=report)
+        rows = walk(history, corpora, tokenizer, step, only=wanted, progress=report)
     _print(rows, history, tokenizer, step, json)
 
 
@@ -61,7 +59,7 @@ def trace(run: RunFolder, step: int, row: int | None, json: bool) -> None:
         raise BadInput(f"--step: {run.path} has not done step {step:,}; its newest is {newest['step']:,}")
     history, tokenizer = _plan_of(run)
     wanted = _global_rows(history, step, row)
-    first, count = rows_of_step(history, step - 1)
+    first, count = rows_of_step(history, step)
     if first + count != line["rows"]:
         raise BadInput(
             f"{run.plan}: puts step {step:,} at the rows up to {first + count:,}, metrics.jsonl at those "
@@ -99,7 +97,7 @@ def seen(run: RunFolder, keys: Sequence[str], json: bool) -> None:
 
 def _global_rows(history: History, step: int, row: int | None) -> range:
     """The rows of a step, or one of them. BadInput where the step has no such row."""
-    first, count = rows_of_step(history, step - 1)
+    first, count = rows_of_step(history, step)
     if row is None:
         return range(first, first + count)
     if row >= count:
@@ -168,7 +166,7 @@ def _print(rows: Sequence[TracedRow], history: History, tokenizer: Tokenizer, st
         for row in rows:
             output.say_json(_object(row, history, step))
         return
-    first, count = rows_of_step(history, step - 1)
+    first, count = rows_of_step(history, step)
     console = Console(highlight=False, emoji=False, soft_wrap=True)
     colour = row_view.can_colour(console)
     names = row_view.control_names(tokenizer)
@@ -219,7 +217,7 @@ def _print_uses(
     corpus: str, key: str, uses: Sequence[Use], history: History, end: int, held_out: bool, json: bool
 ) -> None:
     if json:
-        listed = [{"step": use.step + 1, "row": use.row, "objective": use.objective} for use in uses]
+        listed = [{"step": use.step, "row": use.row, "objective": use.objective} for use in uses]
         output.say_json({"corpus": corpus, "key": key, "held_out": held_out, "uses": listed})
         return
     if held_out:
@@ -227,7 +225,7 @@ def _print_uses(
     elif not uses:
         output.say(f"{corpus}/{key}: not used in the run's {end:,} rows so far")
     else:
-        steps = [use.step + 1 for use in uses]
+        steps = [use.step for use in uses]
         often = "once" if len(uses) == 1 else f"{len(uses):,} times"
         output.say(
             f"{corpus}/{key}: used {often}, different steps: {len({*steps}):,}, from step {min(steps):,} "
@@ -236,6 +234,6 @@ def _print_uses(
     for use in uses:
         in_step = use.row - rows_of_step(history, use.step)[0]
         output.say(
-            f"{corpus}/{key}: step {use.step + 1:,}, row {in_step} of the step (global row {use.row:,}), "
+            f"{corpus}/{key}: step {use.step:,}, row {in_step} of the step (global row {use.row:,}), "
             f"{use.objective}"
         )

@@ -12,9 +12,9 @@ from pathlib import Path
 from data.durable import append_record
 from data.errors import BadInput
 from data.plan.make import make_plan
-from data.plan.plan import History, Skip, append_skip, read_history
+from data.plan.plan import History, append_skip, read_history
 from data.shards.corpus import Corpus
-from data.stream.streams import SkipNotice
+from data.stream.skipping import SkipNotice
 from data.tokenization.tokenizer import Tokenizer
 from launcher.config.run_config import Config
 from launcher.runs.progress import Progress
@@ -70,6 +70,6 @@ def keep(run: RunFolder, history: History) -> None:
 
 def record_skip(run: RunFolder, attempt_path: Path, notice: SkipNotice) -> None:
     """Put on record what the stream skips, before it acts; any rank may be the one that finds it."""
-    if notice.key is None:
-        append_skip(run.plan, Skip(notice.corpus, notice.block_slot, notice.unit))
+    if notice.of_unit:
+        append_skip(run.plan, notice.of_unit)
     record(attempt_path, "skip", **asdict(notice))

@@ -54,7 +54,7 @@ class Progress:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "Progress":
-        """What to_json made."""
+        """The Progress of which `to_json` gave this value; also after a trip through JSON."""
         return Progress(
             history=History.from_json(value["history"]),
             step=value["step"],

@@ -1,4 +1,4 @@
-"""Rank 0's tracker with its audience: the console on the terminal, and wandb fed beside the run."""
+"""Starts all that tells of an attempt, on rank 0: metrics.jsonl, the console on the terminal, wandb."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,9 @@ from launcher.tracking.wandb_feed import Feed
 
 @contextmanager
 def tracking(run: RunFolder, config: Config, attempt: Attempt, terminal: TextIO) -> Iterator[Tracker]:
-    """Within it, records are written and shown; leaving it lets the audience finish, for a bounded time."""
+    """The tracker that writes the attempt's metrics.jsonl and shows each record on the terminal; where the
+    config asks for wandb, a process beside it feeds the file to wandb. At the end the console gives the
+    terminal back, and wandb's process is waited for, but only for so long (wandb_feed.py)."""
     feed = None
     if config.wandb.mode != "disabled":
         feed = Feed(run, attempt.number, attempt.path / "wandb.log")

@@ -1,10 +1,11 @@
 """What an attempt trains with, put together in the order in which the parts need each other.
 
-    tokenizer, corpora; the plan's history goes on at row n       stream_settings.py, plan_history.py
+    tokenizer, corpora; the plan's history goes on at row n        stream_settings.py, plan_history.py
     model and engine; weights from a checkpoint, or from the seed  zero_engine.py, load.py
-    held-out rows, samples                                         evaluate.py, samples.py
-    on rank 0 the ledger's first line, the plan, the tracker       run_folder.py, start.py
-    the loader from row n                                          data/stream/loader.py
+    on rank 0 the ledger's first line, the plan, the tracker       run_folder.py, plan_history.py, start.py
+    held-out rows, samples                                         held_out.py, samples.py
+    the openings log, the loader from row n                        data/provenance, data/stream/loader.py
+    the folder of checkpoints, put in order                        save.py
 
 Whatever can fail for a user's reason fails here, on all ranks together, before the first step.
 """
@@ -42,7 +43,8 @@ from launcher.runs.stream_settings import open_corpora
 from launcher.runs.versions import versions
 from launcher.tracking.start import tracking
 from launcher.tracking.tracker import Tracker
-from launcher.training.session import TrainingSession
+from launcher.training.global_batch import global_batches
+from launcher.training.session import Session
 from model.initialise import initialise
 from objectives.mixture import Mixture
 
@@ -79,7 +81,7 @@ class Stream:
 
 def assemble(
     world: World, claimed: ClaimedAttempt, stop: StopRequest, stack: ExitStack, terminal: TextIO
-) -> tuple[TrainingSession, Progress]:
+) -> tuple[Session, Progress]:
     """The session and where it starts. What must be closed is left to `stack`. BadInput on all ranks."""
     keep_memory()
     config = claimed.config
@@ -99,16 +101,16 @@ def assemble(
             tracker.sync()
 
     checkpoints = together(world, lambda: _checkpoints(world, claimed, engine, stream, sync))
-    session = TrainingSession(
+    mixture = Mixture.parse(stream.plan.objectives)
+    session = Session(
         config=config,
         plan=stream.plan,
-        mixture=Mixture.parse(stream.plan.objectives),
         vocabulary=stream.tokenizer.size,
         world=world,
         attempt=claimed.number,
         hold=claimed.attempt,
         engine=engine,
-        loader=loader,
+        batches=global_batches(loader, engine.reducer, stream.plan, mixture),
         checkpoints=checkpoints,
         stop=stop,
         tracker=tracker,

@@ -1,21 +1,28 @@
 """What all ranks must know of a step before its forward pass, and the divisors that follow from it.
 
 A mean of means is wrong as soon as ranks or micro-batches hold unequal numbers of targets. So the sums over
-the whole global batch are known first: one all-reduce of a small vector, asked for a batch ahead, off the
+the whole global batch are known first: one all-reduce of a small vector, begun a batch early, off the
 critical path. From it follows one number an objective, `scale`, by which every loss weight is multiplied;
 the optimised loss is then a plain sum, and the reported losses are parts of that very sum
 (docs/design/loss.md).
+
+    in step n        the engine trains on batch n; the network adds up the ranks' sums of batch n + 1
+    in step n + 1    wait for these sums; take batch n + 2 and begin to add up its sums; train on n + 1
+
+Batches themselves are assembled ahead by the loader's threads (data/stream/prefetch.py). Here there is no
+thread: all ranks must begin their reductions in the same order.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
 
 from data.errors import BadInput
+from data.plan.plan import Plan
 from data.stream.loader import Batch
+from launcher.distributed.host_reduce import HostSums, Pending
 from objectives.mixture import Mixture
 from objectives.registry import NAMES
 
@@ -103,28 +110,18 @@ def scales(batch_sums: BatchSums, mixture: Mixture, row: int, normalise: str) ->
     return np.divide(coefficient, divisor, out=np.zeros_like(divisor), where=divisor > 0)
 
 
-class Handle(Protocol):
-    """A reduction under way."""
-
-    def wait(self) -> np.ndarray:
-        """The sum over all ranks."""
-
-
-class Reducer(Protocol):
-    """Whoever can add a small vector over all ranks while other work goes on."""
-
-    def start(self, vector: np.ndarray) -> Handle:
-        """Begin the sum of a float64 vector over all ranks."""
-
-
 @dataclass(frozen=True, slots=True)
 class GlobalBatch:
-    """A batch, the sums over all ranks, and the seconds that this step spent until it had them: waiting for
-    the ranks' sums of this batch, and for this rank's next one, whose sums are then under way."""
+    """One step's rows on this rank, and what is known of all ranks' rows before its forward pass."""
 
     batch: Batch
     batch_sums: BatchSums
+    """Over the rows of all ranks."""
+    scale: np.ndarray
+    """float64 [objectives]: what every loss weight of an objective is multiplied by."""
     waited: float
+    """Seconds of this step that passed until both were there: these sums, and this rank's next batch, for its
+    sums are to be under way when the step is made."""
 
 
 class StreamFailed(Exception):
@@ -140,13 +137,17 @@ class StreamFailed(Exception):
             raise self.error
 
 
-def ahead(batches: Iterator[Batch], reducer: Reducer, corpora: int) -> Iterator[GlobalBatch]:
-    """Each batch with its batch_sums, the reduction of the next one already under way when it is handed out.
+def global_batches(
+    batches: Iterator[Batch], reducer: HostSums, plan: Plan, mixture: Mixture
+) -> Iterator[GlobalBatch]:
+    """Each batch with its sums and scale, the reduction of the next one's sums under way when it is handed
+    out. plan, mixture: those in force for all of them.
 
     Where the stream of one rank fails, every rank gets StreamFailed at the same batch: none is left waiting.
     """
+    corpora = len(plan.corpora)
 
-    def fetch() -> tuple[Batch | BadInput, Handle]:
+    def begin_next() -> tuple[Batch | BadInput, Pending]:
         batch: Batch | BadInput
         try:
             batch = next(batches)
@@ -156,13 +157,14 @@ def ahead(batches: Iterator[Batch], reducer: Reducer, corpora: int) -> Iterator[
         return batch, reducer.start(own.vector)
 
     begin = perf_counter()
-    upcoming = fetch()
+    upcoming = begin_next()
     while True:
         batch, handle = upcoming
         batch_sums = BatchSums.of_vector(handle.wait(), corpora)
         if batch_sums.failures:
             raise StreamFailed(batch if isinstance(batch, BadInput) else None)
         assert not isinstance(batch, BadInput)
-        upcoming = fetch()
-        yield GlobalBatch(batch, batch_sums, perf_counter() - begin)
+        scale = scales(batch_sums, mixture, batch.first_row, plan.normalise)
+        upcoming = begin_next()
+        yield GlobalBatch(batch, batch_sums, scale, perf_counter() - begin)
         begin = perf_counter()

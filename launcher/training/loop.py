@@ -1,27 +1,24 @@
 """The training loop: a column that can be recited, the same for every layout.
 
-    for each batch, with the sums of all ranks:     global_batch.py
-        scale  ← what each objective's weights are divided by
-        result ← engine.step: forward, backward, reduce, clip, update
-        agree on the losses and on whether to stop
-        progress ← one step later
-        tell; evaluate and save when due
+    for each batch, with the sums of all ranks and the scale of its loss    global_batch.py
+        lr       ← of this step                                             engine/optimizer.py
+        result   ← forward, backward, reduce, clip, update                  engine/zero_engine.py
+        outcome  ← what all ranks learn of it; an error where it is none    agreement.py
+        progress ← one step later                                           runs/progress.py
+        tell; evaluate and save when due; stop when asked                   session.py
 
 The loop knows no layout, no objective and no file format. Whatever observes it gets frozen records.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 from time import perf_counter
-from typing import Protocol
-
-import numpy as np
 
 from launcher.distributed import stop_signals
-from launcher.engine.interface import StepResult
+from launcher.engine.optimizer import lr_at
 from launcher.runs.progress import Progress
-from launcher.training.global_batch import GlobalBatch, StreamFailed
+from launcher.training.global_batch import StreamFailed
+from launcher.training.session import Session
+from launcher.training.step_record import Step
 
 
 class End(Enum):
@@ -31,91 +28,25 @@ class End(Enum):
     STOPPED = stop_signals.STOPPED
 
 
-@dataclass(frozen=True, slots=True)
-class StepOutcome:
-    """A finished step over all ranks."""
-
-    sums: np.ndarray
-    """float64 [objectives, corpora]: the terms of the optimised loss."""
-    stop: bool
-    """Some rank was asked to stop."""
-    memory_gib: float
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One finished step, as observers see it. All numbers are over all ranks."""
-
-    progress: Progress
-    global_batch: GlobalBatch
-    scale: np.ndarray
-    """float64 [objectives]: what each objective's weights were multiplied by."""
-    sums: np.ndarray
-    """float64 [objectives, corpora]: the terms of the optimised loss; their sum is the loss."""
-    grad_norm: float
-    lr: float
-    seconds: float
-    memory_gib: float
-    """The most that any rank has held so far."""
-
-
-class Session(Protocol):
-    """What the loop needs of a run: built in session.py from the config."""
-
-    @property
-    def steps(self) -> int:
-        """The step after which the run is complete."""
-
-    def batches(self) -> Iterator[GlobalBatch]:
-        """This rank's batches with the sums of all ranks, from the start on. Raises StreamFailed."""
-
-    def scale(self, global_batch: GlobalBatch) -> np.ndarray:
-        """float64 [objectives]: what every loss weight is multiplied by."""
-
-    def lr(self, step: int) -> float:
-        """The learning rate of a step; the first is step 1."""
-
-    def step(self, global_batch: GlobalBatch, scale: np.ndarray, step: int, lr: float) -> StepResult:
-        """One optimizer step."""
-
-    def agree(self, result: StepResult) -> StepOutcome:
-        """A step's sums and flags over all ranks. A collective."""
-
-    def tell(self, step: Step) -> None:
-        """Write the step's record."""
-
-    def after_step(self, progress: Progress) -> None:
-        """Evaluate and save where this step is due for it."""
-
-    def save(self, progress: Progress) -> None:
-        """Save now, unless this very step is saved already."""
-
-
 def fit(session: Session, progress: Progress) -> End:
-    """Train until `steps` or a signal; what was trained is saved when it returns or raises StreamFailed."""
-    batches = session.batches()
-    while progress.step < session.steps:
+    """Train until the config's `steps` or a signal; what was trained is saved when it returns or raises
+    StreamFailed."""
+    config = session.config
+    while progress.step < config.steps:
         begin = perf_counter()
         try:
-            global_batch = next(batches)
+            global_batch = next(session.batches)
         except StreamFailed:
             session.save(progress)
             raise
-        number = progress.step + 1
-        scale, lr = session.scale(global_batch), session.lr(number)
-        result = session.step(global_batch, scale, number, lr)
-        agreed = session.agree(result)
-        progress = progress.after(
-            global_batch.batch,
-            round(global_batch.batch_sums.tokens),
-            round(global_batch.batch_sums.targets.sum()),
-        )
-        seconds = perf_counter() - begin
-        session.tell(
-            Step(progress, global_batch, scale, agreed.sums, result.grad_norm, lr, seconds, agreed.memory_gib)
-        )
+        batch, sums, number = global_batch.batch, global_batch.batch_sums, progress.step + 1
+        lr = lr_at(number, config.steps, config.optimizer)
+        result = session.engine.step(batch.micro_batches, global_batch.scale, number, lr)
+        outcome = session.agree(result)
+        progress = progress.after(batch, round(sums.tokens), round(sums.targets.sum()))
+        session.tell(Step(progress, global_batch, outcome, result.grad_norm, lr, perf_counter() - begin))
         session.after_step(progress)
-        if agreed.stop and progress.step < session.steps:
+        if outcome.stop and progress.step < config.steps:
             session.save(progress)
             return End.STOPPED
     session.save(progress)

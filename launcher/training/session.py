@@ -1,11 +1,17 @@
-"""A run under way on one rank: what the loop asks for, answered by engine, loader, checkpoints and tracker.
+"""An attempt under way on one rank: the parts that the loop trains with, what is told and what is saved.
 
-Everything here was decided elsewhere; this file only connects. Rank 0 alone has a tracker and tells; every
-rank takes part in what is a collective (sums, gathering the streams, evaluation).
+    agree         a finished step over all ranks, or why it does not stand     agreement.py
+    tell          the step's record                                            step_record.py
+    after_step    garbage, evaluation, checkpoint: each where it is due
+    save          the state of engine and streams, in the background
+    finish        the last save, the ledger's last line
+
+All ranks call these together, for they hold collectives; after an error each calls `settle` by itself. Rank 0
+alone has a tracker and the ledger. What its disk refuses is an error of all ranks at the next `agree` or
+`finish`.
 """
 
 import itertools
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -15,7 +21,6 @@ import numpy as np
 from data.errors import BadInput
 from data.plan.plan import Plan
 from data.plan.positions import StreamPositions
-from data.stream.loader import Loader
 from data.stream.rows import step_fingerprint
 from launcher.checkpoint.save import Checkpoints
 from launcher.config.run_config import Config
@@ -24,7 +29,6 @@ from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
 from launcher.engine.interface import StepResult
 from launcher.engine.memory import memory_in_use
-from launcher.engine.optimizer import lr_at
 from launcher.engine.zero_engine import Engine
 from launcher.inference.held_out import HeldOut
 from launcher.inference.samples import Sampler
@@ -33,27 +37,26 @@ from launcher.runs.run_folder import Attempt
 from launcher.tracking.records import Record
 from launcher.tracking.tracker import Tracker
 from launcher.training import gc_schedule
-from launcher.training.global_batch import GlobalBatch, ahead, scales
-from launcher.training.loop import Step, StepOutcome
-from launcher.training.step_record import step_record
+from launcher.training.agreement import StepOutcome, own_outcome
+from launcher.training.global_batch import GlobalBatch
+from launcher.training.step_record import Step, step_record
 from model.accounting import flops_per_token, mfu
-from objectives.mixture import Mixture
 
 
 @dataclass
-class TrainingSession:
-    """The loop's Session for one attempt. The plan stays the same from its first row to its end."""
+class Session:
+    """The parts of one attempt. The plan stays the same from its first row to its end."""
 
     config: Config
     plan: Plan
-    mixture: Mixture
     world: World
     vocabulary: int
     attempt: int
     hold: Attempt | None
     """Rank 0's: the ledger."""
     engine: Engine
-    loader: Loader
+    batches: Iterator[GlobalBatch]
+    """This rank's, in order and for ever; StreamFailed on all ranks where the stream of one ends."""
     checkpoints: Checkpoints
     stop: StopRequest
     tracker: Tracker | None
@@ -64,62 +67,30 @@ class TrainingSession:
     _record_failed: BadInput | None = field(default=None, init=False)
     """On rank 0: what the disk refused."""
 
-    @property
-    def steps(self) -> int:
-        """The step after which the run is complete."""
-        return self.config.steps
-
-    def batches(self) -> Iterator[GlobalBatch]:
-        """This rank's batches with the sums of all ranks."""
-        return ahead(iter(self.loader), self.engine.reducer, len(self.plan.corpora))
-
-    def scale(self, global_batch: GlobalBatch) -> np.ndarray:
-        """float64 [objectives]: what every loss weight is multiplied by."""
-        return scales(
-            global_batch.batch_sums, self.mixture, global_batch.batch.first_row, self.plan.normalise
-        )
-
-    def lr(self, step: int) -> float:
-        """The learning rate of a step."""
-        return lr_at(step, self.config.steps, self.config.optimizer)
-
-    def step(self, global_batch: GlobalBatch, scale: np.ndarray, step: int, lr: float) -> StepResult:
-        """One optimizer step."""
-        return self.engine.step(global_batch.batch.micro_batches, scale, step, lr)
-
     def agree(self, result: StepResult) -> StepOutcome:
-        """What all ranks must know of a finished step, in one reduction. BadInput where a background save
-        failed on any rank, a record could not be written, or the loss or its gradient is no number: before
-        anything of it can be saved. (With such a gradient DeepSpeed skips the update without a word.)"""
-        world, sums = self.world, result.sums
-        no_number = not math.isfinite(result.grad_norm)
-        flags = [bool(self.stop), self.checkpoints.failed, self._record_failed is not None, no_number]
-        memory = np.zeros(world.size)
-        memory[world.rank] = memory_in_use()
-        vector = self.engine.reducer.start(np.concatenate([sums.ravel(), flags, memory])).wait()
-        whole, (stop, failed, record_failed, non_finite), memory = np.split(
-            vector, [sums.size, sums.size + len(flags)]
+        """A finished step over all ranks, in one reduction. BadInput where it does not stand, before anything
+        of it is told or saved: a save in the background or a record failed on some rank, or the loss or its
+        gradient is no number."""
+        own = own_outcome(
+            result,
+            self.world,
+            memory_gib=memory_in_use(),
+            stop=bool(self.stop),
+            save_failed=self.checkpoints.failed,
+            record_failed=self._record_failed is not None,
         )
-        diverged = non_finite or not np.isfinite(whole).all()
-        if failed or record_failed or diverged:
-            # Rank 0 may have a save to publish, for which launch.GRACE is too short once others have left.
-            self.checkpoints.settle_together()
-            failed = self.engine.reduce(np.array([self.checkpoints.failed]))[0]
-        if failed:
-            self.checkpoints.raise_failure()
-        if record_failed:
-            raise self._record_failed or ToldByOtherRank("a record could not be written")
-        if diverged:
-            error = BadInput if world.rank == 0 else ToldByOtherRank
-            raise error(
-                f"{self.checkpoints.folder.parent}: the loss or its gradient is no longer a number. The "
-                f"checkpoints are from before (the newest of step {self.saved:,}): resume with a lower "
-                "optimizer.lr"
-            )
-        return StepOutcome(whole.reshape(sums.shape), bool(stop), float(memory.max()))
+        outcome = StepOutcome.of_vector(self.engine.reduce(own.vector), like=own)
+        if not outcome.stands:
+            # Rank 0 may have a save to publish, for which local_launch.GRACE is too short once others have
+            # left. Where a save failed, this raises that.
+            self.checkpoints.finish()
+            if outcome.record_failed:
+                raise self._lost_record()
+            raise self._divergence()
+        return outcome
 
     def tell(self, step: Step) -> None:
-        """Write the step's record."""
+        """Write the step's record; with `fingerprint` a collective."""
         fingerprint = self._fingerprint(step.global_batch) if self.config.fingerprint else None
         if self.tracker is None:
             return
@@ -138,7 +109,7 @@ class TrainingSession:
         gc_schedule.after_step(progress.step)
         self._report_saves()
         every = self.config.eval.every
-        if every and (progress.step % every == 0 or progress.step == self.steps):
+        if every and (progress.step % every == 0 or progress.step == self.config.steps):
             self.evaluate(progress.step)
         if progress.step % self.config.checkpoint.every == 0:
             self.save(progress)
@@ -167,7 +138,7 @@ class TrainingSession:
         self.checkpoints.finish()
         self._report_saves()
         if self.engine.reduce(np.array([self._record_failed is not None]))[0]:
-            raise self._record_failed or ToldByOtherRank("a record could not be written")
+            raise self._lost_record()
         if self.hold is not None:
             self.hold.record("stop", reason=how, signal=self.stop.name)
 
@@ -176,6 +147,19 @@ class TrainingSession:
         self.checkpoints.settle()
         with suppress(BadInput):  # where the ledger cannot be written either, the error is the news
             self._report_saves()
+
+    def _lost_record(self) -> BadInput:
+        """The error of a record that was refused, on the rank whose disk did so and on the others."""
+        return self._record_failed or ToldByOtherRank("a record could not be written")
+
+    def _divergence(self) -> BadInput:
+        """The error of a loss or a gradient that is no number."""
+        error = BadInput if self.world.rank == 0 else ToldByOtherRank
+        return error(
+            f"{self.checkpoints.folder.parent}: the loss or its gradient is no longer a number. The "
+            f"checkpoints are from before (the newest of step {self.saved:,}): resume with a lower "
+            "optimizer.lr"
+        )
 
     def _report_saves(self) -> None:
         for saved in self.checkpoints.published():

@@ -1,17 +1,32 @@
 """From what a step summed to the numbers that people read, with no sum of its own.
 
-A reported loss is a part of the optimised one: its terms divided by what they were scaled with
-(docs/design/loss.md).
-So the objectives' losses, weighted as optimised, always add up to the loss of the same line.
+A reported loss is a part of the optimised one: its terms divided by what they were scaled with. So the
+objectives' losses, weighted as optimised, always add up to the loss of the same line.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from launcher.runs.progress import Progress
 from launcher.tracking.records import CorpusRecord, ObjectiveRecord, StepRecord
-from launcher.training.loop import Step
+from launcher.training.agreement import StepOutcome
+from launcher.training.global_batch import GlobalBatch
 from objectives.registry import NAMES
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One finished step, as observers see it. All numbers are over all ranks, but for the seconds."""
+
+    progress: Progress
+    """After it."""
+    global_batch: GlobalBatch
+    outcome: StepOutcome
+    grad_norm: float
+    lr: float
+    seconds: float
 
 
 def step_record(
@@ -23,11 +38,11 @@ def step_record(
     fingerprint: str | None,
 ) -> StepRecord:
     """The line of a finished step. corpora, blocks: name and number of blocks by corpus id."""
-    batch_sums, progress = step.global_batch.batch_sums, step.progress
-    weight, source = batch_sums.weight, batch_sums.source
+    batch_sums, scale, progress = step.global_batch.batch_sums, step.global_batch.scale, step.progress
+    sums, weight, source = step.outcome.sums, batch_sums.weight, batch_sums.source
     # The plain sums Σ weight · cross-entropy; an objective without weight in this step has none.
-    counts = step.scale[:, None] > 0
-    plain = np.divide(step.sums, step.scale[:, None], out=np.zeros_like(step.sums), where=counts)
+    counts = scale[:, None] > 0
+    plain = np.divide(sums, scale[:, None], out=np.zeros_like(sums), where=counts)
     # One of coefficient 0 has no part in the loss, so its own is not known.
     optimised = np.where(counts, weight, 0.0)
     every = source.sum()
@@ -56,7 +71,7 @@ def step_record(
         rows=progress.row,
         tokens=progress.tokens,
         target_tokens=progress.target_tokens,
-        loss=float(step.sums.sum()),
+        loss=float(sums.sum()),
         objectives=objectives,
         corpora=by_corpus,
         lr=step.lr,
@@ -65,7 +80,7 @@ def step_record(
         mfu=mfu,
         data_wait=step.global_batch.waited / step.seconds,
         step_seconds=step.seconds,
-        memory_gib=step.memory_gib,
+        memory_gib=step.outcome.memory_gib,
         fingerprint=fingerprint,
     )
 

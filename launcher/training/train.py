@@ -40,10 +40,10 @@ from launcher.training.gc_schedule import collected_by_step
 from launcher.training.global_batch import StreamFailed
 from launcher.training.loop import End, fit
 from launcher.training.redirect_output import quiet
-from launcher.training.session import TrainingSession
+from launcher.training.session import Session
 
 Choose = Callable[[], tuple[RunFolder, Config]]
-Loop = Callable[[TrainingSession, Progress], End]
+Loop = Callable[[Session, Progress], End]
 
 
 def train(config: Config) -> int:
@@ -161,7 +161,7 @@ def _attempt(world: World, claimed: ClaimedAttempt, stop: StopRequest, loop: Loo
     return end.value
 
 
-def _train(session: TrainingSession, progress: Progress, loop: Loop) -> End | StreamFailed:
+def _train(session: Session, progress: Progress, loop: Loop) -> End | StreamFailed:
     """How the loop ended. BadInput: on all ranks where what was trained last could not be kept, on one whose
     GPU or machine has too little memory."""
     try:

@@ -120,19 +120,19 @@ def loader(
     plan: History,
     corpora: Mapping[str, Corpus],
     tokenizer: Tokenizer,
-    step: int = 0,
+    done: int = 0,
     state: StreamPositions | None = None,
     threads: int = 0,
     memory_bytes: int = 2 << 30,
 ) -> Loader:
-    """The loader of one rank, at the first row of a step."""
+    """The loader of one rank, when so many steps are done."""
     return Loader(
         plan,
         corpora,
         tokenizer,
         rank=0,
         world=1,
-        first_row=step * B,
+        first_row=done * B,
         state=state or StreamPositions(),
         micro_batch=8,
         threads=threads,
@@ -259,7 +259,7 @@ def needless_cuts(corpus: Corpus, tokenizer: Tokenizer) -> tuple[int, int]:
     corpora = {corpus.name: corpus}
     plan = history(corpora, tokenizer, {"causal": {}})
     pieces: dict[str, list[int]] = {}
-    for step in range(8):
+    for step in range(1, 9):
         for row in walk(plan, corpora, tokenizer, step):
             for piece in row.segments:
                 for part in piece.parts:

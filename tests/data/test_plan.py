@@ -13,7 +13,7 @@ from data.plan.epochs import BlockOrder, Era
 from data.plan.make import CorpusSettings
 from data.plan.plan import History, Plan, Skip, append_skip, read_history
 from data.plan.positions import StreamPositions
-from data.plan.steps import rows_of_step, step_at, step_of_row
+from data.plan.steps import rows_of_step, step_length, step_of_row
 from data.shards.corpus import Corpus
 from data.shards.index import UNITS
 from data.tokenization.tokenizer import Tokenizer
@@ -113,13 +113,14 @@ def test_steps_and_rows_by_arithmetic(small: dict[str, Corpus], tokenizer: Token
     history = edit(history, replace(asked, batch_rows=13), 187, StreamPositions())
     history = edit(history, replace(asked, batch_rows=((0, 5), (300, 50))), 213, StreamPositions())
     row, rows = 0, []
-    for step in range(60):
-        count = step_at(history, row)
+    assert rows_of_step(history, 1) == (0, 10)
+    for step in range(1, 61):
+        count = step_length(history, row)
         assert rows_of_step(history, step) == (row, count)
         rows += [step] * count
         row += count
     assert [step_of_row(history, number) for number in range(row)] == rows
-    assert {187, 213} <= {rows_of_step(history, step)[0] for step in range(60)}
+    assert {187, 213} <= {rows_of_step(history, step)[0] for step in range(1, 61)}
     far = rows_of_step(history, 10**9)
     assert step_of_row(history, far[0]) == 10**9
 

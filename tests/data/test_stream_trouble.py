@@ -13,8 +13,9 @@ from data.plan.positions import StreamPositions
 from data.prepare.build_index import build_index
 from data.shards import index
 from data.shards.corpus import Corpus, open_corpus
-from data.stream.loader import Loader
-from data.stream.streams import SkipNotice
+from data.stream.loader import Batch, Loader
+from data.stream.skipping import SkipNotice
+from data.stream.streams import Opening
 from data.tokenization.tokenizer import Tokenizer
 from tests.support.helpers import Corpora
 from tests.support.stream_runs import Ledger, run, settings, small_units, start, texts
@@ -103,6 +104,33 @@ def test_a_unit_that_cannot_be_read_stops_the_run(broken: Corpus, tokenizer: Tok
 
 
 @pytest.mark.parametrize("threads", [0, 2])
+def test_nothing_is_drawn_beyond_an_error(broken: Corpus, tokenizer: Tokenizer, threads: int) -> None:
+    """The batches before it are handed out; then the loader ends."""
+    log: list[Opening] = []
+    loader = Loader(
+        start(asked(tokenizer, broken)),
+        {"a": broken},
+        tokenizer,
+        rank=0,
+        world=1,
+        first_row=0,
+        state=StreamPositions(),
+        micro_batch=3,
+        threads=threads,
+        log=log.append,
+    )
+    with loader:
+        rows: list[int] = []
+        with pytest.raises(BadInput, match="unit 11"):
+            rows.extend(batch.first_row for batch in loader)
+        logged = len(log)
+        with pytest.raises(StopIteration):
+            next(loader)
+    assert rows == [17 * number for number in range(len(rows))]
+    assert len(log) == logged
+
+
+@pytest.mark.parametrize("threads", [0, 2])
 def test_a_skipped_unit_is_on_the_record_before_it_acts_and_stays_skipped(
     broken: Corpus, tokenizer: Tokenizer, tmp_path: Path, threads: int
 ) -> None:
@@ -113,10 +141,17 @@ def test_a_skipped_unit_is_on_the_record_before_it_acts_and_stays_skipped(
     def record(left: SkipNotice) -> None:
         assert left.key is None
         assert "unit 11" in left.problem
-        append_skip(path, Skip(left.corpus, left.block_slot, left.unit))
+        assert left.of_unit == Skip("a", left.block_slot, 11)
+        append_skip(path, left.of_unit)
 
-    first = run(history, {"a": broken}, tokenizer, 60, threads=threads, on_skip=record)
+    def carries(_rank: int, batch: Batch) -> None:
+        carried.append(batch.history)
+
+    carried: list[History] = []
+    options = {"threads": threads, "on_skip": record, "each": carries}
+    first = run(history, {"a": broken}, tokenizer, 60, **options)
     recorded = read_history(path)
+    assert carried[-1] == recorded, "a checkpoint knows of each skip"
     assert [skip.unit for skip in recorded.skips] == [11] * len(recorded.skips)
     assert recorded.skips
     again = run(recorded, {"a": broken}, tokenizer, 60)

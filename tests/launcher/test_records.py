@@ -19,8 +19,9 @@ from launcher.distributed.process_group import connect, disconnect
 from launcher.distributed.world import World
 from launcher.runs.run_folder import open_run
 from launcher.training import global_batch
-from launcher.training.global_batch import BatchSums, ahead, scales
-from launcher.training.step_record import step_record
+from launcher.training.agreement import StepOutcome
+from launcher.training.global_batch import BatchSums, GlobalBatch, global_batches, scales
+from launcher.training.step_record import Step, step_record
 from objectives.mixture import Mixture
 from objectives.registry import NAMES
 from tests.support.helpers import TrainingText
@@ -38,15 +39,15 @@ def test_a_coefficient_of_0_leaves_the_losses_of_others_as_they_are() -> None:
     weight = np.zeros((len(NAMES), 1))
     weight[[NAMES.index("causal"), NAMES.index("prefix")]] = 100
     scale = scales(sums_of(weight), mixture, 0, "global")
-    step: Any = SimpleNamespace(
-        global_batch=SimpleNamespace(batch_sums=sums_of(weight), waited=0.0),
-        progress=SimpleNamespace(step=1, row=4, tokens=200, target_tokens=200),
-        sums=weight * scale[:, None] * 5,
-        scale=scale,
-        lr=1.0,
+    batch: Any = None
+    progress: Any = SimpleNamespace(step=1, row=4, tokens=200, target_tokens=200)
+    step = Step(
+        progress,
+        GlobalBatch(batch, sums_of(weight), scale, waited=0.0),
+        StepOutcome(weight * scale[:, None] * 5, np.array([0.5]), 0, 0, 0, 0),
         grad_norm=1.0,
+        lr=1.0,
         seconds=1.0,
-        memory_gib=0.0,
     )
     record = step_record(step, 1, ["c"], [10], None, None)
     assert record.corpora["c"].loss == pytest.approx(5)
@@ -61,10 +62,11 @@ def test_a_late_batch_is_waited_for_in_the_step_that_it_held_up(monkeypatch: pyt
     def batches() -> Iterator[Any]:
         for number in range(5):
             time.sleep(0.2 if number == 3 else 0)
-            yield number
+            yield SimpleNamespace(first_row=10 * number)
 
     reducer: Any = SimpleNamespace(start=lambda vector: SimpleNamespace(wait=lambda: vector))
-    steps = ahead(batches(), reducer, 1)
+    plan: Any = SimpleNamespace(corpora=("c",), normalise="global")
+    steps = global_batches(batches(), reducer, plan, Mixture.parse({"causal": {}}))
     for number in range(4):
         begin = time.perf_counter()
         waited = next(steps).waited

@@ -225,7 +225,7 @@ def test_seen_lists_every_use(run: RunFolder, corpora: Corpora, capsys: pytest.C
         assert uses == expected[o["corpus"], o["key"]]
     history = read_history(run.plan)
     step, number, objective = min(expected["prose", asked[0]])
-    place = number - rows_of_step(history, step - 1)[0]
+    place = number - rows_of_step(history, step)[0]
     seen(run, keys=[f"prose/{asked[0]}"], json=False)
     line = f"prose/{asked[0]}: step {step}, row {place} of the step (global row {number}), {objective}"
     first, *uses = capsys.readouterr().out.splitlines()

@@ -5,15 +5,15 @@
     begun(folder, 7)                   waits until the run has told its 7th step
     told(folder), saved(folder)        the lines of its steps along the lineage; its newest tensors
 
-The case calls launcher.training.train.run_rank, which is all that `headrace train` does in a rank once its
-arguments are read and the ranks are connected. The loop is looked at from outside: what it trained on and
+The case calls run_rank of launcher/training/train.py, which is all that `headrace train` does in a rank once
+its arguments are read and the ranks are connected. The loop is looked at from outside: what it trained on and
 with.
 """
 
 import contextlib
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from data.errors import BadInput
+from data.stream.rows import Rows
 from launcher.checkpoint.catalog import newest
 from launcher.checkpoint.format import KINDS
 from launcher.checkpoint.read import Request, StoredCheckpoint
@@ -33,7 +34,7 @@ from launcher.runs.lineage import merged, steps
 from launcher.runs.progress import Progress
 from launcher.training.global_batch import GlobalBatch
 from launcher.training.loop import End, fit
-from launcher.training.session import TrainingSession
+from launcher.training.session import Session
 from launcher.training.train import run_rank
 from tests.support.engine_cases import tensors
 from tests.support.helpers import Corpora, TrainingText
@@ -124,7 +125,7 @@ def trainer(
             return run_folder.open_run(wanted.path), wanted
         return run_folder.start(wanted)
 
-    def loop(session: TrainingSession, progress: Progress) -> End:
+    def loop(session: Session, progress: Progress) -> End:
         return fit(_watched(session, left, tensors, before), progress)
 
     said = io.StringIO()
@@ -137,17 +138,23 @@ def trainer(
     return left
 
 
-def _watched(
-    session: TrainingSession, left: Left, whole: bool, before: Callable[[int], None]
-) -> TrainingSession:
-    """The session, with notes taken at each step."""
+def _watched(session: Session, left: Left, whole: bool, before: Callable[[int], None]) -> Session:
+    """The session, with notes taken of what its engine is given at each step."""
     if whole:
         left.loaded = tensors(session.engine)
-    step = session.step
+    step, batches = session.engine.step, session.batches
+    newest: list[GlobalBatch] = []
 
-    def noting(ready: GlobalBatch, scale: np.ndarray, number: int, lr: float) -> StepResult:
+    def handed_out() -> Iterator[GlobalBatch]:
+        for one in batches:
+            newest[:] = [one]
+            yield one
+
+    def noting(micro_batches: Sequence[Rows], scale: np.ndarray, number: int, lr: float) -> StepResult:
         before(number)
+        (ready,) = newest
         batch = ready.batch
+        assert micro_batches is batch.micro_batches
         for row, digest in zip(batch.numbers.tolist(), batch.rows.fingerprints(), strict=True):
             if row >= 0:
                 assert row not in left.rows
@@ -157,9 +164,10 @@ def _watched(
             table[batch.rows.objective[place], batch.rows.corpus[place]] += batch.rows.weights[place]
         left.weights.append(table)
         left.scales.append(scale)
-        return step(ready, scale, number, lr)
+        return step(micro_batches, scale, number, lr)
 
-    session.step = noting  # type: ignore[method-assign, assignment]
+    session.batches = handed_out()
+    session.engine.step = noting  # type: ignore[method-assign]
     return session
 
 

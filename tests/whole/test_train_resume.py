@@ -14,7 +14,7 @@ import pytest
 
 from launcher.distributed.world import World
 from launcher.runs.run_folder import Attempt, open_run
-from launcher.training import assemble as assembly
+from launcher.training import assemble
 from tests.support.commands import Commands
 from tests.support.helpers import TrainingText
 from tests.support.ranks import Running, start
@@ -125,7 +125,8 @@ def killed_at(world: World, plain: dict[str, Any], name: str, **options: Any) ->
     def kill(*_arguments: Any, **_keywords: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    owner = Attempt if name == "begin" else assembly
+    owner = Attempt if name == "begin" else assemble
+    assert hasattr(owner, name), name
     setattr(owner, name, kill)
     return trainer(world, plain, **options)
 
