@@ -105,7 +105,7 @@ DOORS: dict[str, dict[str, str]] = {
         "collectives": "STILL ToldByOtherRank from_first gather together",
         "local_launch": "launch",
         "respawn": "command",
-        "stop_signals": "* StopRequest stop_request deliver early_stop",
+        "stop_signals": "* StopRequest stop_request deliver end_at_once",
         "allocator": "keep_memory",
     },
     "launcher.engine": {
