@@ -146,7 +146,8 @@ DOORS: dict[str, dict[str, str]] = {
     },
     "launcher.preflight": {
         "check": "report show",
-        "doctor": "examine show",
+        "doctor": "examine tell",
+        "finding": "Finding",
         "package_names": "*",
         "prompts": "require_room",
         "quarantine": "refuse_unknown",

@@ -6,10 +6,10 @@
                        └─ tokenizer.py   tokenizer …
 
 Importing these files must stay cheap: `headrace --help` and `--version` answer without torch. So a command
-imports what it calls inside its body; nowhere else in headrace is an import put off.
+imports what it calls inside its body. Elsewhere an import is put off only so that `headrace doctor` comes up
+where the library is missing.
 """
 
-import io
 import sys
 from importlib import metadata
 from typing import Annotated
@@ -65,8 +65,6 @@ commands_tokenizer.register(app)
 
 def run() -> None:
     """Do what the command line says; exits with the code of main.py's list."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without × or … is no reason to end a run
     try:
         sys.exit(_do(sys.argv[1:]))
     except BadInput as error:

@@ -8,6 +8,7 @@ Exit codes: 0 finished · 1 a bug · 2 bad input, one line · 75 stopped with ev
 of its own, in its --help.
 """
 
+import io
 import sys
 
 from launcher.distributed.stop_signals import deliver, end_at_once
@@ -19,11 +20,20 @@ def main() -> None:
     if sys.argv[1:2] in (["train"], ["resume"]):  # the others clean up when they are interrupted
         end_at_once()
     deliver()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without × or … is no reason to end a run
     shadowed = package_names.shadowed()
     if shadowed:
         print(f"headrace: {shadowed[0]}", file=sys.stderr)
         sys.exit(2)
     # Put off: importing the commands imports the rooms.
-    from launcher.cli.app import run
+    try:
+        from launcher.cli.app import run
+    except Exception as error:
+        if sys.argv[1:2] != ["doctor"]:
+            raise
+        from launcher.cli import bare_doctor
 
-    run()
+        bare_doctor.run(error)
+    else:
+        run()
