@@ -81,7 +81,7 @@ for command in {COMMANDS!r}:
         app([*command.split(), "--help"], standalone_mode=False)
     assert "Example" in out.getvalue() and f"headrace {{command}} " in out.getvalue(), command
     assert ("--json" in out.getvalue()) == (command in {SHOWING!r}), command
-heavy = {{"torch", "numpy", "deepspeed", "wandb", "sentencepiece", "webdataset"}} & set(sys.modules)
+heavy = {{"torch", "numpy", "deepspeed", "wandb", "sentencepiece", "webdataset", "rich"}} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], check=True)
