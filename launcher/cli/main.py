@@ -32,7 +32,7 @@ def main() -> None:
     except Exception as error:
         if sys.argv[1:2] != ["doctor"]:
             raise
-        from launcher.cli import bare_doctor
+        from launcher.cli import bare_doctor  # it is to say what is missing, typer included
 
         bare_doctor.run(error)
     else:

@@ -126,7 +126,8 @@ def test_a_torch_that_left_a_folder_behind(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_told_even_where_the_command_line_stands_on_it(tmp_path: Path) -> None:
-    site = site_without(tmp_path, "torch", "typer", "rich", "pydantic")
+    """From the sources, which are not installed either: pyproject.toml has the names."""
+    site = site_without(tmp_path, "torch", "typer", "rich", "pydantic", "headrace")
     path = os.pathsep.join([str(ROOT), str(site)])
     findings = by_name(doctor("--json", "--folder", str(tmp_path), code=2, options=("-S",), PYTHONPATH=path))
     for name in ("torch", "typer", "rich", "pydantic"):
@@ -135,7 +136,8 @@ def test_what_is_missing_is_told_even_where_the_command_line_stands_on_it(tmp_pa
     assert findings["commands"]["text"] == (
         "none but this one works: ModuleNotFoundError: No module named 'typer'"
     )
-    assert findings["gpu"]["text"] == "not looked at without pydantic, torch"
+    assert findings["gpu"]["text"] == "not looked at without torch, pydantic"
+    assert findings["headrace"]["severity"] == 1
     assert findings["numpy"]["severity"] == findings["disk locks"]["severity"] == 0
 
 
