@@ -10,9 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
 Report = Callable[[int, int | None], None]
 """Called with (done, in all or None)."""
 
@@ -72,6 +69,10 @@ def progress(label: str) -> Iterator[Report]:
     if not sys.stderr.isatty():
         yield _plain_report(label)
         return
+    # Put off: nothing but a bar needs rich, and `headrace doctor` has to print where it is missing.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %")]
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(label, total=None)

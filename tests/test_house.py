@@ -106,7 +106,7 @@ DOORS: dict[str, dict[str, str]] = {
         "collectives": "STILL ToldByOtherRank from_first gather together",
         "local_launch": "launch",
         "respawn": "command",
-        "stop_signals": "* StopRequest stop_request deliver early_stop",
+        "stop_signals": "* StopRequest stop_request deliver end_at_once",
         "allocator": "keep_memory",
     },
     "launcher.engine": {
@@ -150,7 +150,8 @@ DOORS: dict[str, dict[str, str]] = {
     },
     "launcher.preflight": {
         "check": "report show",
-        "doctor": "examine show",
+        "doctor": "examine tell",
+        "finding": "Finding",
         "package_names": "*",
         "prompts": "require_room",
         "quarantine": "refuse_unknown",

@@ -62,7 +62,7 @@ class _Entry(NamedTuple):
     meta: bytes
 
     def size(self) -> tuple[int, int]:
-        """Bytes of text, bytes of tar."""
+        """Bytes of text, bytes of tar: a header and whole blocks of content for each of its two members."""
         return len(self.text), sum(BLOCK + _padded(len(part)) for part in (self.text, self.meta))
 
 
@@ -219,9 +219,14 @@ class _Packer:
         writer = TarWriter(stream, encoder=False, mtime=0)
         for entry in entries:
             writer.write({"__key__": entry.key, "json": entry.meta, "txt": entry.text})
-        length = writer.tarstream.offset
         writer.close()
-        data = stream.getvalue()[:length]  # without the end mark: more units follow
+        length = sum(entry.size()[1] for entry in entries)
+        tar = stream.getvalue()
+        data, end = tar[:length], tar[length:]  # without the end mark: more units follow
+        if len(end) < 2 * BLOCK or end.strip(b"\0"):
+            raise RuntimeError(
+                f"webdataset laid {len(entries)} samples out in other than {length} bytes of tar"
+            )
         stored = zstandard.ZstdCompressor(level=3).compress(data) if self.zstd else data
         text_bytes = sum(len(entry.text) for entry in entries)
         return WrittenSample(stored, length, len(entries), text_bytes, xxhash.xxh64_intdigest(data))

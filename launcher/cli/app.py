@@ -6,10 +6,10 @@
                        └─ tokenizer.py   tokenizer …
 
 Importing these files must stay cheap: `headrace --help` and `--version` answer without torch. So a command
-imports what it calls inside its body; nowhere else in headrace is an import put off.
+imports what it calls inside its body. Elsewhere an import is put off only so that `headrace doctor` comes up
+where the library is missing.
 """
 
-import io
 import sys
 from importlib import metadata
 from typing import Annotated
@@ -21,6 +21,7 @@ from launcher.cli import data as commands_data
 from launcher.cli import run as commands_run
 from launcher.cli import tokenizer as commands_tokenizer
 from launcher.cli import train as commands_train
+from launcher.cli import typer_errors
 
 app = typer.Typer(
     name="headrace",
@@ -31,10 +32,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-
-# typer has changed whose click it uses, and exports but one of the errors: its parent is that of all of them.
-USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 
 
 def version() -> str:
@@ -68,8 +65,6 @@ commands_tokenizer.register(app)
 
 def run() -> None:
     """Do what the command line says; exits with the code of main.py's list."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without × or … is no reason to end a run
     try:
         sys.exit(_do(sys.argv[1:]))
     except BadInput as error:
@@ -83,10 +78,10 @@ def _do(words: list[str]) -> int:
     try:
         # Not standalone: typer then raises its errors, and hands back the code of typer.Exit.
         return root.main(words, prog_name="headrace", standalone_mode=False) or 0
-    except USAGE_ERROR as error:
-        if type(error).__name__ == "NoArgsIsHelpError":  # a group without a command: its help is wanted
-            print(error, file=sys.stderr)
-            return 2
+    except typer_errors.NoArgsIsHelpError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except typer_errors.UsageError as error:
         from launcher.cli.usage import sentence
 
         raise BadInput(sentence(error, root, words)) from None

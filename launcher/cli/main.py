@@ -4,26 +4,36 @@
 instead of ours, nothing works and the traceback points nowhere; so that is looked at first.
 
 Exit codes: 0 finished · 1 a bug · 2 bad input, one line · 75 stopped with everything saved, start me again ·
-130 interrupted where there was nothing to save. `headrace doctor` has codes of its own, in its --help.
+130, 140, 143 ended by SIGINT, SIGUSR2, SIGTERM where there was nothing to save. `headrace doctor` has codes
+of its own, in its --help.
 """
 
+import io
 import sys
 
-from launcher.distributed.stop_signals import deliver, early_stop
+from launcher.distributed.stop_signals import deliver, end_at_once
 from launcher.preflight import package_names
 
 
 def main() -> None:
     """The `headrace` command."""
-    if sys.argv[1:2] in (["train"], ["resume"]):  # the commands that end with 75 when they are stopped
-        early_stop.arm()
-    else:
-        deliver()
+    if sys.argv[1:2] in (["train"], ["resume"]):  # the others clean up when they are interrupted
+        end_at_once()
+    deliver()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without × or … is no reason to end a run
     shadowed = package_names.shadowed()
     if shadowed:
         print(f"headrace: {shadowed[0]}", file=sys.stderr)
         sys.exit(2)
     # Put off: importing the commands imports the rooms.
-    from launcher.cli.app import run
+    try:
+        from launcher.cli.app import run
+    except Exception as error:
+        if sys.argv[1:2] != ["doctor"]:
+            raise
+        from launcher.cli import bare_doctor  # it is to say what is missing, typer included
 
-    run()
+        bare_doctor.run(error)
+    else:
+        run()

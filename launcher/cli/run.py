@@ -167,14 +167,9 @@ def doctor(
     Example:
       headrace doctor --folder runs
     """
-    from launcher.preflight.doctor import examine, show
+    from launcher.preflight.doctor import examine, tell
 
-    findings = examine(folder)
-    if json:
-        output.say_json([finding.plain() for finding in findings])
-    else:
-        show(findings)
-    raise typer.Exit(max(finding.severity for finding in findings))
+    raise typer.Exit(tell(examine(folder), json))
 
 
 @checkpoint.command("ls")

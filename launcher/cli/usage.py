@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from launcher.cli.typer_errors import BadOptionUsage, BadParameter, MissingParameter, NoSuchOption
 from launcher.config.messages import expectation
 
 
@@ -31,16 +32,16 @@ def sentence(error: Any, root: Any, words: Sequence[str]) -> str:
 
 
 def _problem(error: Any, command: Any) -> str:
-    kind, message = type(error).__name__, error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".")
     message = message[:1].lower() + message[1:]
     parameter = getattr(error, "param", None)
-    if kind == "NoSuchOption":
+    if isinstance(error, NoSuchOption):
         return f"no such option {error.option_name}{_instead(error.option_name, command)}"
-    if kind == "MissingParameter" and parameter is not None:
+    if isinstance(error, MissingParameter) and parameter is not None:
         return f"{_name(parameter)} is missing: {parameter.help or 'expected a value'}".rstrip(".")
-    if kind == "BadParameter" and parameter is not None:
+    if isinstance(error, BadParameter) and parameter is not None:
         return f"{_name(parameter)}: {_value(error)}"
-    if kind == "BadOptionUsage":
+    if isinstance(error, BadOptionUsage):
         option = next((one for one in command.params if error.option_name in one.opts), None)
         return f"{message}: {option.help}".rstrip(".") if option and "requires" in message else message
     if hasattr(command, "commands"):

@@ -3,7 +3,7 @@
 The ranks meet through a file in a private folder, so no port can be taken by another between its choice and
 its use. Each rank asks the kernel to die with this process (PR_SET_PDEATHSIG): nothing outlives it, even
 after kill -9. A signal is handed on once to every rank, which then save and leave; a second one ends them. A
-rank that has not come to its handlers yet gets it when they are in place (signals.deliver).
+rank that has not come to its first line yet gets it there (stop_signals.deliver).
 No torch here: the parent only waits.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from launcher.distributed.allocator import ENVIRONMENT
-from launcher.distributed.stop_signals import ASKING, STOPPED, deliver, early_stop, hold_back
+from launcher.distributed.stop_signals import ASKING, STOPPED, deliver, hold_back
 
 BAD_INPUT = 2
 GRACE = {STOPPED: 60.0, BAD_INPUT: 5.0}
@@ -45,8 +45,8 @@ def die_with_parent(parent: int) -> Callable[[], None]:
 
 
 def launch(processes: int, command: Sequence[str]) -> int:
-    """Run `command` as `processes` ranks and return the exit code of the whole. It must call signals.deliver,
-    or its ranks cannot be stopped.
+    """Run `command` as `processes` ranks and return the exit code of the whole. It must call
+    stop_signals.deliver, or its ranks cannot be stopped.
 
     2 when a rank ended with 2 (bad input); else the code of the first rank that failed, 128 + signal number
     where a signal ended it; 0 when all ended well. When one rank fails the others get a short grace and are
@@ -63,7 +63,6 @@ def launch(processes: int, command: Sequence[str]) -> int:
     before = {number: signal.signal(number, forward) for number in ASKING}
     # It asks each rank for its stacks, as often as it comes.
     before[signal.SIGQUIT] = signal.signal(signal.SIGQUIT, lambda number, _frame: _send(ranks, number))
-    early_stop.disarm()
     try:
         hold_back()  # in the ranks too, which inherit it
         try:

@@ -2,62 +2,63 @@
 
 Each examination is a function that gives findings; a finding has a severity and, unless all is well, what to
 do. Severity is the exit code: 0 well, 1 works but something will hurt, 2 training cannot work here. What is
-only needed for some inputs (pyarrow, s3fs …) is told and does not count.
+only needed for some inputs (pyarrow, s3fs …) is told and does not count where it is not there.
+
+Of all packages any may be missing or broken, so this file imports none of them before it has asked.
 """
 
 import fcntl
 import os
-import re
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from launcher import output
 from launcher.distributed.respawn import command
 from launcher.preflight import package_names
+from launcher.preflight.dependencies import examine_packages
+from launcher.preflight.finding import Finding
 
 MARKS = {0: "ok", 1: "warning", 2: "FAILED"}
-OPTIONAL = {
-    "pyarrow": "packing .parquet",
-    "aiohttp": "shards behind http(s)://",
-    "s3fs": "shards behind s3://",
-    "gcsfs": "shards behind gs://",
-}
 NETWORK_SECONDS = 120.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at."""
-
-    name: str
-    severity: int
-    """0 well, 1 will hurt, 2 training cannot work."""
-    text: str
-    remedy: str = ""
-
-    def plain(self) -> dict[str, Any]:
-        """JSON-able."""
-        return asdict(self)
+STANDS_ON = {"torch", "numpy", "pydantic"}
+"""Packages without which GPU, compiler and processes cannot be looked at."""
 
 
 def examine(folder: str) -> list[Finding]:
     """Everything, in a few seconds. `folder`: where runs will lie."""
-    findings: list[Finding] = []
-    for part in (_packages(), _shadows(), _devices(), _compiler(), _network(), _disk(Path(folder))):
-        findings.extend(part)
-    return findings
+    packages = list(examine_packages())
+    missed = ", ".join(finding.name for finding in packages if finding.severity and finding.name in STANDS_ON)
+    findings = [Finding("python", 0, sys.version.split()[0]), _headrace(), *packages, *_shadows(), _cpu()]
+    for name, part in {"gpu": _gpus, "compiler": _compiler, "processes": _network}.items():
+        findings += [Finding(name, 2, f"not looked at without {missed}")] if missed else _tried(name, part)
+    return [*findings, *_disk(Path(folder))]
 
 
-def show(findings: list[Finding]) -> None:
+def _tried(name: str, part: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """The findings of a part that calls torch. One that cannot even be asked is a finding as well."""
+    try:
+        return list(part())
+    except Exception as error:
+        return [Finding(name, 2, f"cannot be looked at: {type(error).__name__}: {error}")]
+
+
+def tell(findings: list[Finding], json: bool) -> int:
+    """Print the findings, for the eye or as JSON; the exit code."""
+    if json:
+        output.say_json([finding.plain() for finding in findings])
+    else:
+        _show(findings)
+    return max(finding.severity for finding in findings)
+
+
+def _show(findings: list[Finding]) -> None:
     """The findings as lines for the eye."""
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
@@ -66,40 +67,11 @@ def show(findings: list[Finding]) -> None:
             output.say(f"{'':8}{'':{width}}  → {finding.remedy}")
 
 
-def _packages() -> Iterator[Finding]:
-    yield Finding("python", 0, sys.version.split()[0])
+def _headrace() -> Finding:
     try:
-        wanted = metadata.requires("headrace") or []
+        return Finding("headrace", 0, metadata.version("headrace"))
     except metadata.PackageNotFoundError:
-        yield Finding("headrace", 1, "runs from its sources, not installed", "pip install --editable .")
-        return
-    yield Finding("headrace", 0, metadata.version("headrace"))
-    for requirement in wanted:
-        match = re.match(r"([A-Za-z0-9_.-]+)(?:>=([0-9.]+))?", requirement)
-        if match is None or ";" in requirement:  # extras are told below
-            continue
-        name, least = match[1], match[2]
-        installed = _version(name)
-        if installed is None:
-            yield Finding(name, 2, "is missing", f"pip install '{requirement}'")
-        elif least and _numbers(installed) < _numbers(least):
-            yield Finding(name, 2, f"{installed}, needed is {least} or newer", f"pip install '{requirement}'")
-        else:
-            yield Finding(name, 0, installed)
-    for name, purpose in OPTIONAL.items():
-        installed = _version(name)
-        yield Finding(name, 0, installed or f"not installed; only needed for {purpose}")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version.split("+")[0])[:3]]
+        return Finding("headrace", 1, "runs from its sources, not installed", "pip install --editable .")
 
 
 def _shadows() -> Iterator[Finding]:
@@ -125,12 +97,15 @@ def _shared() -> list[str]:
     return lines
 
 
-def _devices() -> Iterator[Finding]:
-    import torch  # only the doctor's own body needs it
-
+def _cpu() -> Finding:
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield Finding("cpu", 0, f"{cores} cores, {output.size(memory)} of memory, {_vector_unit()}")
+    return Finding("cpu", 0, f"{cores} cores, {output.size(memory)} of memory, {_vector_unit()}")
+
+
+def _gpus() -> Iterator[Finding]:
+    import torch  # may be missing or broken, and the doctor starts all the same
+
     if not torch.cuda.is_available():
         built = f", though torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
         yield Finding("gpu", 1 if built else 0, f"none that torch can use{built}; training runs on the CPU")
@@ -144,7 +119,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _compiler() -> Iterator[Finding]:
-    import torch  # only the doctor's own body needs it
+    import torch
 
     from launcher.engine.compiler import found  # imports torch
 

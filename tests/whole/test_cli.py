@@ -2,6 +2,7 @@
 
 import ast
 import json
+import operator
 import os
 import re
 import subprocess
@@ -9,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from data.durable import append
+from launcher.cli import typer_errors
+from launcher.cli.app import app
 from tests.launcher.test_check import CONFIG as CHECKED
 from tests.launcher.test_run_folder import CONFIG, begun, write_steps
 from tests.support.helpers import Corpora
@@ -77,7 +81,7 @@ for command in {COMMANDS!r}:
         app([*command.split(), "--help"], standalone_mode=False)
     assert "Example" in out.getvalue() and f"headrace {{command}} " in out.getvalue(), command
     assert ("--json" in out.getvalue()) == (command in {SHOWING!r}), command
-heavy = {{"torch", "numpy", "deepspeed", "wandb", "sentencepiece", "webdataset"}} & set(sys.modules)
+heavy = {{"torch", "numpy", "deepspeed", "wandb", "sentencepiece", "webdataset", "rich"}} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -156,6 +160,30 @@ def test_a_command_line_that_cannot_be_understood(words: str, expected: str) -> 
     assert line.count("\n") == 1
     assert expected in line
     assert line.endswith("--help'\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "read"),
+    [
+        ("train --nope", "NoSuchOption", "option_name"),
+        ("train", "MissingParameter", "param.param_type_name param.metavar param.name param.opts"),
+        ("check c.yaml --processes two", "BadParameter", "param.param_type_name param.opts message"),
+        ("train c.yaml -p", "BadOptionUsage", "option_name"),
+        ("status a b", "UsageError", "ctx.get_usage"),
+        ("data", "NoArgsIsHelpError", "ctx"),
+    ],
+)
+def test_the_private_parts_of_typer_are_where_we_look_for_them(words: str, kind: str, read: str) -> None:
+    """typer promises none of it. Where this fails, launcher/cli/typer_errors.py and usage.py must follow."""
+    root = typer.main.get_command(app)
+    with pytest.raises(typer_errors.UsageError) as caught:
+        root.main(words.split(), prog_name="headrace", standalone_mode=False)
+    error = caught.value
+    assert type(error) is getattr(typer_errors, kind), f"typer {typer.__version__} refuses with another error"
+    for path in ("format_message", *read.split()):
+        assert operator.attrgetter(path)(error), f"typer {typer.__version__}: {kind}.{path} is empty"
+    for option in root.commands[words.split()[0]].params:
+        assert option.opts, f"typer {typer.__version__}: a parameter without .opts"
 
 
 def test_a_group_without_a_command_shows_its_help() -> None:

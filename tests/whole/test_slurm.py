@@ -60,8 +60,10 @@ UNKNOWN = "squeue did not say whether Slurm is ending it"
     [
         (75, "RUNNING", True),  # --signal, ahead of the time limit
         (75, "COMPLETING", False),  # scancel, preemption, scontrol requeue: Slurm's own affair
-        (143, "RUNNING", True),  # the signal came before the task had come to its handlers
+        (143, "RUNNING", True),  # TERM, USR2 or INT came before training had begun, and ended the task
         (143, "COMPLETING", False),
+        (140, "RUNNING", True),
+        (130, "RUNNING", True),
         (0, "RUNNING", False),
         (1, "RUNNING", False),
         (2, "RUNNING", False),
