@@ -13,7 +13,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from objectives.example import Examples, Objective, Sources, TokenizerView, next_token
+from objectives.example import Examples, Sources, TokenizerView, next_token
+from objectives.objective import Objective
 from objectives.ragged import starts_of
 from objectives.rng import RngBatch
 
@@ -27,7 +28,6 @@ class Fim(Objective):
     name: ClassVar[str] = "fim"
     head: ClassVar[str] = "vocabulary"
     id: ClassVar[int] = 6
-    pairs: ClassVar[bool] = False
     density: ClassVar[float] = 1.0
 
     rate: float = 0.5

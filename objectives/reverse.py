@@ -14,7 +14,8 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from objectives.example import Examples, Objective, Sources, TokenizerView, next_token
+from objectives.example import Examples, Sources, TokenizerView, next_token
+from objectives.objective import Objective
 from objectives.rng import RngBatch
 
 BROKEN = "\ufffd"
@@ -28,7 +29,7 @@ class Reverse(Objective):
     name: ClassVar[str] = "reverse"
     head: ClassVar[str] = "vocabulary"
     id: ClassVar[int] = 1
-    pairs: ClassVar[bool] = False
+    predicts_text: ClassVar[bool] = True
 
     unit: Literal["token", "character"] = "token"
 

@@ -19,8 +19,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from objectives.example import ControlIds, Examples, Objective, Sources, TokenizerView, continuations
+from objectives.example import ControlIds, Examples, Sources, TokenizerView, continuations
 from objectives.noise import partition
+from objectives.objective import Objective
 from objectives.ragged import positions_in, starts_of
 from objectives.rng import RngBatch
 
@@ -73,7 +74,6 @@ class Span(Objective):
     name: ClassVar[str] = "span"
     head: ClassVar[str] = "vocabulary"
     id: ClassVar[int] = 5
-    pairs: ClassVar[bool] = False
 
     mean: float = 3.0
     rate: float = 0.15

@@ -44,7 +44,6 @@ from launcher.tracking.start import tracking
 from launcher.tracking.tracker import Tracker
 from launcher.training.session import TrainingSession
 from model.initialise import initialise
-from objectives.mixture import Mixture
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,6 @@ def assemble(
     session = TrainingSession(
         config=config,
         plan=stream.plan,
-        mixture=Mixture.parse(stream.plan.objectives),
         vocabulary=stream.tokenizer.size,
         world=world,
         attempt=claimed.number,

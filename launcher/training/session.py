@@ -37,7 +37,6 @@ from launcher.training.global_batch import GlobalBatch, ahead, scales
 from launcher.training.loop import Step, StepOutcome
 from launcher.training.step_record import step_record
 from model.accounting import flops_per_token, mfu
-from objectives.mixture import Mixture
 
 
 @dataclass
@@ -46,7 +45,6 @@ class TrainingSession:
 
     config: Config
     plan: Plan
-    mixture: Mixture
     world: World
     vocabulary: int
     attempt: int
@@ -76,7 +74,7 @@ class TrainingSession:
     def scale(self, global_batch: GlobalBatch) -> np.ndarray:
         """float64 [objectives]: what every loss weight is multiplied by."""
         return scales(
-            global_batch.batch_sums, self.mixture, global_batch.batch.first_row, self.plan.normalise
+            global_batch.batch_sums, self.plan.mixture, global_batch.batch.first_row, self.plan.normalise
         )
 
     def lr(self, step: int) -> float:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from objectives.mixture import Mixture, Segment, Texts, make_examples
+from objectives.example_builder import ExampleBuilder
+from objectives.mixture import Mixture
 from objectives.noise import MOST
 from objectives.registry import NAMES
 from objectives.rng import key
 from objectives.schedule import Schedule
+from objectives.segments import Segment, Texts
 from tests.support.fake_tokenizer import BYTE, FakeTokenizer
 
 TOKENIZER = FakeTokenizer()
@@ -38,9 +40,9 @@ def built(
     rests: list[tuple[int, int, int]] | None = None,
 ) -> Sequence[Segment]:
     left = given.whole() if rests is None else np.array(rests)
-    return make_examples(
-        given, left, Mixture.parse(config), row, length, TOKENIZER, key(1, "block", block), KEYS
-    )
+    mixture = Mixture.parse(config)
+    builder = ExampleBuilder(given, left, mixture, row, length, TOKENIZER, key(1, "block", block), KEYS)
+    return builder.segments()
 
 
 def shares(segments: Sequence[Segment]) -> np.ndarray:
@@ -401,7 +403,8 @@ def test_more_pieces_than_noise_can_number_at_once():
     """A word list: every segment still gets its own share of the noise."""
     given = texts([[401, 402, 403]] * (MOST + 500))
     keys = [key(1, "document", i) for i in range(len(given))]
-    segments = make_examples(given, given.whole(), Mixture.parse({"mlm": {}}), 0, 8, TOKENIZER, 1, keys)
+    mixture = Mixture.parse({"mlm": {}})
+    segments = ExampleBuilder(given, given.whole(), mixture, 0, 8, TOKENIZER, 1, keys).segments()
     chosen = [*range(0, len(segments), 1_000), MOST - 1, MOST, len(segments) - 1]
     assert {int((segments[i].example.targets >= 0).sum()) for i in chosen} == {1}
 
