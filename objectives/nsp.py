@@ -22,7 +22,7 @@ from objectives.example import IGNORE, Examples, Sources, TokenizerView
 from objectives.mlm import Mlm
 from objectives.noise import LONGEST
 from objectives.objective import BlockSegments, Exchange, Objective
-from objectives.ragged import starts_of
+from objectives.ragged import moved, starts_of
 from objectives.rng import RngBatch
 
 TYPICAL_SEGMENT = 256
@@ -92,14 +92,16 @@ class Nsp(Objective):
         seams = starts_of(sizes) + first
         noisy, chosen = self.mlm.corrupt(text, sizes, tokenizer, rng, seams[paired])
 
-        # Each segment is [CLS] A [SEP] B [SEP]; `position` is where a token of the text comes to stand.
+        # `position` is where a token of the text, first half and then second, comes to stand:
+        #
+        #   in order   [CLS] a a a [SEP] b b [SEP]        halves_at   start + 1, start + first + 2
+        #   swapped    [CLS] b b [SEP] a a a [SEP]        halves_at   start + second + 2, start + 1
         control, taken = tokenizer.control, sizes + 3
         starts = starts_of(taken)
         halves = np.column_stack([first, sizes - first])
         halves_at = np.column_stack([starts + 1, starts + first + 2])
         halves_at[swapped] = np.column_stack([starts + sizes - first + 2, starts + 1])[swapped]
-        lengths = halves.ravel()
-        position = np.repeat(halves_at.ravel() - starts_of(lengths), lengths) + np.arange(len(text))
+        position = moved(halves_at.ravel(), halves.ravel())
         tokens = np.full(int(taken.sum()), control.sep, dtype=np.int32)
         tokens[starts], tokens[position] = control.cls, noisy
         targets = np.full(len(tokens), IGNORE, dtype=np.int32)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Position = tuple[int, tuple[tuple[int, int], ...]]
-"""(j, ((row at build, rows emitted), …))"""
+"""(j, ((row at build, rows emitted), …)), as above."""
 START: Position = (0, ())
 
 
@@ -48,7 +48,7 @@ class StreamPositions:
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "StreamPositions":
-        """What to_json made."""
+        """The positions that to_json described."""
         return StreamPositions(
             {
                 (corpus, int(stream)): (j, tuple((row, emitted) for row, emitted in builds))

@@ -1,4 +1,4 @@
-"""Rows: what the stream emits and the model eats, as seven arrays of shape [rows, T] (DESIGN §3).
+"""Rows: what the stream emits and the model eats, as seven arrays of shape [rows, T].
 
 One container serves a step's rows, a micro-batch and the rows of an evaluation. A row's fingerprint is the
 hash of its bytes, array by array: two runs whose fingerprints agree have trained on the same bytes.
@@ -46,7 +46,7 @@ class Rows:
 
     @property
     def length(self) -> int:
-        """T."""
+        """Positions in a row: T."""
         return self.tokens.shape[1]
 
     def __getitem__(self, rows: slice | np.ndarray) -> "Rows":
