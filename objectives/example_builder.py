@@ -120,6 +120,8 @@ class ExampleBuilder:
             sources, _, _ = self._sources(_Cuts.whole(cuts), slice(None))
             own = BlockSegments(sources, cuts[:, 0], self.length, keys, extend(self.key, objective.name))
             found = objective.exchange(own)
+            if not ((found.splits >= 1) & (found.splits <= sources.sizes)).all():
+                raise ValueError(f"{objective.name}: a split of its exchange is not inside the segment")
             stay = np.ones(len(cuts), dtype=bool)
             if self.keeping:
                 stay[found.alone] = False

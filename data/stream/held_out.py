@@ -43,8 +43,9 @@ class HeldOutRows:
 def held_out_rows(
     corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan, encoder: Encoder, *, limit_bytes: int
 ) -> list[HeldOutRows]:
-    """Rows for each objective of the plan's mixture, from about `limit_bytes` of held-out text, at least one
-    document. Empty where the corpus holds nothing out. Bad and quarantined samples are skipped."""
+    """Rows for each objective of the plan's mixture, in its order, from about `limit_bytes` of held-out text,
+    at least one document. Empty where the corpus holds nothing out. Bad and quarantined samples are
+    skipped."""
     texts, rests, rng_keys, text_bytes = held_out_text(corpus, corpus_plan, plan, encoder, limit_bytes)
     found = []
     for entry in plan.mixture.entries:

@@ -32,6 +32,7 @@ class Rotate(Objective):
     exchanges = True
 
     alone: tuple[int, ...] = ()
+    split: int = 5
     willing: bool = True
 
     def fit(self, remaining, length, tokenizer, first=True, last=True) -> int:
@@ -43,7 +44,7 @@ class Rotate(Objective):
         partners, number = np.arange(len(own)), np.arange(len(own))
         moving = np.setdiff1d(number, self.alone)
         partners[moving] = np.roll(moving, -1)
-        return Exchange(own.sources.sizes // 2, partners, np.array(self.alone, dtype=np.int64))
+        return Exchange(np.full(len(own), self.split), partners, np.array(self.alone, dtype=np.int64))
 
     def make(self, source: Source, rng: Rng) -> Example:
         n = len(source.tokens)
@@ -104,6 +105,12 @@ def test_an_exchange_that_would_repeat_or_lose_text_is_refused(partners, alone, 
     splits = np.array([1, 1, 1])
     with pytest.raises(ValueError, match=f"^{message}"):
         Exchange(splits, np.array(partners), np.array(alone, dtype=np.int64))
+
+
+@pytest.mark.parametrize("split", [0, 11])
+def test_a_split_outside_its_segment_is_refused(split: int) -> None:
+    with pytest.raises(ValueError, match=r"^rotate: a split of its exchange is not inside"):
+        built(Rotate(split=split))
 
 
 def test_an_exchange_between_documents() -> None:
