@@ -36,6 +36,7 @@ class Nsp(Objective):
 
     name: ClassVar[str] = "nsp"
     head: ClassVar[str] = "binary"
+    answers: ClassVar[tuple[str, str]] = ("not the next", "the true next")
     id: ClassVar[int] = 3
 
     mlm: Mlm = field(default_factory=Mlm)

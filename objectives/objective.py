@@ -94,6 +94,8 @@ class Objective(Protocol):
     name: ClassVar[str]
     head: ClassVar[str]
     """'vocabulary', or 'binary' for two classes."""
+    answers: ClassVar[tuple[str, str]] = ("no", "yes")
+    """What targets 0 and 1 of a binary head mean, for the eye."""
     id: ClassVar[int]
     """Place in the registry: what `Example.objective` holds."""
     predicts_text: ClassVar[bool] = False
