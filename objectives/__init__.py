@@ -1,1 +1,1 @@
-"""What an example is, the seven objectives, their noise and their mixture. Imports numpy alone."""
+"""What an example is, the objectives, their noise and their mixture. Imports numpy alone."""

@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from objectives.example import Examples, Objective, Sources, TokenizerView, next_token
+from objectives.example import Examples, Sources, TokenizerView, next_token
+from objectives.objective import Objective
 from objectives.rng import RngBatch
 
 
@@ -28,7 +29,7 @@ class Causal(Objective):
     name: ClassVar[str] = "causal"
     head: ClassVar[str] = "vocabulary"
     id: ClassVar[int] = 0
-    pairs: ClassVar[bool] = False
+    predicts_text: ClassVar[bool] = True
     density: ClassVar[float] = 1.0
 
     def fit(

@@ -1,4 +1,5 @@
 """What an objective is given (Source), what it makes of it (Example), and what it may know of a tokenizer.
+What it says of itself stands in objectives/objective.py.
 
 A document is the token sequence  begin, x₀, …, x₍ₘ₋₁₎, end.  It is cut into segments, each a run x[a:b) of
 its tokens, and one objective makes the example of each. `Source` is such a segment with the two tokens around
@@ -16,12 +17,11 @@ segment or for many at once; what a segment becomes is a function of that segmen
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from objectives.ragged import positions_in, runs_of, starts_of, surrounded
-from objectives.rng import Rng, RngBatch
 
 IGNORE = -1
 """Target of a position at which nothing is predicted."""
@@ -88,9 +88,9 @@ class Source:
     last: bool
     tokenizer: TokenizerView
     split: int = 0
-    """Length of the first half of a next-sentence segment; 0 leaves it to the objective."""
+    """Tokens of the first part, where the objective exchanges second parts; 0 where nothing was decided."""
     foreign: bool = False
-    """The tokens from `split` on come from another document: a false next-sentence pair."""
+    """The tokens from `split` on are the second part of another segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,47 +229,6 @@ class Examples(Sequence[Example]):
         sizes = np.array([len(example.tokens) for example in examples])
         arrays = {name: np.concatenate([getattr(example, name) for example in examples]) for name in ARRAYS}
         return Examples(maker, starts_of(sizes), sizes, **arrays)
-
-
-class Objective(Protocol):
-    """A pretraining objective: a frozen dataclass of its settings, derived from this, with these members. Of
-    `make` and `make_all` one has to be written; the other then follows."""
-
-    name: ClassVar[str]
-    head: ClassVar[str]
-    """'vocabulary', or 'binary' for two classes."""
-    id: ClassVar[int]
-    """Place in the registry: what `Example.objective` holds."""
-
-    @property
-    def pairs(self) -> bool:
-        """True where some segments exchange their second halves (next-sentence)."""
-
-    @property
-    def density(self) -> float:
-        """Expected loss weight per source token: the planned share in `normalise: objective`."""
-
-    def fit(
-        self,
-        remaining: np.ndarray,
-        length: int,
-        tokenizer: TokenizerView,
-        first: bool = True,
-        last: bool = True,
-    ) -> int:
-        """How many tokens of `remaining` (a run of a document, int32) one segment may take from its start so
-        that its Example has at most `length` positions whatever is drawn. At least 1. `first`, `last`: the
-        run opens, closes its document."""
-
-    def make(self, source: Source, rng: Rng) -> Example:
-        """The Example of a segment; a pure function of its arguments. `rng` must be fresh."""
-        return self.make_all(Sources.of([source]), rng.alone())[0]
-
-    def make_all(self, sources: Sources, rng: RngBatch) -> Examples:
-        """The Examples of many segments, each what `make` gives for it alone."""
-        return Examples.of(
-            self.id, [self.make(source, rng.of(i)) for i, source in enumerate(sources.singly())]
-        )
 
 
 def usual_weights(targets: np.ndarray) -> np.ndarray:

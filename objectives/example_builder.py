@@ -1,36 +1,43 @@
-"""How a block's documents are shared out among the objectives: cut, paired, built.
+"""How a block's documents become examples: shared out among the objectives and cut, exchanged, made.
 
-Documents are cut from the left. Before each cut the objective is chosen that is owed most source tokens
-(objectives/shares.py). Choosing per segment and not per document is what keeps the shares exact whatever the
-lengths of documents; choosing before packing is what keeps the padding small (rows of one objective each had
-three times as much).
-Cutting goes segment by segment, for each choice depends on the one before; all the rest is done for many
-segments at once.
+    document 0   ├────causal────┤├───mlm───┤├────nsp────┤     cut from the left; each piece goes to the
+    document 1   ├─nsp─┤├──────causal──────┤├mlm┤              objective that is owed most (shares.py)
+                                 ↓
+    nsp          0 a a a|A A   1 b|B                           parts are exchanged (objective.py), and what
+                 0 a a a|B     1 b|A A                         found no partner is cut again
+                                 ↓
+    Segments     Examples of causal, of mlm, of nsp            made in batches, one objective after the other
+
+Choosing per segment and not per document is what keeps the shares exact whatever the lengths of documents;
+choosing before packing is what keeps the padding small. Cutting goes segment by segment, for each choice
+depends on the one before; all the rest is done for many segments at once.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
-from objectives.example import Objective, Sources, TokenizerView
-from objectives.noise import MOST
-from objectives.nsp import Nsp, exchange, half_limit, split_points
+from objectives.example import Sources, TokenizerView
+from objectives.mixture import Mixture
+from objectives.noise import LONGEST, MOST
+from objectives.objective import BlockSegments
 from objectives.ragged import runs_of, starts_between, starts_of
-from objectives.rng import Rng, RngBatch, extend_all
+from objectives.rng import Rng, RngBatch, extend, extend_all
 from objectives.segments import SegmentBatch, Segments, Texts
 from objectives.shares import Shares
 
+SHORTEST = 8
+"""The least T: below it not every objective has room for a token and its marks."""
 BATCH = 1 << 18
-"""Source tokens built at once: those of a usual block; what is larger is done in parts, for the memory."""
+"""Source tokens made into examples at once: those of a usual block; what is larger is done in parts, for the
+memory."""
 
 
 @dataclass(slots=True)
 class _Cuts:
-    """The segments of an objective as int64 [segments, 3] (document, start, stop) and, of next-sentence
-    segments, the lengths of the first halves and whose second half each takes (its own index: its own
-    half)."""
+    """The segments of an objective as int64 [segments, 3] (document, start, stop), the lengths of their first
+    parts (0 where nothing is exchanged), and whose second part each takes (its own index: its own)."""
 
     cuts: np.ndarray
     splits: np.ndarray
@@ -42,35 +49,44 @@ class _Cuts:
 
 
 class ExampleBuilder:
-    """The work on one block: who is owed what, and what was cut for whom."""
+    """The work on one block: `ExampleBuilder(…).segments()` is a pure function of the arguments.
+
+    Every token of every rest is in exactly one span of exactly one segment, and no example is longer than T.
+    A document is cut only where it is longer than its objective's fit, or where parts found no partner. The
+    random numbers of a segment are keyed (its document's key, its first token, the objective's name).
+    """
 
     def __init__(
         self,
         texts: Texts,
         rests: np.ndarray,
-        objectives: Sequence[Objective],
-        weights: np.ndarray,
+        mixture: Mixture,
+        row: int,
         length: int,
         tokenizer: TokenizerView,
         key: int,
         document_keys: np.ndarray | Sequence[int],
     ) -> None:
-        """weights: of the objectives, sum 1; the rest as in objectives.mixture.make_examples."""
-        self.texts, self.rests, self.objectives = texts, rests, objectives
-        self.length, self.tokenizer, self.key = length, tokenizer, key
+        """rests: int64 [n, 3] (document, start, stop), what is left of the documents to use; row: the global
+        row whose weights hold; length: T; key: of this build of the block; document_keys: one for each
+        document. ValueError where T is out of range."""
+        if not SHORTEST <= length <= LONGEST:
+            raise ValueError(f"length: expected {SHORTEST} to {LONGEST} positions a row, got {length}")
+        self.texts, self.rests, self.length, self.tokenizer, self.key = texts, rests, length, tokenizer, key
+        self.document_keys = np.asarray(document_keys, dtype=np.uint64)
+        self.objectives = [entry.objective for entry in mixture.entries]
         typical = int((rests[:, 2] - rests[:, 1]).sum()) / max(len(rests), 1)
-        self.shares = Shares(weights.tolist(), min(length, typical), Rng(key, "shares"))
-        self.unpaired = [i for i in self.shares.active if not objectives[i].pairs]
+        self.shares = Shares(mixture.weights(row).tolist(), min(length, typical), Rng(key, "shares"))
+        self.keeping = [i for i in self.shares.active if not self.objectives[i].exchanges]
         self.cuts: dict[int, list[tuple[int, int, int]]] = {i: [] for i in self.shares.active}
-        self.halved: dict[int, _Cuts] = {}
-        self.keys = np.asarray(document_keys, dtype=np.uint64)
+        self.exchanged: dict[int, _Cuts] = {}
 
     def segments(self) -> Segments:
-        """Cuts, pairs and builds everything."""
+        """All segments of the block, those of one objective behind those of another."""
         for document, start, stop in self.rests.tolist():
             self._cut(document, start, stop, self.shares.active)
-        for document, start, stop in self._pair():
-            self._cut(document, start, stop, self.unpaired)
+        for document, start, stop in self._exchange():
+            self._cut(document, start, stop, self.keeping)
         batches = [batch for chosen in self.cuts if self.cuts[chosen] for batch in self._examples(chosen)]
         return Segments(batches)
 
@@ -81,8 +97,8 @@ class ExampleBuilder:
         while start < stop:
             chosen = allowed[0]
             if len(allowed) > 1:
-                # A segment of one token has no second half, so it goes to an objective that needs none.
-                choice = allowed if stop - start > 1 else self.unpaired or allowed
+                # A segment of one token has no second part, so it goes to an objective that exchanges none.
+                choice = allowed if stop - start > 1 else self.keeping or allowed
                 chosen = self.shares.most_owed(min(stop - start, self.length), choice)
             remaining = tokens[start:stop]
             n = self.objectives[chosen].fit(remaining, self.length, self.tokenizer, start == 0, closes)
@@ -90,44 +106,38 @@ class ExampleBuilder:
             self.cuts[chosen].append((document, start, start + n))
             start += n
 
-    def _pair(self) -> list[tuple[int, int, int]]:
-        """Halves the segments whose objective wants pairs, and finds partners for the false ones. Returns
-        those whose objective has to be drawn again: they were to be half of a false pair and found no partner
-        (they become true pairs where the mixture has no other objective)."""
+    def _exchange(self) -> list[tuple[int, int, int]]:
+        """Asks the objectives that exchange parts who does it with whom. Returns the segments that found no
+        partner, taken back, to be cut again; without an objective that keeps its parts they stay as they
+        are."""
         again: list[tuple[int, int, int]] = []
         for chosen in self.cuts:
-            if not self.objectives[chosen].pairs or not self.cuts[chosen]:
+            objective = self.objectives[chosen]
+            if not objective.exchanges or not self.cuts[chosen]:
                 continue
-            nsp = cast(Nsp, self.objectives[chosen])
             cuts = np.array(self.cuts[chosen])
-            sizes, limit = cuts[:, 2] - cuts[:, 1], half_limit(self.length)
-            text = np.concatenate(runs_of(self.texts.around, self._starts(cuts), sizes))
-            uniform = self._rng(cuts, nsp.name, "split").numbers()
-            splits = split_points(text, sizes, self.tokenizer, limit, uniform)
-            drawn = self._rng(cuts, nsp.name, "true").numbers()
-            false = np.flatnonzero((drawn >= nsp.true_rate) & (splits < sizes))
-            firsts, seconds = splits[false], (sizes - splits)[false]
-            documents = cuts[false, 0].tolist()
-            among = Rng(self.key, nsp.name, "exchange")
-            pairs, alone = exchange(documents, firsts.tolist(), seconds.tolist(), among)
-            partners = np.arange(len(cuts))
-            for i, j in pairs:
-                partners[false[i]] = false[j]
+            keys = extend_all(self.document_keys[cuts[:, 0]], cuts[:, 1], objective.name)
+            sources, _, _ = self._sources(_Cuts.whole(cuts), slice(None))
+            own = BlockSegments(sources, cuts[:, 0], self.length, keys, extend(self.key, objective.name))
+            found = objective.exchange(own)
+            if not ((found.splits >= 1) & (found.splits <= sources.sizes)).all():
+                raise ValueError(f"{objective.name}: a split of its exchange is not inside the segment")
             stay = np.ones(len(cuts), dtype=bool)
-            if self.unpaired:
-                stay[false[alone]] = False
+            if self.keeping:
+                stay[found.alone] = False
                 for document, start, stop in cuts[~stay].tolist():
                     self.shares.book(chosen, start - stop)
                     again.append((document, start, stop))
             index = np.cumsum(stay) - 1
-            self.halved[chosen] = _Cuts(cuts[stay], splits[stay], index[partners[stay]])
+            self.exchanged[chosen] = _Cuts(cuts[stay], found.splits[stay], index[found.partners[stay]])
         return again
 
     def _examples(self, chosen: int) -> Iterator[SegmentBatch]:
         """The segments of an objective, batch by batch."""
         objective = self.objectives[chosen]
-        own = self.halved[chosen] if chosen in self.halved else _Cuts.whole(np.array(self.cuts[chosen]))
-        rng = self._rng(own.cuts, objective.name)
+        own = self.exchanged.get(chosen) or _Cuts.whole(np.array(self.cuts[chosen]))
+        keys = extend_all(self.document_keys[own.cuts[:, 0]], own.cuts[:, 1], objective.name)
+        rng = RngBatch(keys)
         for first, stop in _batches(own.cuts[:, 2] - own.cuts[:, 1]):
             sources, spans, counts = self._sources(own, slice(first, stop))
             examples = objective.make_all(sources, rng.part(first, stop))
@@ -137,9 +147,6 @@ class ExampleBuilder:
                     f"{self.length}: its fit or the tokenizer is wrong"
                 )
             yield SegmentBatch(examples, spans, counts)
-
-    def _rng(self, cuts: np.ndarray, *purpose: str) -> RngBatch:
-        return RngBatch(extend_all(self.keys[cuts[:, 0]], cuts[:, 1], *purpose))
 
     def _starts(self, spans: np.ndarray) -> np.ndarray:
         """int64 [n]: where in `around` each of int64 [n, 3] (document, start, stop) starts."""
@@ -152,7 +159,7 @@ class ExampleBuilder:
         around, starts, sizes = self.texts.around, self._starts(cuts), cuts[:, 2] - cuts[:, 1]
         spans, counts = cuts, np.ones(len(cuts), dtype=np.int64)
         if foreign.any():
-            # These segments lie nowhere as a whole: their halves are brought together.
+            # These segments lie nowhere as a whole: their parts are brought together.
             mine, other = cuts.copy(), own.cuts[partners]
             mine[foreign, 2] = (cuts[:, 1] + splits)[foreign]
             other[:, 1] += own.splits[partners]

@@ -13,8 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from objectives.example import Examples, Objective, Sources, TokenizerView, next_token
-from objectives.ragged import starts_of
+from objectives.example import Examples, Sources, TokenizerView, next_token
+from objectives.objective import Objective
+from objectives.ragged import moved, starts_of
 from objectives.rng import RngBatch
 
 _MARKS = 3  # and `end` behind the middle, which is a target only
@@ -27,7 +28,6 @@ class Fim(Objective):
     name: ClassVar[str] = "fim"
     head: ClassVar[str] = "vocabulary"
     id: ClassVar[int] = 6
-    pairs: ClassVar[bool] = False
     density: ClassVar[float] = 1.0
 
     rate: float = 0.5
@@ -54,7 +54,13 @@ class Fim(Objective):
         one, other = ((rng.numbers() * (sizes + 1)).astype(np.int64) for _ in range(2))
         p, m, s = np.minimum(one, other), np.abs(one - other), sizes - np.maximum(one, other)
 
-        # Each segment is one token in front, its parts with the marks between them, and what ends it.
+        # Each segment is one token in front, its parts with the marks between them, and what ends it:
+        #
+        #   PSM      <prefix> p p p <suffix> s s <middle> m m end
+        #   SPM      <prefix> <suffix> s s <middle> p p p m m end
+        #   causal   before   p p p m m s s (end)                    end: where it closes its document
+        #
+        # prefix_at, suffix_at and middle_at are where the first p, s and m stand.
         lengths = sizes + 1 + np.where(applied, _MARKS, sources.last)
         starts = starts_of(lengths)
         psm, spm = applied & ~suffix_first, applied & suffix_first
@@ -64,7 +70,7 @@ class Fim(Objective):
         parts = np.column_stack([p, m, s]).ravel()
         goes_to = np.column_stack([prefix_at, middle_at, suffix_at]).ravel()
         runs = np.empty(int(lengths.sum()), dtype=np.int32)
-        runs[np.repeat(goes_to - starts_of(parts), parts) + np.arange(len(text))] = text
+        runs[moved(goes_to, parts)] = text
         runs[starts] = np.where(applied, control.fim_prefix, sources.before)
         runs[(suffix_at - 1)[applied]] = control.fim_suffix
         runs[(suffix_at + s)[applied]] = control.fim_middle

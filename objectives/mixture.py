@@ -1,35 +1,19 @@
-"""The mixture of objectives: what a config says of it, and `make_examples`, which makes a block's segments by
-it."""
+"""The mixture of objectives: which they are, with what share of the text and what part in the loss.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+A config's section `objectives` is parsed here, once; from then on it travels as a Mixture, through the plan
+to the example builder (objectives/example_builder.py) and the loss.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from objectives.example import Objective, TokenizerView
-from objectives.example_builder import ExampleBuilder
-from objectives.noise import LONGEST
-from objectives.nsp import Nsp
+from objectives.objective import Objective
 from objectives.registry import NAMES, OBJECTIVES, objective_class, objective_id
 from objectives.schedule import Schedule
-from objectives.segments import Segment, Segments, SourceSpan, Texts
 from objectives.settings import describe_settings, parse_settings
-
-__all__ = [
-    "SHORTEST",
-    "Entry",
-    "Mixture",
-    "Schedule",
-    "Segment",
-    "Segments",
-    "SourceSpan",
-    "Texts",
-    "make_examples",
-]
-
-SHORTEST = 8
-"""The least T: below it not every objective has room for a token and its marks."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +23,10 @@ class Entry:
     objective: Objective
     weight: Schedule
     coefficient: float = 1.0
+
+    def alone(self) -> "Mixture":
+        """The mixture of this objective and no other, whatever its weight was."""
+        return Mixture((replace(self, weight=Schedule.parse(1)),))
 
 
 @dataclass(frozen=True)
@@ -80,25 +68,23 @@ class Mixture:
         return weights / weights.sum()
 
     def coefficients(self) -> np.ndarray:
-        """float32 [objectives], by registry id: the loss coefficients, 0 where absent. The masked targets of
-        nsp are reported as mlm; without an mlm of its own in the mixture they take nsp's coefficient."""
+        """float32 [objectives], by registry id: the loss coefficients, 0 where absent. Targets that an
+        objective reports under the id of one that is not in the mixture take the coefficient of whoever
+        reports them, of several the first."""
         coefficients = np.zeros(len(OBJECTIVES), dtype=np.float32)
+        for entry in reversed(self.entries):
+            coefficients[list(entry.objective.reports)] = entry.coefficient
         for entry in self.entries:
             coefficients[entry.objective.id] = entry.coefficient
-        own = {entry.objective.id for entry in self.entries}
-        for entry in self.entries:
-            if isinstance(entry.objective, Nsp) and entry.objective.mlm.id not in own:
-                coefficients[entry.objective.mlm.id] = entry.coefficient
         return coefficients
 
     def planned(self, row: int) -> np.ndarray:
         """float64 [objectives], by registry id: the loss weight to expect for a source token at a global row
-        (share × density); what nsp masks counts as mlm."""
+        (share × density), under the ids under which the objectives report it."""
         planned = np.zeros(len(OBJECTIVES), dtype=np.float64)
         for entry, share in zip(self.entries, self.weights(row)):
-            planned[entry.objective.id] += share * entry.objective.density
-            if isinstance(entry.objective, Nsp):
-                planned[entry.objective.mlm.id] += share * entry.objective.mlm.density
+            for reported, density in entry.objective.reports.items():
+                planned[reported] += share * density
         return planned
 
 
@@ -117,28 +103,3 @@ def _parse_entry(name: str, settings: Any) -> Entry:
         raise ValueError(f"{name}.coefficient: expected a number, got {(settings or {})['coefficient']!r}")
     objective = parse_settings(objective_class(name), own, name, extra=("weight", "coefficient"))
     return Entry(objective, numbers["weight"], numbers["coefficient"].at(0))
-
-
-def make_examples(
-    texts: Texts,
-    rests: np.ndarray,
-    mixture: Mixture,
-    row: int,
-    length: int,
-    tokenizer: TokenizerView,
-    key: int,
-    document_keys: np.ndarray | Sequence[int],
-) -> Segments:
-    """All segments of a block, a pure function of its arguments.
-
-    rests: int64 [n, 3] (document, start, stop), what is left of the documents to use; row: the global row
-    whose weights hold; length: T; key: of this build of the block; document_keys: one for each document.
-    Every token of every rest is in exactly one span of exactly one segment; no example is longer than T. A
-    document is cut only where it is longer than its objective's fit. The draws of a segment are keyed (its
-    document's key, its first token, the objective's name).
-    """
-    if not SHORTEST <= length <= LONGEST:
-        raise ValueError(f"length: expected {SHORTEST} to {LONGEST} positions a row, got {length}")
-    objectives = [entry.objective for entry in mixture.entries]
-    weights = mixture.weights(row)
-    return ExampleBuilder(texts, rests, objectives, weights, length, tokenizer, key, document_keys).segments()

@@ -13,8 +13,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from objectives.example import IGNORE, Examples, Objective, Sources, TokenizerView
+from objectives.example import IGNORE, Examples, Sources, TokenizerView
 from objectives.noise import choose, shuffle
+from objectives.objective import Objective
 from objectives.ragged import starts_of
 from objectives.rng import RngBatch
 
@@ -29,7 +30,6 @@ class Mlm(Objective):
     name: ClassVar[str] = "mlm"
     head: ClassVar[str] = "vocabulary"
     id: ClassVar[int] = 2
-    pairs: ClassVar[bool] = False
 
     select: float = 0.15
     mask: float = 0.8

@@ -2,8 +2,8 @@
 
 A segment falls into two halves near its middle, at a word start where there is one. A true pair keeps both;
 of a false pair the second half comes from another document. False segments exchange their second halves among
-themselves (`exchange`, which objectives/example_builder.py calls), so no text is repeated or lost: for any
-two halves to fit a row together, each has at most (T − 3) div 2 tokens.
+themselves, so no text is repeated or lost: for any two halves to fit a row together, each has at most
+(T − 3) div 2 tokens. A false segment without a partner is cut again, for other objectives.
 
 `order` is ALBERT's variant: no partner, the halves of a false pair are swapped.
 
@@ -12,19 +12,18 @@ default the pair target weighs as much as the masked ones of its segment togethe
 has no second half and no pair target. There is no segment embedding: [SEP] says where B begins.
 """
 
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
-from objectives.example import IGNORE, Examples, Objective, Sources, TokenizerView
+from objectives.example import IGNORE, Examples, Sources, TokenizerView
 from objectives.mlm import Mlm
 from objectives.noise import LONGEST
-from objectives.ragged import starts_of
-from objectives.rng import Rng, RngBatch
+from objectives.objective import BlockSegments, Exchange, Objective
+from objectives.ragged import moved, starts_of
+from objectives.rng import RngBatch
 
 TYPICAL_SEGMENT = 256
 """Source tokens assumed of a segment where a weight per segment is stated per token."""
@@ -37,6 +36,7 @@ class Nsp(Objective):
 
     name: ClassVar[str] = "nsp"
     head: ClassVar[str] = "binary"
+    answers: ClassVar[tuple[str, str]] = ("not the next", "the true next")
     id: ClassVar[int] = 3
 
     mlm: Mlm = field(default_factory=Mlm)
@@ -51,13 +51,17 @@ class Nsp(Objective):
             raise ValueError(f"pair_weight: expected a number above 0, got {self.pair_weight}")
 
     @property
-    def pairs(self) -> bool:
+    def exchanges(self) -> bool:
         return not self.order
 
     @property
     def density(self) -> float:
         """Of the pair target alone; the masked ones are mlm's."""
         return self.mlm.select if self.pair_weight is None else self.pair_weight / TYPICAL_SEGMENT
+
+    @property
+    def reports(self) -> Mapping[int, float]:
+        return {self.id: self.density, self.mlm.id: self.mlm.density}
 
     def fit(
         self,
@@ -71,6 +75,12 @@ class Nsp(Objective):
         # A single token left over would be a segment without a second half.
         return rest if rest <= most else most - (rest == most + 1 and most > 2)
 
+    def exchange(self, own: BlockSegments) -> Exchange:
+        text, sizes, tokenizer = own.sources.text(), own.sources.sizes, own.sources.tokenizer
+        splits = split_points(text, sizes, tokenizer, half_limit(own.length), own.rng("split").numbers())
+        false = (own.rng("true").numbers() >= self.true_rate) & (splits < sizes)
+        return Exchange.between_documents(own, splits, np.flatnonzero(false))
+
     def make_all(self, sources: Sources, rng: RngBatch) -> Examples:
         text, sizes, tokenizer = sources.text(), sources.sizes, sources.tokenizer
         first, uniform = sources.split, rng.numbers()
@@ -83,14 +93,16 @@ class Nsp(Objective):
         seams = starts_of(sizes) + first
         noisy, chosen = self.mlm.corrupt(text, sizes, tokenizer, rng, seams[paired])
 
-        # Each segment is [CLS] A [SEP] B [SEP]; `position` is where a token of the text comes to stand.
+        # `position` is where a token of the text, first half and then second, comes to stand:
+        #
+        #   in order   [CLS] a a a [SEP] b b [SEP]        halves_at   start + 1, start + first + 2
+        #   swapped    [CLS] b b [SEP] a a a [SEP]        halves_at   start + second + 2, start + 1
         control, taken = tokenizer.control, sizes + 3
         starts = starts_of(taken)
         halves = np.column_stack([first, sizes - first])
         halves_at = np.column_stack([starts + 1, starts + first + 2])
         halves_at[swapped] = np.column_stack([starts + sizes - first + 2, starts + 1])[swapped]
-        lengths = halves.ravel()
-        position = np.repeat(halves_at.ravel() - starts_of(lengths), lengths) + np.arange(len(text))
+        position = moved(halves_at.ravel(), halves.ravel())
         tokens = np.full(int(taken.sum()), control.sep, dtype=np.int32)
         tokens[starts], tokens[position] = control.cls, noisy
         targets = np.full(len(tokens), IGNORE, dtype=np.int32)
@@ -135,54 +147,3 @@ def split_points(
     to_right = np.where(right <= high, right - split, LONGEST)
     nearest = np.where(to_left <= to_right, left, right)
     return np.where(np.minimum(to_left, to_right) < LONGEST, nearest, split)
-
-
-def exchange(
-    documents: Sequence[int], firsts: Sequence[int], seconds: Sequence[int], rng: Rng
-) -> tuple[list[tuple[int, int]], list[int]]:
-    """Partners for false segments. documents[i] is the document of segment i; firsts[i] and seconds[i] are
-    the lengths of its halves.
-
-    Returns pairs (i, j): segment i takes the second half of segment j, of another document; every i of a pair
-    is the j of exactly one. And the segments left without a partner, where one document has more segments
-    than all others together.
-
-    The longest first half takes the longest second half, and so on down; of equals, whichever the uniform
-    says. So a false pair is as long as true ones are: lengths do not give it away, and rows fill as well.
-    Where both halves are of one document, a near pair changes partners with it. There always is one: at most
-    half of the segments are of that document.
-    """
-    order = rng.permutation(len(documents)).tolist()
-    frequent, count = Counter(documents[i] for i in order).most_common(1)[0] if documents else (0, 0)
-    mine = [i for i in order if documents[i] == frequent]
-    alone = mine[: max(0, 2 * count - len(documents))]
-    without = set(alone)
-    left = [i for i in order if i not in without]
-    takers = sorted(left, key=lambda i: -firsts[i])
-    givers = sorted((left[i] for i in rng.permutation(len(left)).tolist()), key=lambda i: -seconds[i])
-    _part(givers, [documents[i] for i in takers], [documents[j] for j in givers])
-    return list(zip(takers, givers)), alone
-
-
-def _part(givers: list[int], own: list[int], given: list[int]) -> None:
-    """Swaps givers, each with a near one, until no position has the same document on both sides."""
-
-    def swap(position: int, other: int) -> None:
-        for listed in (givers, given):
-            listed[position], listed[other] = listed[other], listed[position]
-
-    waiting: list[int] = []  # all of one document
-    for position, document in enumerate(own):
-        if given[position] == document:
-            if waiting and own[waiting[-1]] != document:
-                swap(waiting.pop(), position)
-            else:
-                waiting.append(position)
-    if not waiting:
-        return
-    document = own[waiting[0]]
-    free = [position for position, pair in enumerate(zip(own, given)) if document not in pair]
-    for position in waiting:
-        at = bisect_left(free, position)
-        before = at == len(free) or (at > 0 and position - free[at - 1] <= free[at] - position)
-        swap(position, free.pop(at - before))

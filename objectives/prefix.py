@@ -10,7 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from objectives.causal import causal_fit
-from objectives.example import Examples, Objective, Sources, TokenizerView, continuations
+from objectives.example import Examples, Sources, TokenizerView, continuations
+from objectives.objective import Objective
 from objectives.ragged import runs_of
 from objectives.rng import RngBatch
 
@@ -22,7 +23,6 @@ class Prefix(Objective):
     name: ClassVar[str] = "prefix"
     head: ClassVar[str] = "vocabulary"
     id: ClassVar[int] = 4
-    pairs: ClassVar[bool] = False
 
     low: float = 0.1
     high: float = 0.9

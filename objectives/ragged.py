@@ -21,6 +21,15 @@ def positions_in(sizes: np.ndarray) -> np.ndarray:
     return np.arange(int(sizes.sum()), dtype=np.int32) - np.repeat(starts_of(sizes).astype(np.int32), sizes)
 
 
+def moved(goes_to: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """int64 [Σ sizes]: where each token of a ragged array without gaps comes to stand when every segment
+    moves as a whole, segment p to the positions from goes_to[p] on.
+
+        sizes 3, 2   a b c d e      goes_to 4, 1   · d e · a b c      moved   4 5 6 1 2
+    """
+    return np.repeat(goes_to - starts_of(sizes), sizes) + np.arange(int(sizes.sum()))
+
+
 def runs_of(array: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
     """The runs [starts[p], starts[p] + sizes[p]) of an array, as views."""
     return [array[start:stop] for start, stop in zip(starts.tolist(), (starts + sizes).tolist())]

@@ -14,12 +14,20 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 T = TypeVar("T")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that looks most like this one; None where none does."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
+
+
+def did_you_mean(guess: str | None) -> str:
+    """'; did you mean …?', to end a message; nothing where there is no guess."""
+    return f"; did you mean {guess}?" if guess else ""
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
     """'; did you mean …? known: …', to end a message about an unknown word."""
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1)
-    guess = f"; did you mean {close[0]}?" if close else ";"
-    return f"{guess} known: {', '.join(known) or 'none'}"
+    return f"{did_you_mean(nearest(word, known)) or ';'} known: {', '.join(known) or 'none'}"
 
 
 def parse_settings(kind: type[T], config: Mapping[str, Any], where: str, extra: tuple[str, ...] = ()) -> T:
@@ -31,7 +39,7 @@ def parse_settings(kind: type[T], config: Mapping[str, Any], where: str, extra: 
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in config:
         if key not in names:
-            raise ValueError(f"{where}.{key}: unknown key{nearest(str(key), [*extra, *names])}")
+            raise ValueError(f"{where}.{key}: unknown key{suggestion(str(key), [*extra, *names])}")
     values = {key: _parse(hints[key], value, f"{where}.{key}") for key, value in config.items()}
     try:
         return kind(**values)

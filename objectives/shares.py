@@ -1,4 +1,4 @@
-"""Who is owed how many source tokens: the game by which a block's text is shared out among objectives.
+"""The game by which a block's text is shared out among objectives: who is owed how many source tokens.
 
 The next segment goes to the objective that is owed most: its weight times all tokens shared out so far and
 now, less what it got. So the shares follow the weights to about one segment within a block. What each is owed
@@ -17,7 +17,9 @@ _GAMES = 8
 
 
 class Shares:
-    """weights: sum 1; typical: tokens of a typical segment; rng: for the state at the start."""
+    """The state of the game in one block: how many tokens were shared out, and how many each objective got.
+    weights: of the objectives, sum 1; typical: tokens of a typical segment; rng: draws the state at the
+    start."""
 
     def __init__(self, weights: Sequence[float], typical: float, rng: Rng) -> None:
         self.weights = list(weights)
@@ -39,7 +41,7 @@ class Shares:
 
 
 def _most_owed(weights: Sequence[float], got: Sequence[float], total: float, allowed: Sequence[int]) -> int:
-    """A plain loop: this runs once a segment, and over seven numbers nothing is quicker."""
+    """A plain loop: this runs once a segment, and over a few numbers nothing is quicker."""
     best, most = -1, float("-inf")
     for i in allowed:
         owed = weights[i] * total - got[i]

@@ -19,9 +19,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from objectives.example import ControlIds, Examples, Objective, Sources, TokenizerView, continuations
+from objectives.example import ControlIds, Examples, Sources, TokenizerView, continuations
 from objectives.noise import partition
-from objectives.ragged import positions_in, starts_of
+from objectives.objective import Objective
+from objectives.ragged import moved, positions_in, starts_of
 from objectives.rng import RngBatch
 
 
@@ -73,7 +74,6 @@ class Span(Objective):
     name: ClassVar[str] = "span"
     head: ClassVar[str] = "vocabulary"
     id: ClassVar[int] = 5
-    pairs: ClassVar[bool] = False
 
     mean: float = 3.0
     rate: float = 0.15
@@ -113,27 +113,11 @@ class Span(Objective):
         return min(len(remaining), _capacity(self, length, len(tokenizer.control.sentinels)))
 
     def make_all(self, sources: Sources, rng: RngBatch) -> Examples:
-        control, sizes = sources.tokenizer.control, sources.sizes
-        noisy, runs, modes = self._drawn(sizes, control, rng)
-        kept_runs = partition(sizes - noisy, runs, rng)
-        noisy_runs = partition(noisy, runs, rng)
-
-        # A segment takes its mode, its tokens, two sentinels a run, and `end`, which is a target only.
-        moded = modes >= 0
-        prompts = moded + sizes - noisy + runs
-        taken = prompts + noisy + runs + 1
-        starts, run = starts_of(taken), positions_in(runs)
-        behind_kept = np.cumsum(kept_runs) + np.repeat(starts + moded - starts_of(sizes - noisy), runs) + run
-        before_noisy = starts_of(noisy_runs) + np.repeat(starts + prompts - starts_of(noisy), runs) + run
-        tokens = np.empty(int(taken.sum()), dtype=np.int32)
-        tokens[starts[moded]] = modes[moded]
-        tokens[behind_kept] = tokens[before_noisy] = np.array(control.sentinels, dtype=np.int32)[run]
-        tokens[starts + taken - 1] = control.end
-        # The text alternates between kept and noisy runs; each moves as a whole.
-        lengths = np.column_stack([kept_runs, noisy_runs]).ravel()
-        goes_to = np.column_stack([behind_kept - kept_runs, before_noisy + 1]).ravel()
-        position = np.repeat(goes_to - starts_of(lengths), lengths) + np.arange(int(sizes.sum()))
-        tokens[position] = sources.text()
+        noisy, runs, modes = self._drawn(sources.sizes, sources.tokenizer.control, rng)
+        kept = sources.sizes - noisy
+        kept_runs, noisy_runs = partition(kept, runs, rng), partition(noisy, runs, rng)
+        found = _Runs(runs, kept, noisy, kept_runs, noisy_runs)
+        tokens, taken, prompts = _written(sources.text(), found, modes, sources.tokenizer.control)
         return continuations(self.id, tokens, taken, prompts)
 
     def _drawn(
@@ -151,6 +135,57 @@ class Span(Objective):
             noisy[own], runs[own] = noise.amounts(sizes[own])
             modes[own] = -1 if noise.mode is None else control.modes[noise.mode]
         return noisy, runs, modes
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """How segments fall into runs, a kept one and a noisy one in turn. counts: int64 [segments], runs of
+    either kind; kept, noisy: int64 [segments], tokens of either kind; kept_runs, noisy_runs: int64
+    [Σ counts], the lengths of the runs."""
+
+    counts: np.ndarray
+    kept: np.ndarray
+    noisy: np.ndarray
+    kept_runs: np.ndarray
+    noisy_runs: np.ndarray
+
+
+def _written(
+    text: np.ndarray, runs: _Runs, modes: np.ndarray, control: ControlIds
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ragged int32: the tokens of the segments with marks and sentinels; int64 [segments] twice: how many
+    each takes, and how many of these are its prompt. text: ragged int32; modes: ids, −1 for none.
+
+        text       x₀ x₁ x₂ x₃ x₄ x₅ x₆ x₇                   kept runs 2, 2; noisy runs 3, 1
+        written    [mode] x₀ x₁ <s0> x₅ x₆ <s1>   <s0> x₂ x₃ x₄ <s1> x₇ end
+                   start  kept_at    kept_at           noisy_at      noisy_at
+                   ╰────────── prompt ────────╯
+
+    A run's sentinel stands behind the kept one and in front of the noisy one.
+    """
+    moded = modes >= 0
+    prompts = moded + runs.kept + runs.counts
+    taken = prompts + runs.counts + runs.noisy + 1
+    start = starts_of(taken)
+    kept_at = _run_starts(start + moded, runs.kept, runs.kept_runs, runs.counts)
+    noisy_at = _run_starts(start + prompts + 1, runs.noisy, runs.noisy_runs, runs.counts)
+
+    tokens = np.empty(int(taken.sum()), dtype=np.int32)
+    tokens[start[moded]] = modes[moded]
+    sentinels = np.array(control.sentinels, dtype=np.int32)[positions_in(runs.counts)]
+    tokens[kept_at + runs.kept_runs] = tokens[noisy_at - 1] = sentinels
+    tokens[start + taken - 1] = control.end
+    goes_to = np.column_stack([kept_at, noisy_at]).ravel()
+    tokens[moved(goes_to, np.column_stack([runs.kept_runs, runs.noisy_runs]).ravel())] = text
+    return tokens, taken, prompts
+
+
+def _run_starts(
+    begins: np.ndarray, totals: np.ndarray, lengths: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+    """int64 [Σ counts]: where each run begins in parts that have one sentinel between two runs. Part p begins
+    at begins[p] with a run and holds totals[p] tokens in counts[p] runs; lengths: of all runs."""
+    return starts_of(lengths) + np.repeat(begins - starts_of(totals), counts) + positions_in(counts)
 
 
 @lru_cache(maxsize=256)

@@ -75,7 +75,7 @@ DOORS: dict[str, dict[str, str]] = {
         "parallel": "Progress",
     },
     "data.plan": {
-        "plan": "CorpusPlan History OnBad Plan Skip append_skip read_history",
+        "plan": "CorpusPlan History Normalise OnBad Plan Skip append_skip read_history",
         "make": "CorpusSettings StreamSettings make_plan usual_block_bytes",
         "positions": "Position START StreamPositions",
         "segments": "PlanSegment PlanSegments",

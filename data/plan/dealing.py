@@ -5,7 +5,20 @@ rows. Dealt at random they are not, and the differences add up from epoch to epo
 standard library's sources neighbouring epochs overlapped by 45 % after forty of them. So the blocks are
 ranked by their bytes of text and cut into strata of S; each stream gets one block of each stratum, another
 one every epoch, in an order of its own. The N mod S smallest blocks are left over, and go to the streams that
-have one slot more.
+have one slot more. With N = 8 blocks and S = 3 streams, in an epoch that begins with stream 0:
+
+    ranked by text    largest                     smallest
+    block             5    0    3    7    1    6    4    2
+    rank              0    1    2    3    4    5    6    7
+    stratum           ╰─── 0 ──╯     ╰─── 1 ──╯     ╰ 2 ╯      rank = stratum · S + member
+
+    slot              0    1    2    3    4    5    6    7
+    stream            0    1    2    0    1    2    0    1     turn = slot div S, behind = slot mod S
+    turn              0    0    0    1    1    1    2    2
+
+At turn t a stream takes from the stratum at place t of its own order: of a whole stratum the member (stream +
+epoch + shift of the stratum) mod S, which no other stream takes in this epoch; of the last one, which is not
+whole, the member `behind`. Only the streams with one slot more have that one in their order.
 """
 
 from functools import cached_property
@@ -17,7 +30,7 @@ from objectives.rng import extend
 
 
 class Deal:
-    """The epochs over N blocks. Place i of an epoch, 0 … N−1, belongs to stream (first + i) mod S, `first`
+    """The epochs over N blocks. Slot i of an epoch, 0 … N−1, belongs to stream (first + i) mod S, `first`
     being the corpus's slot at which the epoch begins."""
 
     def __init__(self, text_bytes: np.ndarray, streams: int, key: int) -> None:
@@ -42,7 +55,7 @@ class Deal:
         return ranks
 
     def block(self, slot: int, epoch: int, first: int, key: int) -> int:
-        """The block at a slot of an epoch. key: of the epoch."""
+        """The block at slot 0 … N−1 of an epoch; first: where the epoch begins; key: of the epoch."""
         stream = (first + slot) % self.streams
         turn, behind = divmod(slot, self.streams)
         stratum = perm(turn, self._turns(behind), self._order_key(key, stream))
@@ -53,7 +66,7 @@ class Deal:
         return int(self._ranked[rank])
 
     def slot(self, block: int, epoch: int, first: int, key: int) -> int:
-        """The slot of an epoch at which a block stands."""
+        """The slot 0 … N−1 of an epoch at which a block stands: the inverse of `block`."""
         stratum, member = divmod(int(self._ranks[block]), self.streams)
         if stratum < self._strata:
             stream = (member - epoch - self._shift(stratum)) % self.streams

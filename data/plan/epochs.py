@@ -19,7 +19,8 @@ from objectives.rng import key
 
 @dataclass(frozen=True)
 class Era:
-    """What holds from a slot of the corpus on. fingerprint: of its units, without paths."""
+    """The corpus as it is from one of its slots on, until shards are appended: how many units and blocks it
+    has. fingerprint: of its units, without paths."""
 
     slot: int
     units: int
@@ -29,8 +30,15 @@ class Era:
 
 @dataclass(frozen=True)
 class _Run:
-    """An era's arithmetic: `left` slots of the era before are mixed with the new blocks; then epochs, the
-    first of them numbered `epoch`, as `deal` says."""
+    """The arithmetic of one era.
+
+        slot …                                    first(epoch) …              first(epoch + 1) …
+        ├── rest: the `left` slots that the   ──┼── an epoch over all `blocks` ──┼── the next one …
+            running epoch still had, and the
+            new blocks, in a keyed order
+
+    old_blocks: how many there were before; epoch: the number of the first whole epoch; deal: the order of
+    the blocks within an epoch."""
 
     slot: int
     old_blocks: int
@@ -49,7 +57,7 @@ class _Run:
 
 
 class BlockOrder:
-    """Place → (epoch, block) and back, for the eras of one corpus."""
+    """Which (epoch, block) each slot of a corpus has, and which slots a block has, over all its eras."""
 
     def __init__(
         self, seed: int, corpus: str, eras: Sequence[Era], streams: int, text_bytes: np.ndarray

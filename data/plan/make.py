@@ -6,8 +6,8 @@ an era behind the last slot that any stream has reached (data/plan/epochs.py).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from data.errors import BadInput
 from data.plan.blocks import Blocks
 from data.plan.corpus_mix import streams_for
 from data.plan.epochs import Era
-from data.plan.plan import BatchRows, CorpusPlan, OnBad, Plan, refuse_change
+from data.plan.plan import BatchRows, CorpusPlan, Normalise, OnBad, Plan, refuse_change
 from data.plan.positions import StreamPositions
 from data.shards.index import fingerprint
 from objectives.mixture import Mixture
@@ -46,7 +46,8 @@ def usual_block_bytes(max_length: int) -> int:
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """All that the user can say about the stream; fields as in Plan. block_bytes None: the usual."""
+    """All that the user can say about the stream; fields as in Plan. block_bytes None: those of the run, and
+    of a new one the usual."""
 
     seed: int
     tokenizer: str
@@ -54,12 +55,12 @@ class StreamSettings:
     length: int
     batch_rows: BatchRows
     corpora: Mapping[str, CorpusSettings]
-    objectives: Mapping[str, Any]
-    max_length: int | None = None
-    block_bytes: int | None = None
-    normalise: str = "global"
-    quarantine: Sequence[tuple[str, str]] = ()
-    on_bad: OnBad = field(default_factory=OnBad)
+    mixture: Mixture
+    max_length: int
+    block_bytes: int | None
+    normalise: Normalise
+    quarantine: Sequence[tuple[str, str]]
+    on_bad: OnBad
 
 
 def make_plan(
@@ -67,8 +68,9 @@ def make_plan(
 ) -> Plan:
     """The plan that the settings ask for. `before`: the plan that an edit changes (History.before(row));
     `state`: where all streams stand at that row. BadInput for what cannot be edited, or is not there."""
-    max_length = settings.max_length or (before.max_length if before else settings.length)
-    block_bytes = settings.block_bytes or (before.block_bytes if before else usual_block_bytes(max_length))
+    block_bytes = settings.block_bytes
+    if block_bytes is None:
+        block_bytes = before.block_bytes if before else usual_block_bytes(settings.max_length)
     old = before.corpora if before else ()
     corpora = []
     for corpus in old:
@@ -96,11 +98,11 @@ def make_plan(
         tokenizer=settings.tokenizer,
         lanes=settings.lanes,
         block_bytes=block_bytes,
-        max_length=max_length,
+        max_length=settings.max_length,
         length=settings.length,
         batch_rows=settings.batch_rows,
         corpora=tuple(corpora),
-        objectives=_objectives(settings.objectives),
+        mixture=settings.mixture,
         normalise=settings.normalise,
         quarantine=tuple(sorted((corpus, sample) for corpus, sample in settings.quarantine)),
         on_bad=settings.on_bad,
@@ -108,14 +110,6 @@ def make_plan(
     if before:
         refuse_change(before, plan)
     return plan
-
-
-def _objectives(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The mixture, complete with defaults: equal mixtures give equal plans."""
-    try:
-        return Mixture.parse(config).describe()
-    except ValueError as error:
-        raise BadInput(f"objectives.{error}") from error
 
 
 def _entering(

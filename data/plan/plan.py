@@ -9,16 +9,19 @@ never change within a run is refused here, with what was and what is asked.
 import json
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from data.durable import append_record
 from data.errors import BadInput
 from data.plan.epochs import Era
+from objectives.mixture import Mixture
 
 BatchRows = int | tuple[tuple[int, int], ...]
 """B, or ((row, B), …): B of the steps that begin at that row or later."""
+Normalise = Literal["global", "objective"]
+"""What the loss of a step is divided by: its whole weight, or each objective's own."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,8 @@ STREAM = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """tokenizer: its hash; lanes: L; length: T; max_length: the longest T planned; objectives:
-    Mixture.describe(); quarantine: ((corpus, sample key), …); stream: the version that gives its rows."""
+    """tokenizer: its hash; lanes: L; length: T; max_length: the longest T planned; quarantine: ((corpus,
+    sample key), …); stream: the version that gives its rows."""
 
     seed: int
     tokenizer: str
@@ -84,10 +87,10 @@ class Plan:
     length: int
     batch_rows: BatchRows
     corpora: tuple[CorpusPlan, ...]
-    objectives: Mapping[str, Any]
-    normalise: str = "global"
-    quarantine: tuple[tuple[str, str], ...] = ()
-    on_bad: OnBad = field(default_factory=OnBad)
+    mixture: Mixture
+    normalise: Normalise
+    quarantine: tuple[tuple[str, str], ...]
+    on_bad: OnBad
     stream: int = STREAM
 
     def __post_init__(self) -> None:
@@ -116,12 +119,27 @@ class Plan:
         return self.batch_rows[max(at - 1, 0)][1]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; the mixture's stand under `objectives`, as in a config."""
+        return {
+            "seed": self.seed,
+            "tokenizer": self.tokenizer,
+            "lanes": self.lanes,
+            "block_bytes": self.block_bytes,
+            "max_length": self.max_length,
+            "length": self.length,
+            "batch_rows": self.batch_rows,
+            "corpora": tuple(asdict(corpus) for corpus in self.corpora),
+            "objectives": self.mixture.describe(),
+            "normalise": self.normalise,
+            "quarantine": self.quarantine,
+            "on_bad": asdict(self.on_bad),
+            "stream": self.stream,
+        }
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "Plan":
-        """The Plan of which `to_json` gave this value; also after a trip through JSON."""
+        """The plan that to_json described, also after a trip through JSON. KeyError, TypeError or ValueError
+        where the values are not those of a plan."""
         batch_rows = value["batch_rows"]
         corpora = tuple(
             CorpusPlan(**{**corpus, "eras": tuple(Era(**era) for era in corpus["eras"])})
@@ -130,10 +148,12 @@ class Plan:
         rest = {
             "batch_rows": batch_rows if isinstance(batch_rows, int) else tuple((r, b) for r, b in batch_rows),
             "corpora": corpora,
+            "mixture": Mixture.parse(value["objectives"]),
             "quarantine": tuple((corpus, sample) for corpus, sample in value["quarantine"]),
             "on_bad": OnBad(**value["on_bad"]),
         }
-        return Plan(**{"stream": 1, **value, **rest})
+        plain = {name: number for name, number in value.items() if name != "objectives"}
+        return Plan(**{"stream": 1, **plain, **rest})
 
 
 def refuse_change(old: Plan, new: Plan) -> None:
@@ -214,7 +234,7 @@ class History:
 
     @staticmethod
     def from_json(records: "list[dict[str, Any]]") -> "History":
-        """From records in the order in which they were written."""
+        """From records in the order in which they were written, those of plan.jsonl or of a checkpoint."""
         segments: list[tuple[int, Plan]] = []
         skips: list[Skip] = []
         for record in records:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Position = tuple[int, tuple[tuple[int, int], ...]]
-"""(j, ((row at build, rows emitted), …))"""
+"""(j, ((row at build, rows emitted), …)), as above."""
 START: Position = (0, ())
 
 

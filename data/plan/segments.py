@@ -14,7 +14,7 @@ import numpy as np
 
 from data.plan.corpus_mix import CorpusMix
 from data.plan.plan import CorpusPlan, History, Plan, Skip
-from objectives.mixture import Mixture
+from objectives.objective import Objective
 
 MOVED = 0.1
 """An objective's share may move by this much before an open block is built anew."""
@@ -22,11 +22,11 @@ _FIRST_CHUNK, _LAST_CHUNK = 1 << 10, 1 << 16
 
 
 class PlanSegment:
-    """One segment: rows `row` … `end` (exclusive; None: for ever) under `plan`."""
+    """One segment of the history: rows `row` … `end` (exclusive; None: for ever) follow `plan`."""
 
     def __init__(self, row: int, end: int | None, plan: Plan) -> None:
         self.row, self.end, self.plan = row, end, plan
-        self.mixture = Mixture.parse(plan.objectives)
+        self.mixture = plan.mixture
         self.corpus_mix = CorpusMix(plan.lanes, [corpus.weight for corpus in plan.corpora])
         self.moves = any(len(entry.weight.points) > 1 for entry in self.mixture.entries)
         self._quarantined = {
@@ -39,14 +39,9 @@ class PlanSegment:
         return self._quarantined.get(corpus, frozenset())
 
     @cached_property
-    def shape(self) -> tuple[int, dict]:
+    def shape(self) -> tuple[int, tuple[Objective, ...]]:
         """T and the objectives with their settings, without weights and coefficients."""
-        described = self.mixture.describe()
-        kept = {
-            name: {key: value for key, value in settings.items() if key not in ("weight", "coefficient")}
-            for name, settings in described.items()
-        }
-        return self.plan.length, kept
+        return self.plan.length, tuple(entry.objective for entry in self.mixture.entries)
 
     def outdates(self, row: int, built: "PlanSegment", built_at: int) -> bool:
         """Whether rows built under `built` at row `built_at` must be built anew at `row`, whatever

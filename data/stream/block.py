@@ -1,7 +1,7 @@
 """Opening a block: from its units on disk to rows, a pure function of (block, its build history).
 
 1. read and encode its documents (data/stream/reading.py);
-2. build: cut into segments, choose objectives, make examples (objectives/mixture.py);
+2. build: cut into segments, choose objectives, make examples (objectives/example_builder.py);
 3. pack the segments into rows of T (data/stream/packing.py) and order the rows by key.
 
 A block that was built before, at other settings, is built from its *remainder*: the token intervals that
@@ -23,7 +23,7 @@ from data.shards.corpus import Corpus
 from data.shards.index import fingerprint
 from data.stream.packing import PackedBlock, best_fit, pack
 from data.stream.reading import Documents, Encoder, read_documents
-from objectives.mixture import make_examples
+from objectives.example_builder import ExampleBuilder
 from objectives.rng import Rng, extend, extend_all, key
 
 _DOCUMENT = 150
@@ -147,9 +147,10 @@ class Opener:
         if len(used):
             build_key = extend(build_key, row)
             rng_keys = extend_all(rng_keys, "row", np.full(len(rng_keys), row))
-        segments = make_examples(
+        builder = ExampleBuilder(
             documents.tokens, rests, plan_segment.mixture, row, length, self.encoder, build_key, rng_keys
         )
+        segments = builder.segments()
         rows = best_fit(segments.lengths, length)
         order = Rng(build_key, "rows").permutation(len(rows))
         return BlockRows(row, pack(segments, [rows[i] for i in order.tolist()], length, corpus.id))

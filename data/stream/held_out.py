@@ -2,7 +2,7 @@
 
 Held-out units are taken in an order drawn by key until the byte limit is reached, then built by each
 objective alone. No document gives more than an eighth of the limit: of a single long one the losses would say
-little, and next-sentence would have no false pair. The rows depend on the seed, the corpus, T and the
+little, and parts could not be exchanged between documents. The rows depend on the seed, the corpus, T and the
 objective's settings, not on ranks, steps or weights, so two evaluations are comparable; ranks share them out
 (row i to rank i mod D). Where shards were appended, their held-out units join those of the start, so the
 limit decides whether the set stays.
@@ -21,14 +21,12 @@ from data.stream.block import remainder
 from data.stream.packing import best_fit, pack, write_rows
 from data.stream.reading import Encoder, UnitTrouble, read_documents
 from data.stream.rows import Rows
-from objectives.mixture import Mixture, make_examples
+from objectives.example_builder import ExampleBuilder
 from objectives.rng import Rng, key
 from objectives.segments import Texts
 
 _DOCUMENTS = 8
 """At least so many documents, where the held-out text has them."""
-_BY_TEXT = ("causal", "reverse")
-"""Objectives that predict every token of the text once: their loss is also stated in bits per byte."""
 
 
 @dataclass(frozen=True)
@@ -45,18 +43,21 @@ class HeldOutRows:
 def held_out_rows(
     corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan, encoder: Encoder, *, limit_bytes: int
 ) -> list[HeldOutRows]:
-    """Rows for each objective of the plan's mixture, from about `limit_bytes` of held-out text, at least one
-    document. Empty where the corpus holds nothing out. Bad and quarantined samples are skipped."""
+    """Rows for each objective of the plan's mixture, in its order, from about `limit_bytes` of held-out text,
+    at least one document. Empty where the corpus holds nothing out. Bad and quarantined samples are
+    skipped."""
     texts, rests, rng_keys, text_bytes = held_out_text(corpus, corpus_plan, plan, encoder, limit_bytes)
     found = []
-    for name, settings in plan.objectives.items():
-        mixture = Mixture.parse({name: {**settings, "weight": 1.0}})
+    for entry in plan.mixture.entries:
+        name, alone = entry.objective.name, entry.alone()
         build_key = key(plan.seed, "evaluate", corpus_plan.name, -1, name)
-        segments = make_examples(texts, rests, mixture, 0, plan.length, encoder, build_key, rng_keys)
+        builder = ExampleBuilder(texts, rests, alone, 0, plan.length, encoder, build_key, rng_keys)
+        segments = builder.segments()
         packed = pack(segments, best_fit(segments.lengths, plan.length), plan.length, corpus_plan.id)
         chosen = [(packed, row) for row in range(len(packed))]
         rows = write_rows(chosen, len(chosen), plan.length, encoder.control.pad)
-        found.append(HeldOutRows(name, rows, text_bytes if name in _BY_TEXT else None, len(rests)))
+        predicted = text_bytes if entry.objective.predicts_text else None
+        found.append(HeldOutRows(name, rows, predicted, len(rests)))
     return found if len(rests) else []
 
 

@@ -25,7 +25,15 @@ from objectives.segments import ExampleSlice, Segments
 
 
 def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
-    """Rows as lists of indices into `lengths` (int [n], each from 1 to capacity)."""
+    """Rows as lists of indices into `lengths` (int [n], each from 1 to capacity).
+
+        capacity 8        room left      rooms, as bits      rows_by_room
+        row 0  ######··   2              bit 2               2: [0, 2]
+        row 1  #####···   3              bit 3               3: [1]
+        row 2  ######··   2
+
+    A segment of 2 goes to the lowest bit from 2 on, so into row 2, which is full then and leaves the game.
+    """
     order = np.argsort(-lengths, kind="stable")
     sizes = lengths[order]
     ends = np.flatnonzero(np.diff(sizes, append=0)) + 1
@@ -38,7 +46,7 @@ def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
         while placed < end:
             fitting = rooms >> size
             if fitting:
-                room = size + (fitting & -fitting).bit_length() - 1
+                room = size + (fitting & -fitting).bit_length() - 1  # its lowest bit
                 row = rows_by_room[room].pop()
                 if not rows_by_room[room]:
                     rooms ^= 1 << room
@@ -122,7 +130,15 @@ def pack(segments: Segments, rows: Sequence[Sequence[int]], length: int, corpus:
 
 def write_rows(chosen: Sequence[tuple[PackedBlock, int]], height: int, length: int, pad: int) -> Rows:
     """Writes out rows. chosen: (block, number of the row) of each, and padding behind them up to `height`
-    rows; length: T; pad: the token of padding."""
+    rows; length: T; pad: the token of padding.
+
+        slices    a a a a  b b b  · ·  │  c c c c c c c  d d  │  · · · · · · · · ·       T = 9, height = 3
+        begins    0        4      7       9              16      18
+        start     0 0 0 0  4 4 4  7 8     0 0 0 0 0 0 0  7 7     0 1 2 3 4 5 6 7 8
+        bound     as the Example says it, plus the segment's start; usually the position itself
+
+    All rows are one run of slices, each row exactly T positions; only at the end it becomes [height, T].
+    """
     padding = _padding(length, pad)
     slices: list[ExampleSlice] = [
         (padding, slice(0, 0), 0)
@@ -169,6 +185,13 @@ def _padding(length: int, pad: int) -> Examples:
 
 
 def _table(segments: Segments, rows: Sequence[Sequence[int]]) -> SegmentTable:
+    """Where the segments lie in these rows, each a list of their numbers.
+
+    rows        [2, 0]  [1]           order      2 0 1
+    lengths     5 3 7, of 0 1 2       offset     0 7 0         in the row: behind what stands before
+    spans       a | b b' | c          spans      c a b b'      segment 1 has two of them
+    span_ends   0 1 3 4               span_ends  0 1 2 4
+    """
     order = np.fromiter(chain.from_iterable(rows), np.int64)
     row_of = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
     sizes = segments.lengths[order]

@@ -46,7 +46,7 @@ class Rows:
 
     @property
     def length(self) -> int:
-        """T."""
+        """Positions in a row: T."""
         return self.tokens.shape[1]
 
     def __getitem__(self, rows: slice | np.ndarray) -> "Rows":

@@ -5,7 +5,6 @@
 What was wrong, what was expected, the nearest right word, and where to read on.
 """
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from launcher.cli.typer_errors import BadOptionUsage, BadParameter, MissingParameter, NoSuchOption
 from launcher.config.messages import expectation
+from objectives.settings import did_you_mean, nearest
 
 
 def sentence(error: Any, root: Any, words: Sequence[str]) -> str:
@@ -68,9 +68,9 @@ def _value(error: Any) -> str:
 def _instead(option: str, command: Any) -> str:
     """The nearest option, or all there are; the way to set a value of the config, where that is possible."""
     known = [name for parameter in command.params for name in parameter.opts if name.startswith("--")]
-    near = difflib.get_close_matches(option, known, 1)
+    near = nearest(option, known)
     if near:
-        return f"; did you mean {near[0]}?"
+        return did_you_mean(near)
     listed = f"; there are {', '.join([*known, '--help'])}"
     if any(parameter.metavar == "KEY=VALUE" for parameter in command.params):
         return f"{listed}; values of the config are given as key=value, such as steps=500"

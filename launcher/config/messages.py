@@ -7,16 +7,16 @@ raises ValueError, and may begin its text with the key, relative to its section:
 """
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PlainValidator, ValidationError
 
 from data.errors import BadInput
 from launcher.config.yaml_reader import Key, dotted
+from objectives.settings import did_you_mean, nearest
 
 Locations = Mapping[Key, str]
 
@@ -118,7 +118,7 @@ def expectation(problem: Mapping[str, Any]) -> str | None:
         expected = f"{context['expected']}"
         if isinstance(got, str):
             choices = expected.replace("'", "").replace(" or ", ", ").split(", ")
-            close = "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(got, choices, 1))
+            close = did_you_mean(nearest(got, choices))
     elif kind in _EXPECTED:
         expected = _EXPECTED[kind]
     else:
@@ -140,12 +140,12 @@ def _brief(value: Any) -> str:
 def _nearest(key: Key, root: type[BaseModel]) -> str:
     """'; did you mean …?' with the nearest key of the same section, or the same key elsewhere."""
     here = [str(option[-1]) for option in options(root) if _matches(option[:-1], key[:-1])]
-    found = difflib.get_close_matches(str(key[-1]), here, 1, 0.6)
+    found = nearest(str(key[-1]), here)
     if found:
-        return f"; did you mean {dotted((*key[:-1], found[0]))}?"
+        return did_you_mean(dotted((*key[:-1], found)))
     elsewhere = [option for option in options(root) if option[-1] == key[-1]]
     if elsewhere:
-        return f"; did you mean {dotted(elsewhere[0])}?"
+        return did_you_mean(dotted(elsewhere[0]))
     return f"; known here: {', '.join(here)}" if here else ""
 
 
@@ -155,8 +155,8 @@ def _misnamed(section: Key, data: Mapping[str, Any]) -> str:
         data = data.get(str(part), {})
     if not section or not isinstance(data, Mapping):
         return ""
-    near = difflib.get_close_matches(str(section[-1]), [name for name in data if name != section[-1]], 1)
-    return f"; did you mean {dotted((*section[:-1], near[0]))}?" if near else ""
+    near = nearest(str(section[-1]), [name for name in data if name != section[-1]])
+    return did_you_mean(dotted((*section[:-1], near)) if near else None)
 
 
 def _matches(option: Key, key: Key) -> bool:
@@ -164,9 +164,13 @@ def _matches(option: Key, key: Key) -> bool:
 
 
 def options(root: type) -> Iterator[Key]:
-    """Every key path that a config may have, sections before their keys; '*' stands for a name."""
+    """Every key path that a config may have, sections before their keys; '*' stands for a name. Of a section
+    that its part parses itself (the mixture) the name alone is known here."""
     if issubclass(root, BaseModel):
-        fields = {name: field.annotation for name, field in root.model_fields.items()}
+        fields = {
+            name: None if any(isinstance(one, PlainValidator) for one in field.metadata) else field.annotation
+            for name, field in root.model_fields.items()
+        }
     else:
         assert dataclasses.is_dataclass(root)
         hints = typing.get_type_hints(root)

@@ -12,11 +12,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from data.errors import BadInput
+from data.plan.plan import Normalise
 from launcher.config.layers import read_layers, with_overrides
 from launcher.config.messages import Locations, RenamedKey, refusal
 from launcher.config.sections import (
@@ -34,17 +35,18 @@ from launcher.config.yaml_reader import YamlDocument, dump_yaml
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
 from model.config import ModelConfig
-from objectives.mixture import SHORTEST, Mixture
+from objectives.example_builder import SHORTEST
+from objectives.mixture import Mixture
+from objectives.noise import LONGEST
 
 LEAST_SHARE = 1e-6
 """Of a corpus: the stream looks for the next row of each, which at 10⁻⁹ is 10⁹ rows away."""
 
 
-def _objectives(value: Any) -> dict[str, Any]:
-    """The mixture's own description, complete with defaults."""
+def _mixture(value: Any) -> Mixture:
     if not isinstance(value, Mapping):
         raise ValueError("expected a section with one key an objective, such as 'causal: {weight: 1}'")
-    return Mixture.parse(value).describe()
+    return Mixture.parse(value)
 
 
 class Config(Section):
@@ -54,9 +56,9 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     steps: Annotated[int, Field(ge=1, le=10**8)]
     """Optimizer steps; a finished run goes on when this is raised."""
-    sequence_length: Annotated[int, Field(ge=SHORTEST, le=2**20)]
+    sequence_length: Annotated[int, Field(ge=SHORTEST, le=LONGEST)]
     """T, positions a row."""
-    max_sequence_length: Annotated[int, Field(ge=SHORTEST, le=2**20)]
+    max_sequence_length: Annotated[int, Field(ge=SHORTEST, le=LONGEST)]
     """The largest T that this run may ever be given; by default sequence_length."""
     batch_rows: BatchRows
     """Rows of one step over all processes, or [[row, rows], …]."""
@@ -64,8 +66,9 @@ class Config(Section):
     """The most processes that may ever share the rows; a number with many divisors."""
     tokenizer: TokenizerFile
     data: DataConfig
-    objectives: Annotated[dict[str, Any], BeforeValidator(_objectives)]
-    normalise: Literal["global", "objective"] = "global"
+    objectives: Annotated[Mixture, PlainValidator(_mixture), PlainSerializer(Mixture.describe)]
+    """The objectives with their weights and settings."""
+    normalise: Normalise = "global"
     """What the loss of a step is divided by: its whole weight, or each objective's own."""
     model: ModelConfig
     optimizer: OptimizerConfig
@@ -105,11 +108,6 @@ class Config(Section):
                 "checkpoint.weights_only_after: concerns the saves that keep_every keeps; set that as well"
             )
         return self
-
-    @property
-    def mixture(self) -> Mixture:
-        """The objectives with their weights and settings."""
-        return Mixture.parse(self.objectives)
 
     @property
     def path(self) -> Path:

@@ -5,8 +5,7 @@ infill     <pre> prompt <suf> suffix <mid> → what is between  fim
 backwards  end, prompt reversed → what stands before          reverse
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from data.errors import BadInput
 from data.tokenization.tokenizer import Tokenizer
@@ -15,6 +14,8 @@ from launcher.runs.run_folder import RunFolder
 from model.generate import Sampling, backwards_prompt, infill_prompt, onwards_prompt
 from model.generate import generate as generate_ids
 from model.transformer import Transformer
+from objectives.mixture import Mixture
+from objectives.reverse import Reverse
 
 Order = Literal["forwards", "infill", "backwards"]
 
@@ -60,16 +61,17 @@ def generate(
 def text_of(
     model: Transformer,
     tokenizer: Tokenizer,
-    objectives: Mapping[str, Any],
+    mixture: Mixture,
     prompt: str,
     tokens: int,
     sampling: Sampling,
     order: Order = "forwards",
     suffix: str = "",
 ) -> str:
-    """The new text after, before or within a prompt. objectives: as the model was trained on them."""
+    """The new text after, before or within a prompt. mixture: what the model was trained on."""
     control = tokenizer.control
-    by_character = order == "backwards" and objectives.get("reverse", {}).get("unit") == "character"
+    spelt = any(entry.objective == Reverse(unit="character") for entry in mixture.entries)
+    by_character = order == "backwards" and spelt
     ends_a_text = order == "backwards" and not by_character
     text = tokenizer.encode(prompt[::-1] if by_character else prompt, inside=ends_a_text).tolist()
     stop = control.end

@@ -66,10 +66,7 @@ class HeldOut:
             )
             for part in plan.corpora
             if part.name in corpora
-            for held in sorted(
-                held_out_rows(corpora[part.name], part, plan, tokenizer, limit_bytes=limit_bytes),
-                key=lambda held: objective_id(held.objective),  # as in a config, not by name
-            )
+            for held in held_out_rows(corpora[part.name], part, plan, tokenizer, limit_bytes=limit_bytes)
         ]
 
     def __len__(self) -> int:
@@ -105,8 +102,8 @@ def _micro_batches(rows: Rows, size: int, world: World) -> list[Rows]:
 
 
 def _own_sums(evaluator: Evaluator, part: _Set) -> list[float]:
-    """Σ weight · cross-entropy, Σ weight, targets, correct: of the set's own objective. What next-sentence
-    rows mask besides is left to the mlm set."""
+    """Σ weight · cross-entropy, Σ weight, targets, correct: of the set's own objective. What its rows report
+    under another one's id is left to that one's set."""
     found = evaluator.evaluate(part.micro_batches)
     own = objective_id(part.objective)
     return [float(table[own].sum()) for table in (found.sums, found.weights, found.targets, found.correct)]

@@ -94,7 +94,7 @@ def _stream(
 
 def _objectives(config: Config, row: int, end: int) -> list[dict[str, Any]]:
     """Their shares at the row where the start would go on, and at the row after the last."""
-    mixture = config.mixture
+    mixture = config.objectives
     first, last = mixture.weights(row), mixture.weights(end)
     return [
         {

@@ -21,11 +21,10 @@ from rich.text import Text
 
 from data.provenance.trace import TracedRow, TracedSegment
 from data.tokenization.tokenizer import Tokenizer
-from objectives.registry import HEADS
+from objectives.registry import HEADS, OBJECTIVES
 
 STYLES = {"text": "", "given": "cyan", "control": "bold magenta", "hidden": "red", "target": "bold green"}
 PREDICTED = "green underline"
-PAIR = ("not the next", "the true next")
 _CONTROL_PICTURES = 0x2400
 
 
@@ -101,7 +100,8 @@ def segment_marks(
     span = slice(segment.first, segment.first + segment.length)
     tokens, targets = row.rows.tokens[0, span], row.rows.targets[0, span]
     sees_right = row.rows.bound[0, span] > np.arange(span.start, span.stop)
-    pair = np.array([HEADS[o] == "binary" for o in row.rows.objective[0, span].tolist()])
+    makers = row.rows.objective[0, span].tolist()
+    pair = np.array([HEADS[o] == "binary" for o in makers])
     predicted = np.zeros(len(tokens), dtype=bool)
     predicted[1:] = (targets[:-1] == tokens[1:]) & ~sees_right[:-1] & ~pair[:-1]
     beside = targets >= 0
@@ -116,7 +116,8 @@ def segment_marks(
             run.append(token)
         elif beside[i]:
             target = int(targets[i])
-            shown = PAIR[target] if pair[i] else _name(target, names, tokenizer)
+            asked = OBJECTIVES[makers[i]]
+            shown = asked.answers[target] if pair[i] else _name(target, names, tokenizer)
             yield from _beside(_name(token, names, tokenizer), shown, bool(predicted[i]))
         else:
             yield Mark(f"‹{names[token]}›", "control", bool(predicted[i]))

@@ -44,7 +44,7 @@ def stream_settings(config: Config, corpora: dict[str, Corpus], tokenizer: str) 
             name: CorpusSettings(corpora[name].index, corpus.weight, corpus.held_out)
             for name, corpus in config.data.corpora.items()
         },
-        objectives=config.objectives,
+        mixture=config.objectives,
         block_bytes=config.data.block_bytes,
         normalise=config.normalise,
         quarantine=[(name, key) for name, c in config.data.corpora.items() for key in c.quarantine],

@@ -46,7 +46,6 @@ from launcher.tracking.tracker import Tracker
 from launcher.training.global_batch import global_batches
 from launcher.training.session import Session
 from model.initialise import initialise
-from objectives.mixture import Mixture
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,6 @@ def assemble(
             tracker.sync()
 
     checkpoints = together(world, lambda: _checkpoints(world, claimed, engine, stream, sync))
-    mixture = Mixture.parse(stream.plan.objectives)
     session = Session(
         config=config,
         plan=stream.plan,
@@ -110,7 +108,7 @@ def assemble(
         attempt=claimed.number,
         hold=claimed.attempt,
         engine=engine,
-        batches=global_batches(loader, engine.reducer, stream.plan, mixture),
+        batches=global_batches(loader, engine.reducer, stream.plan),
         checkpoints=checkpoints,
         stop=stop,
         tracker=tracker,

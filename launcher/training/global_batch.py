@@ -137,11 +137,9 @@ class StreamFailed(Exception):
             raise self.error
 
 
-def global_batches(
-    batches: Iterator[Batch], reducer: HostSums, plan: Plan, mixture: Mixture
-) -> Iterator[GlobalBatch]:
+def global_batches(batches: Iterator[Batch], reducer: HostSums, plan: Plan) -> Iterator[GlobalBatch]:
     """Each batch with its sums and scale, the reduction of the next one's sums under way when it is handed
-    out. plan, mixture: those in force for all of them.
+    out. plan: that in force for all of them.
 
     Where the stream of one rank fails, every rank gets StreamFailed at the same batch: none is left waiting.
     """
@@ -164,7 +162,7 @@ def global_batches(
         if batch_sums.failures:
             raise StreamFailed(batch if isinstance(batch, BadInput) else None)
         assert not isinstance(batch, BadInput)
-        scale = scales(batch_sums, mixture, batch.first_row, plan.normalise)
+        scale = scales(batch_sums, plan.mixture, batch.first_row, plan.normalise)
         upcoming = begin_next()
         yield GlobalBatch(batch, batch_sums, scale, perf_counter() - begin)
         begin = perf_counter()

@@ -36,7 +36,7 @@ import webdataset
 from sentencepiece import SentencePieceProcessor
 
 from data.plan.make import CorpusSettings, StreamSettings, make_plan
-from data.plan.plan import History
+from data.plan.plan import History, OnBad
 from data.plan.positions import StreamPositions
 from data.prepare import builtin
 from data.prepare.documents import Document
@@ -48,6 +48,7 @@ from data.tokenization.tokenizer import Tokenizer
 from data.tokenization.train import train
 from launcher.distributed.allocator import keep_memory
 from launcher.training.gc_schedule import collected_by_step
+from objectives.mixture import Mixture
 from objectives.registry import NAMES
 
 T, B, LANES = 1024, 64, 12
@@ -111,7 +112,11 @@ def history(
         batch_rows=B,
         block_bytes=block_bytes,
         corpora={name: CorpusSettings(corpus.index, 1.0, held_out) for name, corpus in corpora.items()},
-        objectives=objectives,
+        mixture=Mixture.parse(objectives),
+        max_length=T,
+        normalise="global",
+        quarantine=(),
+        on_bad=OnBad(),
     )
     return History(((0, make_plan(asked)),))
 

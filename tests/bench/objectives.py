@@ -14,8 +14,10 @@ import time
 from data.plan.make import usual_block_bytes
 from data.prepare.builtin import documents
 from data.tokenization.tokenizer import Tokenizer
-from objectives.mixture import Mixture, Texts, make_examples
+from objectives.example_builder import ExampleBuilder
+from objectives.mixture import Mixture
 from objectives.registry import NAMES
+from objectives.segments import Texts
 
 ROUNDS = 7
 CONFIGS: dict[str, dict] = {
@@ -24,7 +26,7 @@ CONFIGS: dict[str, dict] = {
     "mlm, whole words": {"mlm": {"whole_word": True}},
     "nsp, order": {"nsp": {"order": True}},
     "span, ul2": {"span": {"denoisers": "ul2"}},
-    "all seven": {name: {} for name in NAMES},
+    "all": {name: {} for name in NAMES},
 }
 
 
@@ -56,7 +58,9 @@ def main(model: str, length: int = 1024) -> None:
             for name, config in CONFIGS.items():
                 mixture = Mixture.parse(config)
                 started = time.process_time()
-                make_examples(given, given.whole(), mixture, 0, length, tokenizer, number, range(len(given)))
+                ExampleBuilder(
+                    given, given.whole(), mixture, 0, length, tokenizer, number, range(len(given))
+                ).segments()
                 building[name].append(time.process_time() - started)
         tokens = sum(map(len, encoded))
         bare = statistics.median(encoding)

@@ -8,8 +8,10 @@ import xxhash
 
 from data.stream.packing import PackedBlock, best_fit, pack, write_rows
 from data.stream.rows import DTYPES, Rows
-from objectives.mixture import Mixture, Texts, make_examples
+from objectives.example_builder import ExampleBuilder
+from objectives.mixture import Mixture
 from objectives.registry import NAMES, OBJECTIVES
+from objectives.segments import Texts
 from tests.support.fake_tokenizer import FakeTokenizer
 
 T = 64
@@ -47,7 +49,8 @@ def packed(corpus: int = 3, documents: int = 40, seed: int = 0) -> tuple[PackedB
     sizes = generator.integers(1, 3 * T, documents)
     texts = Texts.of([generator.integers(400, 431, size, np.int32) for size in sizes], tokenizer.control)
     mixture = Mixture.parse({name: {} for name in NAMES})
-    segments = make_examples(texts, texts.whole(), mixture, 0, T, tokenizer, 7, list(range(documents)))
+    builder = ExampleBuilder(texts, texts.whole(), mixture, 0, T, tokenizer, 7, list(range(documents)))
+    segments = builder.segments()
     order = best_fit(segments.lengths, T)
     return pack(segments, order, T, corpus), list(segments), order
 
@@ -131,9 +134,8 @@ def test_the_fingerprint_is_the_hash_of_the_arrays_in_order(length: int) -> None
 
 def test_a_block_without_pieces_has_no_rows() -> None:
     texts = Texts.of([], FakeTokenizer().control)
-    segments = make_examples(
-        texts, texts.whole(), Mixture.parse({"causal": {}}), 0, T, FakeTokenizer(), 7, []
-    )
+    mixture = Mixture.parse({"causal": {}})
+    segments = ExampleBuilder(texts, texts.whole(), mixture, 0, T, FakeTokenizer(), 7, []).segments()
     block = pack(segments, best_fit(segments.lengths, T), T, 0)
     assert len(block) == len(laid_out(block)) == 0
     assert len(block.table.used(0)) == 0

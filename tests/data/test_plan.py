@@ -175,7 +175,6 @@ def test_an_edit_may_not_change_what_the_rows_stand_on(
         "fingerprint": settings(tokenizer, shuffled, {"a": 0.5, "b": 0.5}),
         "weights are 0": settings(tokenizer, small, {"a": 0.0, "b": 0.0}),
         "quarantine": replace(asked, quarantine=[("x", "1")]),
-        "objectives.mlm": replace(asked, objectives={"mlm": {"selekt": 1}}),
     }
     for what, settings_ in refused.items():
         with pytest.raises(BadInput, match=what) as caught:
@@ -211,6 +210,35 @@ def test_a_plan_of_another_versions_stream_is_refused(
         path.write_text(json.dumps({"row": 0, "plan": older}) + "\n")
         with pytest.raises(BadInput, match="go on with the headrace that began it"):
             read_history(path)
+
+
+def test_a_plan_with_an_objective_that_is_not_known_is_one_line(
+    small: dict[str, Corpus], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """The mixture is parsed where the plan is read."""
+    path = tmp_path / "plan.jsonl"
+    value = start(settings(tokenizer, small, {"a": 1.0})).at(0).to_json()
+    wrong: list[tuple[dict, str]] = [
+        ({"cusal": {}}, "cusal: no such objective; did you mean causal"),
+        ({"mlm": {"selekt": 1}}, r"mlm\.selekt: unknown key; did you mean select"),
+    ]
+    for objectives, said in wrong:
+        path.write_text(json.dumps({"row": 0, "plan": {**value, "objectives": objectives}}) + "\n")
+        message = f"not a plan history that this version can read .{said}"
+        with pytest.raises(BadInput, match=message) as caught:
+            read_history(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_equal_mixtures_give_equal_plans(small: dict[str, Corpus], tokenizer: Tokenizer) -> None:
+    """However they were written: in another order, with defaults spelt out, read back from JSON."""
+    short = start(settings(tokenizer, small, {"a": 1.0}, objectives={"mlm": None, "causal": {}})).newest
+    full = {"causal": {"coefficient": 1, "weight": [[7, 1]]}, "mlm": {"select": 0.15, "weight": 1.0}}
+    spelt = start(settings(tokenizer, small, {"a": 1.0}, objectives=full)).newest
+    assert short == spelt == Plan.from_json(json.loads(json.dumps(spelt.to_json())))
+    assert json.dumps(short.to_json()) == json.dumps(spelt.to_json())
+    full["mlm"]["select"] = 0.16
+    assert start(settings(tokenizer, small, {"a": 1.0}, objectives=full)).newest != short
 
 
 def test_a_run_keeps_its_blocks_where_none_are_asked_for(

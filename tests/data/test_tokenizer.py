@@ -21,6 +21,7 @@ from data.tokenization.whitespace import BLANK
 from launcher.inference import generate
 from model.generate import Sampling
 from objectives.example import ControlIds, Source
+from objectives.mixture import Mixture
 from objectives.reverse import Reverse
 from objectives.rng import Rng
 from tests.support.helpers import Corpora, make_corpus
@@ -185,7 +186,8 @@ def test_what_is_generated_goes_on_from_the_prompt(
 
     monkeypatch.setattr(generate, "generate_ids", answer)
     model = SimpleNamespace(config=SimpleNamespace(max_sequence_length=100))
-    text = generate.text_of(model, tokenizer, {}, given, 50, Sampling(), order, suffix="own fox")
+    mixture = Mixture.parse({"causal": {}})
+    text = generate.text_of(model, tokenizer, mixture, given, 50, Sampling(), order, suffix="own fox")
     assert text == " quick br"
     if order != "forwards":
         after = tokenizer.encode("own fox", inside=True).tolist()

@@ -65,8 +65,8 @@ def test_a_late_batch_is_waited_for_in_the_step_that_it_held_up(monkeypatch: pyt
             yield SimpleNamespace(first_row=10 * number)
 
     reducer: Any = SimpleNamespace(start=lambda vector: SimpleNamespace(wait=lambda: vector))
-    plan: Any = SimpleNamespace(corpora=("c",), normalise="global")
-    steps = global_batches(batches(), reducer, plan, Mixture.parse({"causal": {}}))
+    plan: Any = SimpleNamespace(corpora=("c",), normalise="global", mixture=Mixture.parse({"causal": {}}))
+    steps = global_batches(batches(), reducer, plan)
     for number in range(4):
         begin = time.perf_counter()
         waited = next(steps).waited

@@ -5,11 +5,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pytest
 
-from objectives.example import Example, Objective, Source, Sources
+from objectives.example import Example, Source, Sources
 from objectives.fim import Fim
 from objectives.mlm import Mlm
-from objectives.noise import choose, partition, shuffle
-from objectives.nsp import Nsp, exchange, split_points
+from objectives.noise import choose, pair_up, partition, shuffle
+from objectives.nsp import Nsp, split_points
+from objectives.objective import Objective
 from objectives.prefix import Prefix
 from objectives.registry import OBJECTIVES
 from objectives.reverse import Reverse
@@ -220,12 +221,12 @@ def test_split_points_stand_at_word_starts_in_the_middle_half():
     assert at_start > 4000
 
 
-def test_exchange_never_pairs_a_document_with_itself():
+def test_pairing_never_pairs_a_document_with_itself():
     random = np.random.default_rng(3)
     for case in range(500):
         documents = random.integers(0, random.integers(1, 8), random.integers(0, 20)).tolist()
         firsts, seconds = random.integers(1, 5, (2, len(documents))).tolist()
-        pairs, alone = exchange(documents, firsts, seconds, Rng(case))
+        pairs, alone = pair_up(documents, firsts, seconds, Rng(case))
         givers, takers = sorted(j for _, j in pairs), sorted(i for i, _ in pairs)
         assert givers == takers
         assert sorted(takers + alone) == list(range(len(documents)))
@@ -234,15 +235,15 @@ def test_exchange_never_pairs_a_document_with_itself():
         assert len(alone) == max(0, 2 * largest - len(documents))
 
 
-def test_exchange_matches_halves_by_length_and_equals_by_luck():
+def test_pairing_matches_parts_by_length_and_equals_by_luck():
     random = np.random.default_rng(4)
     documents = list(range(2000))
     firsts, seconds = random.integers(1, 500, (2, 2000)).tolist()
-    pairs, _ = exchange(documents, firsts, seconds, Rng(1))
+    pairs, _ = pair_up(documents, firsts, seconds, Rng(1))
     assert sum(abs(firsts[i] - seconds[j]) for i, j in pairs) / 2000 < 10  # at random: 166
     taken = [0] * 9
     for case in range(1000):
-        pairs, _ = exchange(list(range(10)), [7] * 10, [9] * 10, Rng(case))
+        pairs, _ = pair_up(list(range(10)), [7] * 10, [9] * 10, Rng(case))
         taken[dict(pairs)[0] - 1] += 1
     assert min(taken) > 70  # of 111
 
@@ -291,8 +292,7 @@ class Copy(Objective):
 
     name = "copy"
     head = "vocabulary"
-    id = 7
-    pairs = False
+    id = len(OBJECTIVES)
     density = 1.0
 
     def fit(self, remaining, length, tokenizer, first=True, last=True) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data.plan.make import CorpusSettings, StreamSettings, make_plan
-from data.plan.plan import History
+from data.plan.plan import History, OnBad
 from data.plan.positions import StreamPositions
 from data.plan.segments import PlanSegments
 from data.shards import index
@@ -24,6 +24,7 @@ from data.stream.prefetch import Prefetcher
 from data.stream.reading import read_documents
 from data.stream.streams import Opening, Streams
 from data.tokenization.tokenizer import Tokenizer
+from objectives.mixture import Mixture
 from tests.support.helpers import make_corpus
 
 WORDS = (
@@ -80,8 +81,12 @@ def settings(
         "block_bytes": 1_000,
         "batch_rows": 17,
         "objectives": {"causal": {}},
+        "normalise": "global",
+        "quarantine": (),
+        "on_bad": OnBad(),
+        **changes,
     }
-    return StreamSettings(corpora=asked, **{**given, **changes})
+    return StreamSettings(corpora=asked, mixture=Mixture.parse(given.pop("objectives")), **given)
 
 
 def start(asked: StreamSettings) -> History:

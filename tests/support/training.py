@@ -36,12 +36,12 @@ from launcher.training.global_batch import GlobalBatch
 from launcher.training.loop import End, fit
 from launcher.training.session import Session
 from launcher.training.train import run_rank
+from objectives.registry import NAMES
 from tests.support.engine_cases import tensors
 from tests.support.helpers import Corpora, TrainingText
 from tests.support.ranks import Running, start
 from tests.support.stream_runs import small_units
 
-OBJECTIVES = ("causal", "reverse", "mlm", "nsp", "prefix", "span", "fim")
 TIMEOUT = 120.0
 
 
@@ -77,7 +77,7 @@ def config(text: TrainingText, folder: Path, **changes: Any) -> dict[str, Any]:
             },
             "block_bytes": 4_000,
         },
-        "objectives": {name: {"weight": 1} for name in OBJECTIVES},
+        "objectives": {name: {"weight": 1} for name in NAMES},
         "model": {"layers": 2, "width": 32, "heads": 2, "dropout": 0.1},
         "optimizer": {"lr": 1e-2, "warmup": 5, "schedule": "constant"},
         "layout": {"zero": 1, "micro_batch": 2},
