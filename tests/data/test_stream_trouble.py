@@ -117,6 +117,7 @@ def test_nothing_is_drawn_beyond_an_error(broken: Corpus, tokenizer: Tokenizer, 
         state=StreamPositions(),
         micro_batch=3,
         threads=threads,
+        memory_bytes=1 << 30,
         log=log.append,
     )
     with loader:
