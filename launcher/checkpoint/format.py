@@ -26,8 +26,9 @@ import numpy as np
 import xxhash
 
 from data.durable import sync_folder
+from data.errors import BadInput
 
-FORMAT = 1
+FORMAT = 2
 BLOCK = 1 << 20
 KINDS = ("w", "exp_avg", "exp_avg_sq")
 """What is kept of each element: fp32 master weight and Adam's two moments."""
@@ -35,7 +36,25 @@ MANIFEST, INDEX, PROGRESS = "MANIFEST.json", "index.json", "progress.json"
 
 
 class Damaged(Exception):
-    """A file of a checkpoint is not as it was written. The text begins with its name."""
+    """Files of a checkpoint are not as they were written. Each line begins with the name of a file."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = list(lines)
+
+
+class OtherFormat(BadInput):
+    """A checkpoint is of another version of headrace. It is refused and never passed over as damaged: what
+    the run had reached would be given up in silence."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        older = number < FORMAT
+        self.writer = f"{'an older' if older else 'a newer'} headrace (format {number})"
+        own = "the headrace that began the run" if older else "that one"
+        super().__init__(
+            f"{path}: was written by {self.writer}; this one reads format {FORMAT}: go on with {own}, or "
+            "begin a new run"
+        )
 
 
 def step_name(step: int) -> str:

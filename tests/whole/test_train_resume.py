@@ -130,7 +130,7 @@ def killed_at(world: World, plain: dict[str, Any], name: str, **options: Any) ->
     return trainer(world, plain, **options)
 
 
-@pytest.mark.parametrize("name", ["begin", "keep", "teller", "_checkpoints"])
+@pytest.mark.parametrize("name", ["begin", "keep", "tracking", "_checkpoints"])
 def test_killed_while_it_goes_back_under_another_plan(
     text: TrainingText, headrace: Commands, tmp_path: Path, name: str
 ) -> None:
