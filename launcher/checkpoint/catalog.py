@@ -97,6 +97,7 @@ def listing(folder: Path) -> list[dict[str, Any]]:
             state = aside or f"damaged: {damage}"
         except OtherFormat as other:
             state = aside or f"of {other.writer}"
+            newest_whole = newest_whole if aside else None  # a resume refuses that one
         row |= {"state": state, "resume": "", "path": str(path)}
         rows.append(row)
         if state == "whole":
