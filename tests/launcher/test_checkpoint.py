@@ -1,6 +1,7 @@
 """Checkpoints through real ranks: every tensor survives a change of layout; damage is named, passed over."""
 
 import errno
+import json
 import os
 import shutil
 import time
@@ -9,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from data.errors import BadInput
 from launcher.checkpoint import retention
 from launcher.checkpoint.catalog import abandon, newest, verify
-from launcher.checkpoint.format import Damaged, step_name, weights_name
+from launcher.checkpoint.format import KINDS, MANIFEST, Damaged, sealed, step_name, weights_name
 from launcher.checkpoint.load import read_weights
+from launcher.checkpoint.read import Request, StoredCheckpoint
 from launcher.checkpoint.retention import Retention, clean
 from launcher.distributed.collectives import ToldByOtherRank
 from launcher.distributed.world import World
@@ -112,6 +116,56 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_safetensors_reads_every_file_as_it_was_saved(two_checkpoints: Path, tmp_path: Path) -> None:
+    """The library itself: names, dtypes, shapes, and values beside those that our own reader gives."""
+    folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
+    shutil.copytree(folder / step_name(2), folder / step_name(3))
+    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
+    rules.apply(folder, published=3, attempt=1, damaged=set())
+    seen = 0
+    for name, kinds in ((step_name(3), KINDS), (step_name(2), KINDS), (weights_name(1), ("w",))):
+        stored = StoredCheckpoint(folder / name)
+        names = list(stored.shapes)
+        files = {file["name"]: file for file in stored.index["files"]}
+        assert {path.name for path in (folder / name).glob("*.safetensors")} == set(files)
+        for file in files.values():
+            with safe_open(folder / name / file["name"], "np") as opened:
+                assert opened.keys() == sorted(kinds)
+                found = {kind: opened.get_tensor(kind) for kind in kinds}
+                assert opened.metadata() is None
+            for kind, array in found.items():
+                assert (array.dtype, array.shape) == (np.float32, (file["elements"],))
+                own = np.full(file["elements"], np.nan, np.float32)
+                position, requests = 0, []
+                for parameter, offset, length in file["fragments"]:
+                    requests.append(
+                        Request(kind, names[parameter], offset, own[position : position + length])
+                    )
+                    position += length
+                stored.read(requests)
+                np.testing.assert_array_equal(array, own)
+                assert array.any(), "steps were made"
+                seen += 1
+    assert seen == 2 * (3 + 3 + 1)
+
+
+def test_safetensors_reads_what_the_ranks_hold(tmp_path: Path) -> None:
+    """One rank, so its file is the whole: each parameter's weight and moments, straight from the library."""
+    after = run(train_and_save, 1, varied(zero=0, steps=1), tmp_path, None, 1, 1)[0]["after"]
+    folder = tmp_path / step_name(1)
+    (file,) = StoredCheckpoint(folder).index["files"]
+    flat = load_file(folder / file["name"])
+    names = list(StoredCheckpoint(folder).shapes)
+    for kind in KINDS:
+        position = 0
+        for parameter, offset, length in file["fragments"]:
+            expected = after[names[parameter], kind].reshape(-1)[offset : offset + length]
+            np.testing.assert_array_equal(flat[kind][position : position + length], expected)
+            position += length
+        assert position == len(flat[kind])
+    assert {name for name, _ in after} == set(names)
+
+
 def readable(folder: Path) -> tuple[int, list[str]]:
     """The step of the newest checkpoint whose weights can be read, and what was passed over for it."""
     damaged: dict[int, list[str]] = {}
@@ -171,6 +225,22 @@ def test_weights_that_cannot_be_kept_are_said_and_stay(
     assert "it is damaged, and stays as it is" in caplog.text
     assert rules.apply(folder, published=4, attempt=1, damaged=damaged) == []
     assert len(caplog.records) == 1, "once, and not at each save"
+
+
+def test_weights_in_another_format_stay_as_they_are(
+    two_checkpoints: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
+    shutil.copytree(folder / step_name(2), folder / step_name(3))
+    manifest = json.loads((folder / step_name(1) / MANIFEST).read_bytes())
+    del manifest["sha256"]
+    (folder / step_name(1) / MANIFEST).write_bytes(sealed(manifest | {"format": 1}))
+    before, damaged = names(folder), set[int]()
+    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
+    for _ in range(2):
+        assert rules.apply(folder, published=3, attempt=1, damaged=damaged) == []
+    assert names(folder) == before
+    assert caplog.text.count("was written by an older headrace (format 1)") == 1
 
 
 def names(folder: Path) -> list[str]:
