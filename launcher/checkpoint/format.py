@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from data.durable import sync_folder
+from data.durable import sync_folder, written_aside
 from data.errors import BadInput
 
 FORMAT = 2
@@ -155,12 +155,8 @@ def write_blocks(path: Path, parts: Sequence[memoryview | bytes]) -> np.ndarray:
 
 def write_file(path: Path, content: bytes) -> None:
     """A small file, fsynced, whole or not there."""
-    aside = path.with_name(path.name + ".tmp")
-    with open(aside, "wb") as file:
+    with written_aside(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(aside, path)
 
 
 def check_blocks(path: Path, table: np.ndarray) -> str | None:

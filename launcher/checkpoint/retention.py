@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.durable import folder_aside
 from launcher.checkpoint.format import (
     Damaged,
     OtherFormat,
@@ -128,13 +129,9 @@ def _keep_weights(folder: Path, step: int, attempt: int) -> None:
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     partial = target.with_name(f"{target.name}.partial-{attempt:04d}")
-    partial.mkdir(exist_ok=True)
-    try:
+    with folder_aside(partial):  # gone where this fails: on a full disk, room for what is worth more
         _write_weights(stored, partial)
         publish_folder(partial, target, attempt)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)  # on a full disk, room for what is worth more
-        raise
 
 
 def _write_weights(stored: StoredCheckpoint, partial: Path) -> None:
