@@ -88,19 +88,26 @@ def _require(stored: StoredCheckpoint, shapes: Mapping[str, tuple[int, ...]]) ->
 
 @torch.no_grad()
 def _fill(stored: StoredCheckpoint, state: StateMap) -> None:
-    """Straight into the flats on a CPU; onto a GPU through one flat's worth of pinned host memory."""
+    """Straight into the flats on a CPU; onto a GPU through pinned host memory for one kind of them.
+
+    All flats of a kind are read in one pass over the files: neighbouring parameters may lie in different
+    flats, and a pass for each flat would read the blocks that they share again.
+    """
     for kind in KINDS:
-        for flat in range(len(state.flats)):
-            target = state.tensor(flat, kind)
-            on_host = target.device.type == "cpu"
-            host = target if on_host else torch.empty(target.shape, dtype=target.dtype, pin_memory=True)
-            array = host.numpy()
-            stored.read(
-                [
-                    Request(kind, f.name, f.offset, array[f.position : f.position + f.length])
-                    for f in state.held
-                    if f.flat == flat
-                ]
-            )
-            if not on_host:
+        targets = [state.tensor(flat, kind) for flat in range(len(state.flats))]
+        hosts = [
+            target
+            if target.device.type == "cpu"
+            else torch.empty(target.shape, dtype=target.dtype, pin_memory=True)
+            for target in targets
+        ]
+        arrays = [host.numpy() for host in hosts]
+        stored.read(
+            [
+                Request(kind, f.name, f.offset, arrays[f.flat][f.position : f.position + f.length])
+                for f in state.held
+            ]
+        )
+        for target, host in zip(targets, hosts):
+            if host is not target:
                 target.copy_(host)
