@@ -789,7 +789,7 @@ def test_a_checkpoint_of_another_format(
     assert "step 3 of 3" in headrace.ok("status", run)
     headrace.ok("generate", run, "a", "--tokens", "2", "--step", "2")
     headrace.ok("resume", run, "--step", "2")
-    assert (run / "checkpoints" / "step-00000003.abandoned-0002").is_dir()
+    assert len(list((run / "checkpoints").glob("step-00000003.abandoned-*"))) == 1
 
 
 def test_no_checkpoint_is_whole_or_left(headrace: Commands, run: Path) -> None:
