@@ -5,7 +5,7 @@ nothing is written.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from data.errors import BadInput
 from launcher.checkpoint.catalog import newest
@@ -26,6 +26,8 @@ class StartPoint:
     """A line for each newer checkpoint that is damaged."""
     complete: bool
     """The run has all its steps: there is nothing to start."""
+    damaged: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """Of those passed over, the ones that only reading told: step → lines."""
 
 
 def start_point(
@@ -54,4 +56,4 @@ def start_point(
             f"{run.checkpoints}: no checkpoint is there, and the run has saved step {saved[-1]}: bring it "
             "back; to begin again, train under another run.name"
         )
-    return StartPoint(found, passed_over, found is not None and found.step >= config.steps)
+    return StartPoint(found, passed_over, found is not None and found.step >= config.steps, damaged or {})

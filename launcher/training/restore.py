@@ -82,10 +82,11 @@ class Restored:
 def restore(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> Restored:
     """The run as its newest whole checkpoint has it; `stack` closes the engine. A collective. BadInput on all
     ranks, also where no checkpoint is whole, or the one that was asked for is not."""
-    damaged: dict[int, list[str]] = {}
+    point = claimed.point
+    damaged = dict(point.damaged) if point else {}
     engine: Engine | None = None
     while True:
-        choice = _choose(world, claimed, damaged)
+        choice = _choose(world, claimed, point, damaged)
         try:
             stored = _open(world, choice)
             stream = together(world, partial(_open_stream, claimed, stored))
@@ -95,7 +96,7 @@ def restore(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> Restored
             if stored is not None:
                 load(world, stored, engine.state)
         except FoundDamaged as found:
-            damaged[choice.step] = found.lines
+            damaged[choice.step], point = found.lines, None
             continue
         # The plan of an older checkpoint may know fewer corpora than the one that the engine was built for.
         engine.count_corpora(len(stream.plan.corpora))
@@ -114,20 +115,20 @@ class _Choice:
     """On rank 0."""
 
 
-def _choose(world: World, claimed: ClaimedAttempt, damaged: Mapping[int, Sequence[str]]) -> _Choice:
-    """Rank 0's choice, given what was found damaged so far. A collective."""
+def _choose(
+    world: World, claimed: ClaimedAttempt, point: StartPoint | None, damaged: Mapping[int, Sequence[str]]
+) -> _Choice:
+    """Rank 0's choice: `point`, or one made now, by what was found damaged so far. A collective."""
     own: list[StoredCheckpoint | None] = []
 
     def choose() -> dict[str, Any]:
-        point = None if damaged else claimed.point
-        if point is None:
-            point = start_point(claimed.run, claimed.config, claimed.step, damaged)
-        found = point.checkpoint
+        chosen = point or start_point(claimed.run, claimed.config, claimed.step, damaged)
+        found = chosen.checkpoint
         own.append(found)
         return {
             "step": found.step if found else 0,
             "path": str(found.path) if found else None,
-            "passed_over": point.passed_over,
+            "passed_over": chosen.passed_over,
         }
 
     return _Choice(**from_first(world, choose), stored=own[0] if own else None)

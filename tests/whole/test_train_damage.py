@@ -178,7 +178,14 @@ def test_the_end_of_a_complete_run_is_read_by_nobody_else(text: TrainingText, tm
     seen = watch(plain)
     assert "is complete, 4 steps; nothing was changed" in seen[0].left.said
     assert [one.files(4) for one in seen] == [set(FRAGMENTS), set()]
-    line = flip(run.checkpoints / step_name(4) / FRAGMENTS[0])
+    older = run.checkpoints / step_name(2) / FRAGMENTS[1]
+    whole = older.read_bytes()
+    lines = [flip(run.checkpoints / step_name(4) / FRAGMENTS[0]), flip(older)]
+    seen = watch(plain, code=2)
+    assert seen[0].left.line == f"no checkpoint is whole: {'; '.join(lines)}"
+    assert [one.files(4) for one in seen] == [set(FRAGMENTS), set()], "known to be damaged when ranks load"
+    older.write_bytes(whole)
+    line = lines[0]
     left = train(2, plain)
     assert "is complete" not in left[0].said
     assert min(rows_of(left)) == 2 * plain["batch_rows"]
