@@ -1,13 +1,19 @@
-"""Files and lines that are on the disk after a crash, whole or not at all; and reading such lines back."""
+"""Files and lines that are on the disk after a crash, whole or not at all; and reading such lines back.
+
+Everything that must be whole or not there is made aside, under a name that nobody looks for, and gets its own
+name by one call of the file system: a file by `written_aside`, what needs a folder to be made in by
+`folder_aside`. Neither says what a failure means: `writing` makes a line of it where the user named the file.
+"""
 
 import errno
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from data.errors import BadInput
 
@@ -18,7 +24,45 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
+        raise BadInput(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def written_aside(
+    path: Path, *, aside: Path | None = None, sync: bool = True, replace: bool = True
+) -> Iterator[BinaryIO]:
+    """A file to write into; when the block ends well it is complete and bears the name `path`.
+
+    aside: its name until then, in the same folder; `.NAME.part-…` by default. sync: it is on the disk before
+    it gets its name (and the name after `sync_folder`). replace: what has the name already makes way, else it
+    stays. When the block fails there is nothing. OSError where the file system refuses.
+    """
+    aside = aside or path.with_name(f".{path.name}.part-{uuid.uuid4().hex}")
+    try:
+        with aside.open("wb") as file:
+            yield file
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        if replace:
+            aside.rename(path)
+        else:
+            with suppress(FileExistsError):
+                os.link(aside, path)
+    finally:
+        with suppress(OSError):  # where it could not be made either
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_aside(path: Path) -> Iterator[None]:
+    """The folder `path`, made for the block: what the block gives another name stays, be it the folder
+    itself, and the rest is gone after it, however it ends. OSError where it cannot be made."""
+    path.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def append(path: Path, line: str, sync: bool = True) -> None:
@@ -79,19 +123,10 @@ def _with(keys: Sequence[str]) -> str:
 
 def write_once(path: Path, content: bytes) -> None:
     """Make a file that is complete and on the disk from the moment it is there; one that exists stays."""
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with writing(path):
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            with suppress(FileExistsError):
-                os.link(temporary, path)
-            sync_folder(path.parent)
-    finally:
-        with suppress(OSError):  # where it could not be made either
-            temporary.unlink(missing_ok=True)
+    with writing(path):
+        with written_aside(path, replace=False) as file:
+            file.write(content)
+        sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:

@@ -127,8 +127,10 @@ DOORS: dict[str, dict[str, str]] = {
         "yaml_reader": "Key dotted",
     },
     "launcher.checkpoint": {
-        "catalog": "CheckpointRef listing newest read_progress verify",
-        "load": "load read_weights",
+        "catalog": "listing newest verify",
+        "format": "Damaged",
+        "read": "StoredCheckpoint",
+        "load": "FoundDamaged load read_weights undamaged",
         "save": "Checkpoints",
         "retention": "Retention steps_in",
     },

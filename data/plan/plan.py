@@ -8,8 +8,8 @@ never change within a run is refused here, with what was and what is asked.
 
 import json
 from bisect import bisect_right
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -275,6 +275,33 @@ def read_history(path: Path) -> History:
     try:
         return History.from_json(records)
     except (KeyError, TypeError, ValueError) as error:
+        if strange := [name for record in records for name in _strange_names(record)]:
+            raise BadInput(
+                f"{path}: was written by another version of headrace (it has {strange[0]!r}): go on with the "
+                "headrace that began the run, or begin a new run"
+            ) from error
         raise BadInput(
             f"{path}: not a plan history that this version can read ({error}); {remedy}"
         ) from error
+
+
+def _strange_names(record: Mapping[str, Any]) -> Iterator[str]:
+    """Names in a record of plan.jsonl that nothing bears here: another version wrote it."""
+    if "skip" in record:
+        yield from _beyond(Skip, record["skip"])
+        return
+    yield from _beyond(Plan, record["plan"])
+    for corpus in _each(record["plan"], "corpora"):
+        yield from _beyond(CorpusPlan, corpus)
+        for era in _each(corpus, "eras"):
+            yield from _beyond(Era, era)
+
+
+def _beyond(known: type, value: Any) -> list[str]:
+    names = {part.name for part in fields(known)}
+    return [name for name in value if name not in names] if isinstance(value, dict) else []
+
+
+def _each(value: Any, name: str) -> list[Any]:
+    found = value.get(name) if isinstance(value, dict) else None
+    return found if isinstance(found, list) else []

@@ -27,6 +27,7 @@ import xxhash
 import zstandard
 from webdataset.writer import TarWriter
 
+from data.durable import folder_aside, writing
 from data.errors import BadInput
 from data.prepare import builtin
 from data.prepare.documents import Document, find_files, read_files
@@ -133,9 +134,9 @@ def pack_documents(
     _refuse_existing(prefix)
     part = prefix.parent / f".{prefix.name}.part-{socket.gethostname()}-{os.getpid()}"
     report = PackReport(index=prefix.with_name(prefix.name + ".index"))
-    try:
+    with writing(prefix):
         _sweep(prefix)
-        part.mkdir(parents=True)
+    with writing(prefix), folder_aside(part):
         units = ordered_map(_Packer(zstd), _batches(_entries(documents, report)), workers)
         writer = ShardWriter(part, prefix.name, ".tar.zst" if zstd else ".tar", shard_bytes)
         for packed in itertools.chain.from_iterable(units):
@@ -143,11 +144,7 @@ def pack_documents(
         writer.close()
         if not writer.rows:
             raise BadInput(f"{prefix}: no document to pack" + _because(report))
-        _publish(part, prefix, writer, zstd, report)
-    except OSError as error:
-        raise BadInput(f"{prefix}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        _publish(prefix, writer, zstd, report)
     return report
 
 
@@ -166,11 +163,11 @@ def _refuse_existing(prefix: Path) -> None:
 
 
 def _sweep(prefix: Path) -> None:
-    """Remove what a killed pack of this name on this host left behind."""
+    """Remove what a killed pack of this name on this host left behind; its process number may be ours."""
     start = f".{prefix.name}.part-{socket.gethostname()}-"
     for folder in prefix.parent.glob(glob.escape(start) + "*"):
         pid = folder.name.removeprefix(start)
-        if pid.isdigit() and int(pid) != os.getpid() and not Path(f"/proc/{pid}").exists():
+        if pid.isdigit() and (int(pid) == os.getpid() or not Path(f"/proc/{pid}").exists()):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -232,7 +229,7 @@ class _Packer:
         return WrittenSample(stored, length, len(entries), text_bytes, xxhash.xxh64_intdigest(data))
 
 
-def _publish(part: Path, prefix: Path, writer: ShardWriter, zstd: bool, report: PackReport) -> None:
+def _publish(prefix: Path, writer: ShardWriter, zstd: bool, report: PackReport) -> None:
     """Rename the shards to their final names, then write the index."""
     _refuse_existing(prefix)  # another pack may have finished meanwhile
     shards = []

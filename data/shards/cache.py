@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from data.durable import written_aside
 from data.errors import BadInput
 
 _TEMPORARY = "writing-"
@@ -47,11 +48,11 @@ class Cache:
 
     def put(self, key: str, chunks: Iterable[bytes]) -> BinaryIO:
         """Store chunks as the file of `key` and open it. Raises BadInput where they do not fit."""
-        part = self.folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        path, aside = self._path(key), self.folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
         total = 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
+            with written_aside(path, aside=aside, sync=False) as file:
                 for chunk in chunks:
                     total += len(chunk)
                     if total > self.limit:
@@ -66,16 +67,13 @@ class Cache:
                     finally:
                         with self._lock:
                             self._pending -= len(chunk)
-            whole = part.open("rb")
-            part.rename(self._path(key))
+                whole = aside.open("rb")  # before others can see it, and evict it
             with self._lock:
                 if not self._room:  # files written side by side cannot evict each other until they are whole
                     self._trim()
             return whole
         except OSError as error:
             raise BadInput(f"{self.folder} (data.cache.folder): {error.strerror or error}") from error
-        finally:
-            part.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / hashlib.sha256(key.encode()).hexdigest()[:40]

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 import xxhash
 
+from data.durable import writing, written_aside
 from data.errors import BadInput
 
 Sized = TypeVar("Sized")
@@ -163,7 +163,7 @@ def fingerprint(units: np.ndarray) -> str:
 def write(
     path: str | Path, shards: Sequence[Shard], units: np.ndarray, text_field: str | None = None
 ) -> None:
-    """Write an index under a temporary name, then rename it: it is whole or it is not there."""
+    """Write an index: it is whole or it is not there. BadInput where it cannot be written."""
     path = Path(path)
     header = {
         "shards": [asdict(shard) for shard in shards],
@@ -174,19 +174,9 @@ def write(
     }
     text = json.dumps(header).encode()
     text += b" " * (-(_HEAD + len(text)) % 64)  # the table begins on a cache line
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
-    try:
-        with part.open("wb") as file:
-            file.write(_MAGIC + np.array([VERSION, len(text)], "<u4").tobytes() + text)
-            file.write(units.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # where it could not be made either
-            part.unlink(missing_ok=True)
+    with writing(path), written_aside(path) as file:
+        file.write(_MAGIC + np.array([VERSION, len(text)], "<u4").tobytes() + text)
+        file.write(units.tobytes())
 
 
 def runs(samples: Iterable[Sized], size: Callable[[Sized], tuple[int, int]]) -> Iterator[list[Sized]]:

@@ -9,14 +9,13 @@ gives back every text. Control ids are control symbols of the model: no text can
 """
 
 import io
-import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import sentencepiece
 
+from data.durable import writing, written_aside
 from data.errors import BadInput
 from data.prepare.parallel import Progress
 from data.shards.corpus import Corpus
@@ -117,7 +116,11 @@ def train(
         raise BadInput(
             f"vocabulary {vocabulary}: {len(symbols)} control and 256 byte ids need {least} or more"
         )
-    with _written(out) as model:
+    with writing(out):
+        _make_folder_of(out)
+    # The file is made before the training, which takes a while: where it cannot be, that is known now.
+    with writing(out), written_aside(out, sync=False) as file:
+        model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=_chunks(sample_texts(corpora, budget, seed), budget, progress),
@@ -144,28 +147,16 @@ def train(
         except (RuntimeError, OSError) as error:
             cut_short = budget < sum(corpus.index.text_bytes for corpus in corpora)
             raise BadInput(_refusal(out, vocabulary, least, cut_short, str(error))) from error
+        file.write(model.getvalue())
     return Tokenizer.load(out)
 
 
-@contextmanager
-def _written(out: Path) -> Iterator[io.BytesIO]:
-    """A buffer that becomes the file `out`, whole, when the block ends well. BadInput before the block where
-    `out` cannot be written: training takes a while."""
-    part = out.with_name(f".{out.name}.part-{os.getpid()}")
-    buffer = io.BytesIO()
+def _make_folder_of(out: Path) -> None:
+    """OSError, or BadInput where a file has the name of the folder."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        part.touch()
-        yield buffer
-        part.write_bytes(buffer.getvalue())
-        part.rename(out)
     except FileExistsError as error:
         raise BadInput(f"{out}: cannot be written: {out.parent} is a file") from error
-    except OSError as error:
-        raise BadInput(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # where it could not be made either
-            part.unlink(missing_ok=True)
 
 
 def _refusal(out: Path, vocabulary: int, fewest: int, cut_short: bool, error: str) -> str:

@@ -1,5 +1,6 @@
 """Tensors on disk, every byte checked: a checkpoint is whole or it is not there.
 
-Doors: `catalog` (which there are, which is newest and whole), `save.Checkpoints`, `load.load/read_weights`,
+Doors: `catalog` (which there are, which is the newest), `read.StoredCheckpoint` (one that was opened),
+`load.load/read_weights` (its tensors, each block checked), `format.Damaged`, `save.Checkpoints`,
 `retention.Retention/steps_in`.
 """

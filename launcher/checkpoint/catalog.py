@@ -1,77 +1,61 @@
 """The checkpoints of a run, from outside: which are there, which one to go on from, what the run kept there.
 
-A resume takes the newest whose every byte is right and says what it passed over, and why. Where there are
-checkpoints but none is whole it is refused: starting again from nothing is never the silent answer. No torch
-here, for `check` looks too; tensors are read in load.py.
+A resume takes the newest whose every byte is right and says what it passed over, and why. `newest` chooses by
+the small files and the sizes of the others. Damage in the large ones is met by those who load the checkpoint,
+block by block; they then ask again, with what they found. Where there are checkpoints but none is whole it is
+refused: starting again from nothing is never the silent answer. No torch here, for `check` looks too; tensors
+are read in load.py.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.durable import sync_folder
 from data.errors import BadInput
-from launcher.checkpoint.format import Damaged, step_name, weights_name
-from launcher.checkpoint.read import StoredCheckpoint, problems, read_manifest
+from launcher.checkpoint.format import Damaged, OtherFormat, step_name, weights_name
+from launcher.checkpoint.read import StoredCheckpoint, read_manifest
 from launcher.checkpoint.retention import steps_in
 
 
-@dataclass(frozen=True)
-class CheckpointRef:
-    """A checkpoint that every check has passed."""
-
-    step: int
-    attempt: int
-    path: str
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON; CheckpointRef(**plain) is the inverse."""
-        return asdict(self)
-
-
 def newest(
-    folder: Path, step: int | None = None, rewound: tuple[int, int] | None = None, quick: bool = False
-) -> tuple[CheckpointRef | None, list[str]]:
-    """The newest checkpoint that is whole, and a line for each newer one that was passed over.
+    folder: Path,
+    step: int | None = None,
+    rewound: tuple[int, int] | None = None,
+    damaged: Mapping[int, Sequence[str]] | None = None,
+) -> tuple[StoredCheckpoint | None, list[str]]:
+    """The newest checkpoint whose small files are right, opened, and a line for each newer one passed over.
 
     With `step` that one or BadInput. rewound (attempt, step): that attempt went back to that step, so what
-    others saved of later steps was given up, also where it was killed before it had set that aside. (None,
-    []) where nothing was ever saved; BadInput where all that was saved is damaged. Reads every byte of what
-    it returns; quick: the small files alone, and the sizes of the others.
+    others saved of later steps was given up, also where it was killed before it had set that aside. damaged:
+    step → what was found wrong by reading that checkpoint. (None, []) where nothing was ever saved; BadInput
+    where all that was saved is damaged, or the choice falls on a checkpoint of another format.
     """
-    steps = steps_in(folder)
+    damaged = damaged or {}
+    # One that has gone since it was found damaged counts still, lest the run begin again from nothing.
+    steps = sorted({*steps_in(folder), *damaged})
     if step is not None:
         _require(folder, step, steps)
         steps = [step]
     passed_over: list[str] = []
     for number in reversed(steps):
         path = folder / step_name(number)
-        wrong = problems(path, quick)
-        if not wrong:
-            attempt = read_manifest(path)["attempt"]
-            if step is None and rewound and number > rewound[1] and attempt != rewound[0]:
-                continue
-            return CheckpointRef(number, attempt, str(path)), passed_over
-        passed_over += [f"{path}/{line}" for line in wrong]
+        try:
+            if number in damaged:
+                raise Damaged(*damaged[number])
+            stored = StoredCheckpoint(path)
+        except Damaged as damage:
+            passed_over += [f"{path}/{line}" for line in damage.lines]
+            continue
+        if step is None and rewound and number > rewound[1] and stored.attempt != rewound[0]:
+            continue
+        return stored, passed_over
     if passed_over and step is not None:
         others = f"'headrace checkpoint ls {folder.parent}' shows the others"
         raise BadInput(f"the checkpoint of step {step} is damaged: {'; '.join(passed_over)}; {others}")
     if passed_over:
         raise BadInput(f"no checkpoint is whole: {'; '.join(passed_over)}")
     return None, []
-
-
-def read_progress(path: str | Path) -> dict[str, Any]:
-    """What the run kept of itself. BadInput for damage."""
-    return open_stored(Path(path)).progress
-
-
-def open_stored(path: Path) -> StoredCheckpoint:
-    """A checkpoint to be read. BadInput for damage."""
-    try:
-        return StoredCheckpoint(path)
-    except Damaged as damage:
-        raise BadInput(f"{path}/{damage}") from damage
 
 
 def abandon(folder: Path, after: int, attempt: int) -> list[str]:
@@ -111,6 +95,9 @@ def listing(folder: Path) -> list[dict[str, Any]]:
             state = aside or ("whole" if kind == "step" else "weights only")
         except Damaged as damage:
             state = aside or f"damaged: {damage}"
+        except OtherFormat as other:
+            state = aside or f"of {other.writer}"
+            newest_whole = newest_whole if aside else None  # a resume refuses that one
         row |= {"state": state, "resume": "", "path": str(path)}
         rows.append(row)
         if state == "whole":
@@ -128,7 +115,18 @@ def verify(folder: Path, step: int | None = None) -> dict[Path, list[str]]:
         steps = [int(path.name.partition("-")[2]) for path in paths]
         _require(folder, step, steps)
         paths = [path for path, its in zip(paths, steps) if its == step]
-    return {path: [f"{path}/{line}" for line in problems(path)] for path in paths}
+    return {path: _problems(path) for path in paths}
+
+
+def _problems(path: Path) -> list[str]:
+    """A line for each damaged file of a checkpoint, after reading every byte."""
+    try:
+        lines = StoredCheckpoint(path).problems()
+    except Damaged as damage:
+        lines = damage.lines
+    except OtherFormat as other:
+        return [str(other)]
+    return [f"{path}/{line}" for line in lines]
 
 
 def _require(folder: Path, step: int, steps: list[int]) -> None:

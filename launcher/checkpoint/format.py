@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from data.durable import sync_folder
+from data.durable import sync_folder, written_aside
+from data.errors import BadInput
 
-FORMAT = 1
+FORMAT = 2
 BLOCK = 1 << 20
 KINDS = ("w", "exp_avg", "exp_avg_sq")
 """What is kept of each element: fp32 master weight and Adam's two moments."""
@@ -35,7 +36,25 @@ MANIFEST, INDEX, PROGRESS = "MANIFEST.json", "index.json", "progress.json"
 
 
 class Damaged(Exception):
-    """A file of a checkpoint is not as it was written. The text begins with its name."""
+    """Files of a checkpoint are not as they were written. Each line begins with the name of a file."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = list(lines)
+
+
+class OtherFormat(BadInput):
+    """A checkpoint is of another version of headrace. It is refused and never passed over as damaged: what
+    the run had reached would be given up in silence."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        older = number < FORMAT
+        self.writer = f"{'an older' if older else 'a newer'} headrace (format {number})"
+        own = "the headrace that began the run" if older else "that one"
+        super().__init__(
+            f"{path}: was written by {self.writer}; this one reads format {FORMAT}: go on with {own}, or "
+            "begin a new run"
+        )
 
 
 def step_name(step: int) -> str:
@@ -74,7 +93,13 @@ def sealed(manifest: Mapping[str, Any]) -> bytes:
 
 
 def header(kinds: Sequence[str], elements: int) -> bytes:
-    """A safetensors header of flat F32 tensors, one of `elements` for each kind, in order."""
+    """What a safetensors file begins with: flat F32 tensors, one of `elements` for each kind, in order.
+
+    Written here, because the library writes whole files from tensors that it is given, and a save streams a
+    rank's buffer: each block is hashed as it goes out, nothing is copied, and the file is fsynced. That the
+    library reads what is written is tested. Nobody here reads a header: where a file's data begins stands in
+    the index, whose hash was checked.
+    """
     entries = {
         kind: {
             "dtype": "F32",
@@ -130,12 +155,8 @@ def write_blocks(path: Path, parts: Sequence[memoryview | bytes]) -> np.ndarray:
 
 def write_file(path: Path, content: bytes) -> None:
     """A small file, fsynced, whole or not there."""
-    aside = path.with_name(path.name + ".tmp")
-    with open(aside, "wb") as file:
+    with written_aside(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(aside, path)
 
 
 def check_blocks(path: Path, table: np.ndarray) -> str | None:

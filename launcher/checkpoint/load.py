@@ -1,82 +1,113 @@
-"""Tensors out of a checkpoint: into an engine, whatever its layout, or whole and on the CPU."""
+"""Tensors out of a checkpoint: into an engine, whatever its layout, or whole and on the CPU.
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+    undamaged(world, read)         a read by every rank, of which all hear where any of them met damage
+    load(world, stored, state)     every rank reads what it holds, and checks each block that it reads
+
+Where any rank met damage all raise FoundDamaged with the lines of all, so a start goes on from an older
+checkpoint on all ranks. Together they read each element of each parameter: nothing that the run needs stays
+unchecked.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.errors import BadInput
-from launcher.checkpoint.catalog import open_stored
 from launcher.checkpoint.format import KINDS, Damaged
 from launcher.checkpoint.read import Request, StoredCheckpoint
+from launcher.distributed.collectives import gather, together
+from launcher.distributed.world import World
 from launcher.engine.sharded_state import StateMap
 
+T = TypeVar("T")
 
-def load(path: str | Path, state: StateMap) -> dict[str, Any]:
-    """Fill this rank's masters and moments, refresh the model, check the map; the run's progress.
 
-    A collective (the refresh). BadInput for damage, or a model of other shapes.
+class FoundDamaged(Exception):
+    """Some rank found a checkpoint damaged; the same lines on every rank, each once."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("; ".join(lines))
+        self.lines = lines
+
+
+def undamaged(world: World, read: Callable[[], T]) -> T:
+    """`read()` on every rank, or FoundDamaged on every rank where it met damage on any. A collective."""
+
+    def attempt() -> tuple[list[T], list[str]]:
+        try:
+            return [read()], []
+        except Damaged as damage:
+            return [], damage.lines
+
+    result, own = together(world, attempt)
+    lines = list(dict.fromkeys(line for lines in gather(world, own) for line in lines))
+    if lines:
+        raise FoundDamaged(lines)
+    return result[0]
+
+
+def load(world: World, stored: StoredCheckpoint, state: StateMap) -> None:
+    """Fill this rank's masters and moments, refresh the model, check the map.
+
+    A collective. FoundDamaged on all ranks: what was filled by then is to be filled again from another.
+    BadInput for a model of other shapes, or weights without moments.
     """
-    stored = _open(Path(path), state.shapes)
-    for kind in KINDS:
-        if kind not in stored.kinds:
-            raise BadInput(f"{path}: holds weights only, it cannot be resumed")
-    _fill(stored, state, KINDS)
+    together(world, lambda: _require(stored, state.shapes))
+    undamaged(world, lambda: _fill(stored, state))
     state.adam_step = stored.adam_step
     state.refresh()
     state.check_guard()
-    return stored.progress
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Name → whole float32 weight on the CPU, without an engine. BadInput for damage."""
-    stored = open_stored(Path(path))
+def read_weights(stored: StoredCheckpoint) -> dict[str, Tensor]:
+    """Name → whole float32 weight on the CPU, without an engine. Damaged names file and bytes."""
     weights = {name: np.empty(shape, dtype=np.float32) for name, shape in stored.shapes.items()}
-    _read(stored, [Request("w", name, 0, out.reshape(-1)) for name, out in weights.items()])
+    stored.read([Request("w", name, 0, out.reshape(-1)) for name, out in weights.items()])
     return {name: torch.from_numpy(array) for name, array in weights.items()}
 
 
-def _open(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> StoredCheckpoint:
-    stored = open_stored(path)
+def _require(stored: StoredCheckpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """BadInput unless a checkpoint holds all of a model of these shapes, and nothing else."""
+    for kind in KINDS:
+        if kind not in stored.kinds:
+            raise BadInput(f"{stored.path}: holds weights only, it cannot be resumed")
     for name, shape in shapes.items():
         if stored.shapes.get(name) != shape:
             found = stored.shapes.get(name, "nothing")
             raise BadInput(
-                f"{path}: {name} is {found} in the checkpoint and {shape} in the model of the config; "
+                f"{stored.path}: {name} is {found} in the checkpoint and {shape} in the model of the config; "
                 "resume with the model and tokenizer that the run was started with"
             )
     for name in stored.shapes:
         if name not in shapes:
-            raise BadInput(f"{path}: {name} is in the checkpoint and not in the model of the config")
-    return stored
-
-
-def _read(stored: StoredCheckpoint, requests: list[Request]) -> None:
-    try:
-        stored.read(requests)
-    except Damaged as damage:
-        raise BadInput(f"{stored.path}/{damage}") from damage
+            raise BadInput(f"{stored.path}: {name} is in the checkpoint and not in the model of the config")
 
 
 @torch.no_grad()
-def _fill(stored: StoredCheckpoint, state: StateMap, kinds: tuple[str, ...] | list[str]) -> None:
-    """Straight into the flats on a CPU; onto a GPU through one flat's worth of pinned host memory."""
-    for kind in kinds:
-        for flat in range(len(state.flats)):
-            target = state.tensor(flat, kind)
-            on_host = target.device.type == "cpu"
-            host = target if on_host else torch.empty(target.shape, dtype=target.dtype, pin_memory=True)
-            array = host.numpy()
-            _read(
-                stored,
-                [
-                    Request(kind, f.name, f.offset, array[f.position : f.position + f.length])
-                    for f in state.held
-                    if f.flat == flat
-                ],
-            )
-            if not on_host:
+def _fill(stored: StoredCheckpoint, state: StateMap) -> None:
+    """Straight into the flats on a CPU; onto a GPU through pinned host memory for one kind of them.
+
+    All flats of a kind are read in one pass over the files: neighbouring parameters may lie in different
+    flats, and a pass for each flat would read the blocks that they share again.
+    """
+    for kind in KINDS:
+        targets = [state.tensor(flat, kind) for flat in range(len(state.flats))]
+        hosts = [
+            target
+            if target.device.type == "cpu"
+            else torch.empty(target.shape, dtype=target.dtype, pin_memory=True)
+            for target in targets
+        ]
+        arrays = [host.numpy() for host in hosts]
+        stored.read(
+            [
+                Request(kind, f.name, f.offset, arrays[f.flat][f.position : f.position + f.length])
+                for f in state.held
+            ]
+        )
+        for target, host in zip(targets, hosts):
+            if host is not target:
                 target.copy_(host)

@@ -1,14 +1,16 @@
 """Reading a checkpoint: any element of any parameter, from whichever ranks' files hold it, each byte checked.
 
 Opening reads the small files and checks them against each other, so most damage is known before anything
-large is touched. A reader asks for runs of elements by name; which ranks wrote them, and under which layout,
-does not matter to it.
+large is touched; that in the large files is met by whoever reads the block. A reader asks for runs of
+elements by name; which ranks wrote them, and under which layout, does not matter to it. A process opens a
+checkpoint once, and has step, progress, shapes and tensors from that.
 """
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from launcher.checkpoint.format import (
     MANIFEST,
     PROGRESS,
     Damaged,
+    OtherFormat,
     blocks_name,
     canonical,
     check_blocks,
@@ -46,7 +49,7 @@ class StoredCheckpoint:
     """A checkpoint that is read. Opening checks manifest, index, progress and block tables, all small."""
 
     def __init__(self, path: Path) -> None:
-        """Damaged names the file."""
+        """Damaged names the file; OtherFormat."""
         self.path = path
         self.manifest = read_manifest(path)
         self.index = json.loads(self._small(INDEX))
@@ -65,6 +68,16 @@ class StoredCheckpoint:
             fragments.sort()
 
     @property
+    def step(self) -> int:
+        """After which it was saved."""
+        return self.manifest["step"]
+
+    @property
+    def attempt(self) -> int:
+        """Which saved it."""
+        return self.manifest["attempt"]
+
+    @property
     def adam_step(self) -> int:
         """Updates that Adam had made."""
         return self._progress["adam_step"]
@@ -77,8 +90,8 @@ class StoredCheckpoint:
     def read(self, requests: Sequence[Request]) -> None:
         """Fill every request, each touched block checked first. Damaged names file and bytes."""
         for file, jobs in self._jobs(requests).items():
-            name = self.index["files"][file]["name"]
-            with open(self.path / name, "rb", buffering=0) as opened:
+            path = self.path / self.index["files"][file]["name"]
+            with _readable(path), open(path, "rb", buffering=0) as opened:
                 number, block = -1, b""
                 for begin, out in sorted(jobs, key=lambda job: job[0]):
                     at, end = begin, begin + len(out)
@@ -94,13 +107,19 @@ class StoredCheckpoint:
                         at = stop
 
     def problems(self) -> list[str]:
-        """Every fragment file that is not as it was written, after reading every byte."""
-        files = self.index["files"]
+        """A line for every fragment file that is not as it was written, after reading every byte."""
+
+        def problem(name: str, table: np.ndarray) -> list[str]:
+            try:
+                with _readable(self.path / name):
+                    found = check_blocks(self.path / name, table)
+            except Damaged as damage:
+                return damage.lines
+            return [f"{name}: {found}"] if found else []
+
+        names = [file["name"] for file in self.index["files"]]
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            found = pool.map(
-                lambda pair: check_blocks(self.path / pair[0]["name"], pair[1]), zip(files, self._tables)
-            )
-            return [f"{file['name']}: {problem}" for file, problem in zip(files, found) if problem]
+            return [line for found in pool.map(problem, names, self._tables) for line in found]
 
     def _jobs(self, requests: Sequence[Request]) -> dict[int, list[tuple[int, memoryview]]]:
         """Fragment file → (first byte in it, where its bytes go)."""
@@ -129,25 +148,23 @@ class StoredCheckpoint:
             raise Damaged(f"{name}: bytes {number * BLOCK} to {number * BLOCK + len(block)} are damaged")
 
     def _small(self, name: str) -> bytes:
-        content = (self.path / name).read_bytes()
+        content = _content(self.path / name)
         if sha256(content) != self.manifest["sha256s"][name]:
             raise Damaged(f"{name}: its content is not what the manifest says")
         return content
 
     def _table(self, file: Mapping[str, Any]) -> np.ndarray:
         name = blocks_name(file["name"])
-        content = (self.path / name).read_bytes()
+        content = _content(self.path / name)
         if sha256(content) != file["blocks"]:
             raise Damaged(f"{name}: its content is not what the index says")
         return np.frombuffer(content, dtype="<u8")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest, checked against its own hash, and every file that it names against its size."""
-    try:
-        content = (path / MANIFEST).read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise Damaged(f"{MANIFEST}: missing") from None
+    """The manifest, checked against its own hash, and every file that it names against its size. Damaged, or
+    OtherFormat."""
+    content = _content(path / MANIFEST)
     try:
         manifest = json.loads(content)
         claimed = manifest.pop("sha256")
@@ -156,28 +173,33 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if claimed != sha256(canonical(manifest)) or content != sealed(manifest):
         raise Damaged(f"{MANIFEST}: damaged")
     if manifest["format"] != FORMAT:
-        raise Damaged(f"{MANIFEST}: format {manifest['format']}, this headrace reads format {FORMAT}")
+        raise OtherFormat(path, manifest["format"])
     wrong = [line for name, size in manifest["sizes"].items() if (line := _size_problem(path / name, size))]
     if wrong:
-        raise Damaged("; ".join(wrong))
+        raise Damaged(*wrong)
     return manifest
 
 
 def _size_problem(path: Path, size: int) -> str | None:
     try:
-        found = path.stat().st_size
-    except FileNotFoundError:
-        return f"{path.name}: missing"
+        with _readable(path):
+            found = path.stat().st_size
+    except Damaged as damage:
+        return str(damage)
     return None if found == size else f"{path.name}: {found} bytes, {size} were written"
 
 
-def problems(path: Path, quick: bool = False) -> list[str]:
-    """Everything wrong with a checkpoint, each line beginning with the file's name; reads every byte. quick:
-    what can be told from the small files and the sizes of the others."""
+def _content(path: Path) -> bytes:
+    with _readable(path):
+        return path.read_bytes()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """A file that cannot be read is damage too, whatever the reason: an older checkpoint may be readable."""
     try:
-        stored = StoredCheckpoint(path)
-        return [] if quick else stored.problems()
-    except Damaged as damage:
-        return str(damage).split("; ")
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise Damaged(f"{path.name}: missing") from None
     except OSError as error:
-        return [f"{Path(error.filename or path).name}: cannot be read: {error.strerror}"]
+        raise Damaged(f"{path.name}: cannot be read: {error.strerror}") from error

@@ -18,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from data.durable import folder_aside
 from launcher.checkpoint.format import (
     Damaged,
+    OtherFormat,
     blocks_name,
     delete,
     header,
@@ -58,8 +60,8 @@ class Retention:
     def apply(self, folder: Path, published: int, attempt: int, damaged: set[int]) -> list[str]:
         """Bring a folder into this state, step `published` being the newest; the names of what went.
 
-        Where weights cannot be kept because of damage, all of it stays for its owner to look at, and the step
-        is added to `damaged`, which the attempt keeps: told once, and not read again at each save.
+        Where weights cannot be kept because of damage or another format, all of it stays for its owner to
+        look at, and the step is added to `damaged`, which the attempt keeps: told once, and read once.
         """
         gone, bare = self.plan([step for step in steps_in(folder) if step <= published])
         for path in [*folder.glob("*.deleting"), *(folder / step_name(step) for step in gone)]:
@@ -72,6 +74,9 @@ class Retention:
                 _keep_weights(folder, step, attempt)
             except Damaged as damage:
                 _warn(f"{path}/{damage}; it is damaged, and stays as it is")
+                damaged.add(step)
+            except OtherFormat as other:
+                _warn(f"{other}; it stays as it is")
                 damaged.add(step)
             except OSError as error:
                 _warn(f"{path}: its weights alone cannot be kept, so it stays for now: {error.strerror}")
@@ -124,13 +129,9 @@ def _keep_weights(folder: Path, step: int, attempt: int) -> None:
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     partial = target.with_name(f"{target.name}.partial-{attempt:04d}")
-    partial.mkdir(exist_ok=True)
-    try:
+    with folder_aside(partial):  # gone where this fails: on a full disk, room for what is worth more
         _write_weights(stored, partial)
         publish_folder(partial, target, attempt)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)  # on a full disk, room for what is worth more
-        raise
 
 
 def _write_weights(stored: StoredCheckpoint, partial: Path) -> None:

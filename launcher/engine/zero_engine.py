@@ -66,6 +66,10 @@ class Engine:
         """The module; its weights are whole on every rank except in ZeRO 3 (see `whole_weights`)."""
         return self._deepspeed.module
 
+    def count_corpora(self, number: int) -> None:
+        """Add losses up for so many corpora from now on. No weight depends on their number."""
+        self._deepspeed.module.head.corpora = number
+
     @property
     def device_name(self) -> str:
         """What the device is called, for its peak: 'NVIDIA H100 80GB HBM3'; 'cpu' without a GPU."""

@@ -2,14 +2,16 @@
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from data.errors import BadInput
 from data.tokenization.tokenizer import Tokenizer
-from launcher.checkpoint.catalog import newest, read_progress
+from launcher.checkpoint.catalog import newest
+from launcher.checkpoint.format import Damaged
 from launcher.checkpoint.load import read_weights
+from launcher.checkpoint.read import StoredCheckpoint
 from launcher.config.run_config import Config
 from launcher.runs.plan_history import run_tokenizer
 from launcher.runs.progress import Progress
@@ -31,32 +33,38 @@ class Trained:
 def load_model(run: RunFolder, step: int | None) -> Trained:
     """What a run had trained at a step (None: the newest checkpoint). BadInput where there is no whole
     checkpoint."""
-    path = _checkpoint_of(run, step)
+    stored, weights = _weights_of(run, step)
     config = run.current_config()
-    progress = Progress.from_json(read_progress(path))
+    progress = Progress.from_json(stored.progress)
     plan = progress.history.newest
     tokenizer = run_tokenizer(run, plan.tokenizer)
     model = plain_model(config, tokenizer, len(plan.corpora))
-    weights = read_weights(path)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name not in weights or weights[name].shape != parameter.shape:
                 raise BadInput(
-                    f"{path}: holds a model of other shapes than the run's config and tokenizer ask for "
-                    f"({name}); were they changed since?"
+                    f"{stored.path}: holds a model of other shapes than the run's config and tokenizer ask "
+                    f"for ({name}); were they changed since?"
                 )
             parameter.copy_(weights[name])
     return Trained(model.eval(), tokenizer, config, progress)
 
 
-def _checkpoint_of(run: RunFolder, step: int | None) -> Path:
-    """The folder of a run's checkpoint; says what it passed over. BadInput where there is none."""
-    found, passed_over = newest(run.checkpoints, step)
-    for line in passed_over:
-        print(f"passed over: {line}", file=sys.stderr)
-    if found is None:
-        raise BadInput(f"{run.path}: has no checkpoint yet")
-    return Path(found.path)
+def _weights_of(run: RunFolder, step: int | None) -> tuple[StoredCheckpoint, dict[str, Tensor]]:
+    """A run's checkpoint and the weights in it; says what it passed over. BadInput where there is none."""
+    damaged: dict[int, list[str]] = {}
+    while True:
+        stored, passed_over = newest(run.checkpoints, step, damaged=damaged)
+        if stored is None:
+            raise BadInput(f"{run.path}: has no checkpoint yet")
+        try:
+            weights = read_weights(stored)
+        except Damaged as damage:
+            damaged[stored.step] = damage.lines
+            continue
+        for line in passed_over:
+            print(f"passed over: {line}", file=sys.stderr)
+        return stored, weights
 
 
 def plain_model(config: Config, tokenizer: Tokenizer, corpora: int) -> Transformer:

@@ -15,7 +15,6 @@ from data.plan.steps import rows_of_step
 from data.shards.corpus import Corpus
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
-from launcher.checkpoint.catalog import read_progress
 from launcher.config.run_config import Config, require_files, require_processes
 from launcher.preflight import estimates
 from launcher.preflight.prompts import require_room
@@ -35,8 +34,8 @@ def report(
     checkpoints, by default the newest. BadInput for whatever would stop the start."""
     require_files(config)
     require_processes(config, processes)
-    point = start_point(run, config, step, quick=True) if run else StartPoint(None, [], complete=False)
-    at = Progress.from_json(read_progress(point.checkpoint.path)) if point.checkpoint else None
+    point = start_point(run, config, step) if run else StartPoint(None, [], complete=False)
+    at = Progress.from_json(point.checkpoint.progress) if point.checkpoint else None
     if run and not point.complete:
         run.refuse_writer()
     tokenizer, corpora, history = _stream(config, run, at)

@@ -4,10 +4,12 @@ Whatever of a run's folder would stop a start is refused here, before an attempt
 nothing is written.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from data.errors import BadInput
-from launcher.checkpoint.catalog import CheckpointRef, newest
+from launcher.checkpoint.catalog import newest
+from launcher.checkpoint.read import StoredCheckpoint
 from launcher.config.run_config import Config
 from launcher.runs.lineage import first_line, lineage
 from launcher.runs.plan_history import refuse_other_tokenizer
@@ -18,24 +20,32 @@ from launcher.runs.run_folder import RunFolder
 class StartPoint:
     """What the next attempt of a run would go on from."""
 
-    checkpoint: CheckpointRef | None
-    """None: the run has saved nothing, and begins."""
+    checkpoint: StoredCheckpoint | None
+    """Opened; None: the run has saved nothing, and begins."""
     passed_over: list[str]
     """A line for each newer checkpoint that is damaged."""
     complete: bool
     """The run has all its steps: there is nothing to start."""
+    damaged: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    """Of those passed over, the ones that only reading told: step → lines."""
 
 
-def start_point(run: RunFolder, config: Config, step: int | None = None, quick: bool = False) -> StartPoint:
+def start_point(
+    run: RunFolder,
+    config: Config,
+    step: int | None = None,
+    damaged: Mapping[int, Sequence[str]] | None = None,
+) -> StartPoint:
     """Where `run` goes on under `config`: at its newest checkpoint that is whole, or at that of `step`.
 
-    quick: only the small files of checkpoints are read, so damage in the large ones is left for the start to
-    see. BadInput for another tokenizer, checkpoints that are lost or damaged, and a damaged ledger.
+    Only the small files of checkpoints are read. Damage in the large ones is met by the start that loads
+    them, which asks again with what it found, in `damaged`: step → lines. BadInput for another tokenizer,
+    checkpoints that are lost, damaged or of another format, and a damaged ledger.
     """
     refuse_other_tokenizer(run, config)
     begun = run.attempts()
     rewound = (begun[-1], first_line(run, begun[-1])["step"]) if begun else None
-    found, passed_over = newest(run.checkpoints, step, rewound, quick)
+    found, passed_over = newest(run.checkpoints, step, rewound, damaged)
     # All of the ledger: a line that is damaged is told now, and not after the last step.
     saved = [line.get("step") for line in run.ledger() if line["event"] == "checkpoint"]
     lineage(run)
@@ -46,4 +56,4 @@ def start_point(run: RunFolder, config: Config, step: int | None = None, quick: 
             f"{run.checkpoints}: no checkpoint is there, and the run has saved step {saved[-1]}: bring it "
             "back; to begin again, train under another run.name"
         )
-    return StartPoint(found, passed_over, found is not None and found.step >= config.steps)
+    return StartPoint(found, passed_over, found is not None and found.step >= config.steps, damaged or {})

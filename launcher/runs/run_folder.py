@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.durable import append_record, read_lines, write_once, writing
+from data.durable import append_record, folder_aside, read_lines, write_once, writing
 from data.errors import BadInput
 from launcher.config import run_config
 from launcher.config.compare import changes, of_another_run, watched_as
@@ -241,27 +241,23 @@ def claim(
     folder.refuse_writer(watch_seconds)
     changed = {dotted(change.key): change.plain for change in changes(folder.current_config(), config)}
     prepared = folder.path / "attempts" / f".new-{uuid.uuid4().hex}"
-    try:
-        with writing(prepared.parent):
-            prepared.mkdir()
-            writer = Writer(prepared / "writer.json", beat_seconds)
-    except BadInput:
-        shutil.rmtree(prepared, ignore_errors=True)
-        raise
-    try:
-        write_once(prepared / "config.yaml", run_config.dump(config).encode())
-        number = _take_number(folder, prepared)
-        # Two starts at the same moment both saw no writer: the lower number goes on.
-        for lower in folder._claimed():
-            holder = live(folder.attempt_path(lower) / "writer.json", 0) if lower < number else None
-            if holder:
-                prepared = folder.attempt_path(number)
-                raise _written_by(folder, f"attempt {lower}, {holder}")
-    except BaseException:
-        writer.close()
-        shutil.rmtree(prepared)
-        raise
-    return Attempt(folder, number, writer, changed)
+    with writing(prepared.parent), folder_aside(prepared):
+        writer = Writer(prepared / "writer.json", beat_seconds)
+        try:
+            write_once(prepared / "config.yaml", run_config.dump(config).encode())
+            number = _take_number(folder, prepared)
+        except BaseException:
+            writer.close()
+            raise
+    attempt = Attempt(folder, number, writer, changed)
+    # Two starts at the same moment both saw no writer: the lower number goes on.
+    for lower in folder._claimed():
+        holder = live(folder.attempt_path(lower) / "writer.json", 0) if lower < number else None
+        if holder:
+            attempt.close()
+            shutil.rmtree(attempt.path)
+            raise _written_by(folder, f"attempt {lower}, {holder}")
+    return attempt
 
 
 def record(attempt_path: Path, event: str, **fields: Any) -> None:

@@ -1,7 +1,6 @@
 """What an attempt trains with, put together in the order in which the parts need each other.
 
-    tokenizer, corpora; the plan's history goes on at row n        stream_settings.py, plan_history.py
-    model and engine; weights from a checkpoint, or from the seed  zero_engine.py, load.py
+    text, model and engine, at a checkpoint or at the beginning    restore.py
     on rank 0 the ledger's first line, the plan, the tracker       run_folder.py, plan_history.py, start.py
     held-out rows, samples                                         held_out.py, samples.py
     the openings log, the loader from row n                        data/provenance, data/stream/loader.py
@@ -12,17 +11,11 @@ Whatever can fail for a user's reason fails here, on all ranks together, before 
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import TextIO
 
-from data.plan.plan import History, Plan
 from data.provenance.openings import OpeningsLog
-from data.shards.corpus import Corpus
 from data.stream.loader import Loader
-from data.tokenization.tokenizer import Tokenizer
-from launcher.checkpoint.catalog import CheckpointRef, read_progress
-from launcher.checkpoint.load import load
 from launcher.checkpoint.retention import Retention
 from launcher.checkpoint.save import Checkpoints
 from launcher.config.run_config import Config
@@ -30,52 +23,17 @@ from launcher.distributed.allocator import keep_memory
 from launcher.distributed.collectives import together
 from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
-from launcher.engine.compiler import require_compiler
-from launcher.engine.zero_engine import Engine
 from launcher.inference.held_out import HeldOut
 from launcher.inference.samples import Sampler
 from launcher.inference.trained_model import plain_model
-from launcher.preflight.prompts import require_room
-from launcher.runs.plan_history import go_on, keep, record_skip, run_tokenizer
+from launcher.runs.plan_history import keep, record_skip
 from launcher.runs.progress import Progress
-from launcher.runs.run_folder import Attempt, RunFolder
-from launcher.runs.stream_settings import open_corpora
 from launcher.runs.versions import versions
 from launcher.tracking.start import tracking
 from launcher.tracking.tracker import Tracker
 from launcher.training.global_batch import global_batches
+from launcher.training.restore import ClaimedAttempt, Restored, Stream, restore
 from launcher.training.session import Session
-from model.initialise import initialise
-
-
-@dataclass(frozen=True)
-class ClaimedAttempt:
-    """The attempt that this process takes part in; the same on every rank, but for the hold on it."""
-
-    run: RunFolder
-    number: int
-    config: Config
-    checkpoint: CheckpointRef | None
-    """Where it goes on; None from the beginning."""
-    passed_over: list[str]
-    """Newer checkpoints that are damaged, and how."""
-    attempt: Attempt | None
-    """On rank 0, which alone writes the run."""
-
-
-@dataclass(frozen=True)
-class Stream:
-    """The text side of an attempt."""
-
-    tokenizer: Tokenizer
-    corpora: dict[str, Corpus]
-    history: History
-    at: Progress
-
-    @property
-    def plan(self) -> Plan:
-        """The plan in force for the whole attempt."""
-        return self.history.newest
 
 
 def assemble(
@@ -84,12 +42,10 @@ def assemble(
     """The session and where it starts. What must be closed is left to `stack`. BadInput on all ranks."""
     keep_memory()
     config = claimed.config
-    stream = together(world, lambda: _open_stream(claimed))
-    together(world, lambda: require_compiler(config.layout, config.model, stream.plan.length))
-    engine = _engine(world, claimed, stream)
-    stack.callback(engine.close)
+    restored = restore(world, claimed, stack)
+    stream, engine = restored.stream, restored.engine
     # Nobody reads rows of a plan that is not on the disk yet.
-    tracker = together(world, lambda: _begin(world, claimed, stream, stack, terminal))
+    tracker = together(world, lambda: _begin(world, claimed, restored, stack, terminal))
     held_out, sampler = together(world, lambda: _evaluation(world, config, stream))
     openings = together(world, lambda: _openings(world, claimed, stack))
     loader = together(world, lambda: _loader(world, claimed, stream, openings, stack))
@@ -99,7 +55,7 @@ def assemble(
         if tracker is not None:
             tracker.sync()
 
-    checkpoints = together(world, lambda: _checkpoints(world, claimed, engine, stream, sync))
+    checkpoints = together(world, lambda: _checkpoints(world, claimed, restored, sync))
     session = Session(
         config=config,
         plan=stream.plan,
@@ -119,30 +75,8 @@ def assemble(
     return session, stream.at
 
 
-def _open_stream(claimed: ClaimedAttempt) -> Stream:
-    found = claimed.checkpoint
-    at = Progress.from_json(read_progress(found.path)) if found else None
-    tokenizer = run_tokenizer(claimed.run, at.history.newest.tokenizer if at else None)
-    require_room(claimed.config, tokenizer)
-    corpora = open_corpora(claimed.config)
-    history = go_on(claimed.run, claimed.config, corpora, tokenizer.hash, at)
-    return Stream(tokenizer, corpora, history, at or Progress(history))
-
-
-def _engine(world: World, claimed: ClaimedAttempt, stream: Stream) -> Engine:
-    """The engine with the weights and moments of the checkpoint, or the initial ones of the seed."""
-    config = claimed.config
-    model = plain_model(config, stream.tokenizer, len(stream.plan.corpora))
-    initialise(model, config.model, config.seed)
-    engine = Engine(model, config.optimizer, config.layout, world, config.seed)
-    if claimed.checkpoint is not None:
-        path = claimed.checkpoint.path
-        together(world, lambda: load(path, engine.state))
-    return engine
-
-
 def _begin(
-    world: World, claimed: ClaimedAttempt, stream: Stream, stack: ExitStack, terminal: TextIO
+    world: World, claimed: ClaimedAttempt, restored: Restored, stack: ExitStack, terminal: TextIO
 ) -> Tracker | None:
     """On rank 0 the ledger's first line: where this attempt goes on, and with what; then the plan.
 
@@ -152,20 +86,20 @@ def _begin(
     """
     if claimed.attempt is None:
         return None
-    found = claimed.checkpoint
+    stream, found = restored.stream, restored.checkpoint
     claimed.attempt.begin(
         step=stream.at.step,
         parent=found.attempt if found else None,
         row=stream.at.row,
-        checkpoint=found.path if found else None,
-        passed_over=claimed.passed_over,
+        checkpoint=str(found.path) if found else None,
+        passed_over=restored.passed_over,
         processes=world.size if world.started_by == "headrace" else None,
         tokenizer=stream.tokenizer.hash,
         versions=versions(),
     )
     keep(claimed.run, stream.history)
     tracker = stack.enter_context(tracking(claimed.run, claimed.config, claimed.attempt, terminal))
-    for line in claimed.passed_over:
+    for line in restored.passed_over:
         tracker.note(f"passed over: {line}")
     return tracker
 
@@ -216,17 +150,17 @@ def _loader(
 
 
 def _checkpoints(
-    world: World, claimed: ClaimedAttempt, engine: Engine, stream: Stream, sync: Callable[[], None]
+    world: World, claimed: ClaimedAttempt, restored: Restored, sync: Callable[[], None]
 ) -> Checkpoints:
-    settings, found = claimed.config.checkpoint, claimed.checkpoint
+    settings, found = claimed.config.checkpoint, restored.checkpoint
     return Checkpoints(
         claimed.run.checkpoints,
         world,
         claimed.number,
-        engine.reducer,
+        restored.engine.reducer,
         Retention(settings.keep, settings.keep_every, settings.weights_only_after),
         parent={"step": found.step, "attempt": found.attempt} if found else None,
-        about={"versions": versions(), "tokenizer": stream.tokenizer.hash},
+        about={"versions": versions(), "tokenizer": restored.stream.tokenizer.hash},
         may_publish=claimed.attempt.may_publish if claimed.attempt else lambda: False,
         sync=sync,
     )

@@ -3,7 +3,8 @@
     connect the ranks                                                    process_group.py
     rank 0 finds where the run goes on and claims an attempt             resume_point.py, run_folder.py
     and tells the others                                                 collectives.py
-    everything that the attempt trains with                              assemble.py
+    text, model and engine, at a checkpoint that all could load          restore.py
+    everything else that the attempt trains with                         assemble.py
     the loop                                                             loop.py
 
 Whatever can fail for a user's reason fails before the first step, on all ranks together, in one line.
@@ -19,7 +20,6 @@ from typing import Any
 from data.errors import BadInput
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
-from launcher.checkpoint.catalog import CheckpointRef
 from launcher.config import run_config
 from launcher.config.run_config import Config
 from launcher.distributed.collectives import ToldByOtherRank, from_first, together
@@ -32,14 +32,15 @@ from launcher.preflight.quarantine import refuse_unknown
 from launcher.reporting.summary import show_summary
 from launcher.runs import run_folder
 from launcher.runs.progress import Progress
-from launcher.runs.resume_point import start_point
+from launcher.runs.resume_point import StartPoint, start_point
 from launcher.runs.run_folder import Attempt, RunFolder
 from launcher.runs.stream_settings import open_corpora
-from launcher.training.assemble import ClaimedAttempt, assemble
+from launcher.training.assemble import assemble
 from launcher.training.gc_schedule import collected_by_step
 from launcher.training.global_batch import StreamFailed
 from launcher.training.loop import End, fit
 from launcher.training.redirect_output import quiet
+from launcher.training.restore import ClaimedAttempt
 from launcher.training.session import Session
 
 Choose = Callable[[], tuple[RunFolder, Config]]
@@ -103,39 +104,50 @@ def run_rank(world: World, choose: Choose, step: int | None = None, loop: Loop =
 
 
 def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> ClaimedAttempt | None:
-    """This start's attempt and the checkpoint that it goes on from. None: the run is complete already."""
-    held: list[Attempt] = []
+    """This start's attempt. None: the run is complete already."""
+    held: list[tuple[Attempt, StartPoint]] = []
 
     def claim() -> dict[str, Any]:
         run, config = choose()
-        point = start_point(run, config, step)
+        point = _start_point(run, config, step)
         found = point.checkpoint
         if point.complete and found:
             show_summary(run)
             output.say(f"{run.path}: is complete, {found.step:,} steps; nothing was changed")
             return {"complete": True}
-        held.append(run_folder.claim(run, config))
-        stack.callback(held[0].close)
+        attempt = run_folder.claim(run, config)
+        stack.callback(attempt.close)
+        held.append((attempt, point))
         return {
             "complete": False,
             "run": str(run.path),
-            "number": held[0].number,
+            "number": attempt.number,
             "config": run_config.plain(config),
-            "checkpoint": found and found.plain(),
-            "passed_over": point.passed_over,
         }
 
     told = from_first(world, claim)
     if told["complete"]:
         return None
+    attempt, point = held[0] if held else (None, None)
     return ClaimedAttempt(
         run=run_folder.open_run(told["run"]),
         number=told["number"],
         config=run_config.build(told["config"], {}, "config"),
-        checkpoint=told["checkpoint"] and CheckpointRef(**told["checkpoint"]),
-        passed_over=told["passed_over"],
-        attempt=held[0] if held else None,
+        step=step,
+        attempt=attempt,
+        point=point,
     )
+
+
+def _start_point(run: RunFolder, config: Config, step: int | None) -> StartPoint:
+    """The start point. Of a complete run nobody loads the checkpoint, so every byte is read here: a run whose
+    end is damaged is not complete."""
+    damaged: dict[int, list[str]] = {}
+    point = start_point(run, config, step)
+    while point.complete and point.checkpoint and (lines := point.checkpoint.problems()):
+        damaged[point.checkpoint.step] = lines
+        point = start_point(run, config, step, damaged)
+    return point
 
 
 def _attempt(world: World, claimed: ClaimedAttempt, stop: StopRequest, loop: Loop) -> int:

@@ -1,6 +1,7 @@
 """Checkpoints through real ranks: every tensor survives a change of layout; damage is named, passed over."""
 
 import errno
+import json
 import os
 import shutil
 import time
@@ -9,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from data.errors import BadInput
 from launcher.checkpoint import retention
 from launcher.checkpoint.catalog import abandon, newest, verify
-from launcher.checkpoint.format import step_name, weights_name
+from launcher.checkpoint.format import KINDS, MANIFEST, Damaged, sealed, step_name, weights_name
+from launcher.checkpoint.load import read_weights
+from launcher.checkpoint.read import Request, StoredCheckpoint
 from launcher.checkpoint.retention import Retention, clean
 from launcher.distributed.collectives import ToldByOtherRank
 from launcher.distributed.world import World
@@ -111,6 +116,70 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_safetensors_reads_every_file_as_it_was_saved(two_checkpoints: Path, tmp_path: Path) -> None:
+    """The library itself: names, dtypes, shapes, and values beside those that our own reader gives."""
+    folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
+    shutil.copytree(folder / step_name(2), folder / step_name(3))
+    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
+    rules.apply(folder, published=3, attempt=1, damaged=set())
+    seen = 0
+    for name, kinds in ((step_name(3), KINDS), (step_name(2), KINDS), (weights_name(1), ("w",))):
+        stored = StoredCheckpoint(folder / name)
+        names = list(stored.shapes)
+        files = {file["name"]: file for file in stored.index["files"]}
+        assert {path.name for path in (folder / name).glob("*.safetensors")} == set(files)
+        for file in files.values():
+            with safe_open(folder / name / file["name"], "np") as opened:
+                assert opened.keys() == sorted(kinds)
+                found = {kind: opened.get_tensor(kind) for kind in kinds}
+                assert opened.metadata() is None
+            for kind, array in found.items():
+                assert (array.dtype, array.shape) == (np.float32, (file["elements"],))
+                own = np.full(file["elements"], np.nan, np.float32)
+                position, requests = 0, []
+                for parameter, offset, length in file["fragments"]:
+                    requests.append(
+                        Request(kind, names[parameter], offset, own[position : position + length])
+                    )
+                    position += length
+                stored.read(requests)
+                np.testing.assert_array_equal(array, own)
+                assert array.any(), "steps were made"
+                seen += 1
+    assert seen == 2 * (3 + 3 + 1)
+
+
+def test_safetensors_reads_what_the_ranks_hold(tmp_path: Path) -> None:
+    """One rank, so its file is the whole: each parameter's weight and moments, straight from the library."""
+    after = run(train_and_save, 1, varied(zero=0, steps=1), tmp_path, None, 1, 1)[0]["after"]
+    folder = tmp_path / step_name(1)
+    (file,) = StoredCheckpoint(folder).index["files"]
+    flat = load_file(folder / file["name"])
+    names = list(StoredCheckpoint(folder).shapes)
+    for kind in KINDS:
+        position = 0
+        for parameter, offset, length in file["fragments"]:
+            expected = after[names[parameter], kind].reshape(-1)[offset : offset + length]
+            np.testing.assert_array_equal(flat[kind][position : position + length], expected)
+            position += length
+        assert position == len(flat[kind])
+    assert {name for name, _ in after} == set(names)
+
+
+def readable(folder: Path) -> tuple[int, list[str]]:
+    """The step of the newest checkpoint whose weights can be read, and what was passed over for it."""
+    damaged: dict[int, list[str]] = {}
+    while True:
+        stored, passed_over = newest(folder, damaged=damaged)
+        assert stored is not None
+        try:
+            read_weights(stored)
+        except Damaged as damage:
+            damaged[stored.step] = damage.lines
+        else:
+            return stored.step, passed_over
+
+
 def test_one_flipped_byte_in_any_file_is_named_and_the_one_before_is_used(two_checkpoints: Path) -> None:
     assert verify(two_checkpoints) == {two_checkpoints / step_name(step): [] for step in (1, 2)}
     files = sorted((two_checkpoints / step_name(2)).iterdir())
@@ -119,13 +188,11 @@ def test_one_flipped_byte_in_any_file_is_named_and_the_one_before_is_used(two_ch
         content = file.read_bytes()
         middle = len(content) // 2
         file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-        found, passed_over = newest(two_checkpoints)
-        assert found is not None
-        assert found.step == 1
-        assert len(passed_over) == 1
-        assert str(file) in passed_over[0]
+        (line,) = verify(two_checkpoints, 2)[two_checkpoints / step_name(2)]
+        assert line.startswith(f"{file}: ")
+        assert readable(two_checkpoints) == (1, [line])
         file.write_bytes(content)
-    assert newest(two_checkpoints)[0].step == 2  # type: ignore[union-attr]
+    assert readable(two_checkpoints) == (2, [])
 
 
 def test_a_missing_and_a_truncated_file_are_named(two_checkpoints: Path) -> None:
@@ -158,6 +225,22 @@ def test_weights_that_cannot_be_kept_are_said_and_stay(
     assert "it is damaged, and stays as it is" in caplog.text
     assert rules.apply(folder, published=4, attempt=1, damaged=damaged) == []
     assert len(caplog.records) == 1, "once, and not at each save"
+
+
+def test_weights_in_another_format_stay_as_they_are(
+    two_checkpoints: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
+    shutil.copytree(folder / step_name(2), folder / step_name(3))
+    manifest = json.loads((folder / step_name(1) / MANIFEST).read_bytes())
+    del manifest["sha256"]
+    (folder / step_name(1) / MANIFEST).write_bytes(sealed(manifest | {"format": 1}))
+    before, damaged = names(folder), set[int]()
+    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
+    for _ in range(2):
+        assert rules.apply(folder, published=3, attempt=1, damaged=damaged) == []
+    assert names(folder) == before
+    assert caplog.text.count("was written by an older headrace (format 1)") == 1
 
 
 def names(folder: Path) -> list[str]:

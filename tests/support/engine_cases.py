@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from data.stream.rows import Rows
-from launcher.checkpoint import load as checkpoint_load
 from launcher.checkpoint.format import KINDS
+from launcher.checkpoint.load import load
+from launcher.checkpoint.read import StoredCheckpoint
 from launcher.checkpoint.retention import Retention
 from launcher.checkpoint.save import Checkpoints
 from launcher.distributed.world import World
@@ -185,8 +186,9 @@ def train_and_save(
     """Optionally go on from a checkpoint, train steps first … last, save; everything that can be compared."""
     engine = make_engine(world, setting)
     if load_from:
-        progress = checkpoint_load.load(load_from, engine.state)
-        assert progress == {"step": first - 1}
+        stored = StoredCheckpoint(Path(load_from))
+        load(world, stored, engine.state)
+        assert stored.progress == {"step": first - 1}
     before = tensors(engine)
     losses, _ = train(engine, setting, first, last)
     parent = {"step": first - 1, "attempt": 1} if load_from else None

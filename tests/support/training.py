@@ -25,7 +25,7 @@ from data.errors import BadInput
 from data.stream.rows import Rows
 from launcher.checkpoint.catalog import newest
 from launcher.checkpoint.format import KINDS
-from launcher.checkpoint.read import Request, StoredCheckpoint
+from launcher.checkpoint.read import Request
 from launcher.config import run_config
 from launcher.distributed.world import World
 from launcher.engine.interface import StepResult
@@ -218,11 +218,10 @@ def told(folder: Path) -> list[dict[str, Any]]:
 def saved(folder: Path) -> dict[tuple[str, str], np.ndarray]:
     """(name, kind) → tensor of the newest checkpoint, which is that of the newest step and whole."""
     run_ = run_folder.open_run(folder / "run")
-    found, passed_over = newest(run_.checkpoints)
-    assert found is not None
+    stored, passed_over = newest(run_.checkpoints)
+    assert stored is not None
     assert passed_over == []
-    assert found.step == last_step(folder)
-    stored = StoredCheckpoint(Path(found.path))
+    assert stored.step == last_step(folder)
     arrays = {
         (name, kind): np.empty(shape, np.float32) for name, shape in stored.shapes.items() for kind in KINDS
     }

@@ -25,6 +25,7 @@ import pytest
 from data.shards.index import Index, Shard, write
 from data.tokenization.tokenizer import Tokenizer
 from data.tokenization.train import train as train_tokenizer
+from launcher.checkpoint.format import sealed
 from launcher.config.credentials import refuse_secret
 from launcher.runs.run_folder import claim, open_run
 from tests.support.commands import Commands
@@ -750,6 +751,47 @@ def test_one_flipped_byte_in_each_file_of_a_checkpoint(headrace: Commands, run: 
     assert (run / "checkpoints" / "step-00000004").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("number", "writer", "remedy"),
+    [
+        (1, "an older headrace (format 1)", "the headrace that began the run"),
+        (3, "a newer headrace (format 3)", "that one"),
+    ],
+)
+def test_a_checkpoint_of_another_format(
+    headrace: Commands, run: Path, number: int, writer: str, remedy: str
+) -> None:
+    """It is whole, so it is neither damaged nor passed over: going on from an older one would lose steps."""
+    newest = run / "checkpoints" / "step-00000003"
+    manifest = json.loads((newest / "MANIFEST.json").read_bytes())
+    del manifest["sha256"]
+    (newest / "MANIFEST.json").write_bytes(sealed(manifest | {"format": number}))
+    expected = (
+        f"headrace: {newest}: was written by {writer}; this one reads format 2: go on with {remedy}, "
+        "or begin a new run"
+    )
+    before = names(run)
+    for arguments in (
+        ["resume", run, "steps=9"],
+        ["resume", run, "steps=9", "--dry-run"],
+        ["resume", run, "--step", "3", "steps=9"],
+        ["evaluate", run],
+        ["generate", run, "a"],
+    ):
+        assert headrace.refused(*arguments) == expected
+    assert names(run) == before
+    done = headrace.run("checkpoint", "verify", run)
+    assert (done.code, done.out.splitlines()[2]) == (2, expected.removeprefix("headrace: "))
+    assert done.out.count(": every byte is as it was saved\n") == 2
+    listed = json.loads(headrace.ok("checkpoint", "ls", run, "--json"))
+    assert [row["state"] for row in listed] == ["whole", "whole", f"of {writer}"]
+    assert [row["resume"] for row in listed] == ["", "", ""]
+    assert "step 3 of 3" in headrace.ok("status", run)
+    headrace.ok("generate", run, "a", "--tokens", "2", "--step", "2")
+    headrace.ok("resume", run, "--step", "2")
+    assert len(list((run / "checkpoints").glob("step-00000003.abandoned-*"))) == 1
+
+
 def test_no_checkpoint_is_whole_or_left(headrace: Commands, run: Path) -> None:
     for folder in (run / "checkpoints").iterdir():
         flip(folder / "index.json")
@@ -771,6 +813,21 @@ def test_a_damaged_plan(headrace: Commands, run: Path, content: bytes) -> None:
         line = headrace.refused(*arguments)
         assert f"{run}/plan.jsonl" in line
         assert "or move it away, and a resume writes it again from its checkpoint" in line
+
+
+@pytest.mark.parametrize(
+    ("now", "before"), [('"max_length"', '"longest"'), ('"slot"', '"place"'), ('"block_slot"', '"place"')]
+)
+def test_a_plan_of_another_version(headrace: Commands, run: Path, now: str, before: str) -> None:
+    plan = run / "plan.jsonl"
+    text = plan.read_text() + json.dumps({"skip": {"corpus": "a", "block_slot": 0, "unit": 0}}) + "\n"
+    assert now in text
+    plan.write_text(text.replace(now, before))
+    for arguments in (["resume", run, "steps=9"], ["data", "trace", run, "--step", "1"]):
+        assert headrace.refused(*arguments) == (
+            f"headrace: {plan}: was written by another version of headrace (it has '{before[1:-1]}'): go on "
+            "with the headrace that began the run, or begin a new run"
+        )
 
 
 def test_a_plan_that_is_lost_comes_back_from_the_checkpoint(headrace: Commands, run: Path) -> None:

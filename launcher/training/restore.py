@@ -1,0 +1,161 @@
+"""Where an attempt goes on: at the newest checkpoint that every rank could load, or at the beginning.
+
+    rank 0 chooses by the small files and tells the others       resume_point.py
+    each rank opens the checkpoint                               load.py
+    tokenizer, corpora; the plan's history goes on at its row n  stream_settings.py, plan_history.py
+    model and engine, built once                                 zero_engine.py
+    each rank reads what it holds, and checks what it reads      load.py
+
+Where any rank finds damage the checkpoint is passed over on all, and rank 0 chooses again. Nothing of the
+run is written before one is loaded, so an attempt's first line names what it really goes on from.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data.plan.plan import History, Plan
+from data.shards.corpus import Corpus
+from data.tokenization.tokenizer import Tokenizer
+from launcher.checkpoint.load import FoundDamaged, load, undamaged
+from launcher.checkpoint.read import StoredCheckpoint
+from launcher.config.run_config import Config
+from launcher.distributed.collectives import from_first, together
+from launcher.distributed.world import World
+from launcher.engine.compiler import require_compiler
+from launcher.engine.zero_engine import Engine
+from launcher.inference.trained_model import plain_model
+from launcher.preflight.prompts import require_room
+from launcher.runs.plan_history import go_on, run_tokenizer
+from launcher.runs.progress import Progress
+from launcher.runs.resume_point import StartPoint, start_point
+from launcher.runs.run_folder import Attempt, RunFolder
+from launcher.runs.stream_settings import open_corpora
+from model.initialise import initialise
+
+
+@dataclass(frozen=True)
+class ClaimedAttempt:
+    """The attempt that this process takes part in; the same on every rank, but for what rank 0 alone has."""
+
+    run: RunFolder
+    number: int
+    config: Config
+    step: int | None
+    """The checkpoint that the user asked for; None: the newest."""
+    attempt: Attempt | None
+    """On rank 0, which alone writes the run."""
+    point: StartPoint | None
+    """On rank 0: the first choice, made before the attempt was claimed."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The text side of an attempt."""
+
+    tokenizer: Tokenizer
+    corpora: dict[str, Corpus]
+    history: History
+    at: Progress
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in force for the whole attempt."""
+        return self.history.newest
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Text, model and engine as they stood at a checkpoint."""
+
+    checkpoint: StoredCheckpoint | None
+    """None: at the beginning, with the initial weights of the seed."""
+    passed_over: list[str]
+    """Newer checkpoints that are damaged, and how."""
+    stream: Stream
+    engine: Engine
+
+
+def restore(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> Restored:
+    """The run as its newest whole checkpoint has it; `stack` closes the engine. A collective. BadInput on all
+    ranks, also where no checkpoint is whole, or the one that was asked for is not."""
+    point = claimed.point
+    damaged = dict(point.damaged) if point else {}
+    engine: Engine | None = None
+    while True:
+        choice = _choose(world, claimed, point, damaged)
+        try:
+            stored = _open(world, choice)
+            stream = together(world, partial(_open_stream, claimed, stored))
+            if engine is None:  # of one shape whatever the step, so one serves all tries
+                engine = _build(world, claimed.config, stream)
+                stack.callback(engine.close)
+            if stored is not None:
+                load(world, stored, engine.state)
+        except FoundDamaged as found:
+            damaged[choice.step], point = found.lines, None
+            continue
+        # The plan of an older checkpoint may know fewer corpora than the one that the engine was built for.
+        engine.count_corpora(len(stream.plan.corpora))
+        return Restored(stored, choice.passed_over, stream, engine)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A checkpoint by the word of rank 0, which has opened it."""
+
+    step: int
+    path: str | None
+    """None: the run has saved nothing, and begins."""
+    passed_over: list[str]
+    stored: StoredCheckpoint | None
+    """On rank 0."""
+
+
+def _choose(
+    world: World, claimed: ClaimedAttempt, point: StartPoint | None, damaged: Mapping[int, Sequence[str]]
+) -> _Choice:
+    """Rank 0's choice: `point`, or one made now, by what was found damaged so far. A collective."""
+    own: list[StoredCheckpoint | None] = []
+
+    def choose() -> dict[str, Any]:
+        chosen = point or start_point(claimed.run, claimed.config, claimed.step, damaged)
+        found = chosen.checkpoint
+        own.append(found)
+        return {
+            "step": found.step if found else 0,
+            "path": str(found.path) if found else None,
+            "passed_over": chosen.passed_over,
+        }
+
+    return _Choice(**from_first(world, choose), stored=own[0] if own else None)
+
+
+def _open(world: World, choice: _Choice) -> StoredCheckpoint | None:
+    """The chosen checkpoint, opened once on every rank. A collective; FoundDamaged on all ranks."""
+    if choice.path is None:
+        return None
+    path = Path(choice.path)
+    return undamaged(world, lambda: choice.stored or StoredCheckpoint(path))
+
+
+def _open_stream(claimed: ClaimedAttempt, stored: StoredCheckpoint | None) -> Stream:
+    """The text from the checkpoint's row on. BadInput for whatever of it is not as the run needs it."""
+    config = claimed.config
+    at = Progress.from_json(stored.progress) if stored else None
+    tokenizer = run_tokenizer(claimed.run, at.history.newest.tokenizer if at else None)
+    require_room(config, tokenizer)
+    corpora = open_corpora(config)
+    history = go_on(claimed.run, config, corpora, tokenizer.hash, at)
+    return Stream(tokenizer, corpora, history, at or Progress(history))
+
+
+def _build(world: World, config: Config, stream: Stream) -> Engine:
+    """The engine with the initial weights of the seed. A collective."""
+    together(world, lambda: require_compiler(config.layout, config.model, stream.plan.length))
+    model = plain_model(config, stream.tokenizer, len(stream.plan.corpora))
+    initialise(model, config.model, config.seed)
+    return Engine(model, config.optimizer, config.layout, world, config.seed)
