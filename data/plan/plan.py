@@ -290,15 +290,15 @@ def _strange_names(record: Mapping[str, Any]) -> Iterator[str]:
     if "skip" in record:
         yield from _beyond(Skip, record["skip"])
         return
-    yield from _beyond(Plan, record["plan"])
+    yield from _beyond(Plan, record["plan"], "objectives")  # which a plan holds as its mixture
     for corpus in _each(record["plan"], "corpora"):
         yield from _beyond(CorpusPlan, corpus)
         for era in _each(corpus, "eras"):
             yield from _beyond(Era, era)
 
 
-def _beyond(known: type, value: Any) -> list[str]:
-    names = {part.name for part in fields(known)}
+def _beyond(known: type, value: Any, *more: str) -> list[str]:
+    names = {*more, *(part.name for part in fields(known))}
     return [name for name in value if name not in names] if isinstance(value, dict) else []
 
 
