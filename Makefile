@@ -1,7 +1,9 @@
 # The two commands of the README, and what they are made of.
-#   make train      install, pack real text, train a tokenizer, pretrain on seven objectives, print a table
-#   make test       what CI runs: ruff, mypy, the suite with a pairwise cover of the large matrices
-#   make test-full  every cell of the matrices; writes their table, docs/test-full.md
+#   make train        install, pack real text, train a tokenizer, pretrain on seven objectives, print a table
+#   make test         ruff, mypy, the suite with a pairwise cover of the large matrices, in two processes
+#   make test-faults  kill -9, signals, two writers, broken disks and damaged files under whole runs
+#   make test-full    every cell of the matrices and every fault; writes their table, docs/test-full.md
+# CI runs make test and make test-faults (.ci/run).
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -14,7 +16,7 @@ BIN      := $(VENV)/bin
 HEADRACE := $(BIN)/headrace
 WORK     := work
 
-.PHONY: train test test-full check clean
+.PHONY: train test test-faults test-full check clean
 
 $(VENV)/installed: pyproject.toml
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
@@ -33,8 +35,14 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two processes for two cores: half of the suite's time is spent waiting for processes that it starts. A file stays in
+# one of them, since its tests share what is made once.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# One after the other: they kill at moments that they choose.
+test-faults: $(VENV)/installed
+	$(BIN)/python -m pytest -m "faults and not full"
 
 test-full: check
 	$(BIN)/python -m pytest -m "full or not full" --junitxml=$(VENV)/test-full.xml

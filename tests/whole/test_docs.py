@@ -13,9 +13,6 @@ from objectives.registry import NAMES
 from tests.support.references import Reference, Repository, references
 from tests.support.sources import ROOT
 
-TO_COME = {"docs/adding-an-objective.md", "adding-an-objective.md", "test-faults"}
-"""Temporary, to be taken out when both are there: the page about objectives, and `make test-faults`."""
-
 ALLOWED = {
     "config.yaml": "a run's own file",
     "mine.yaml": "the config that a newcomer makes",
@@ -74,7 +71,7 @@ def test_what_is_referred_to_is_there(repository: Repository) -> None:
         lost += broken(repository, file, text) if file != OWN else []
     print(f"{followed.total()} references followed:", dict(followed))
     needed = {one.text for one in lost}
-    assert [str(one) for one in lost if one.text not in {*ALLOWED, *TO_COME}] == []
+    assert [str(one) for one in lost if one.text not in ALLOWED] == []
     assert needed >= ALLOWED.keys(), f"exceptions that nothing needs: {ALLOWED.keys() - needed}"
     assert {kind: followed[kind] for kind, least in FEWEST.items() if followed[kind] < least} == {}
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.support.sources import ROOT
 
+pytestmark = pytest.mark.faults
+
 SCRIPT = ROOT / "slurm" / "train.sbatch"
 COMMANDS = {
     "headrace": "exit $CHECK",

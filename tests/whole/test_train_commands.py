@@ -73,6 +73,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     }
 
 
+@pytest.mark.faults
 def test_stopped_by_ctrl_c_under_headrace_then_srun_then_finished_by_torchrun(
     text: TrainingText, straight: Path, tmp_path: Path
 ) -> None:
@@ -218,6 +219,7 @@ def test_another_config_is_refused_with_its_keys(text: TrainingText, tmp_path: P
     assert contents(tmp_path) == before
 
 
+@pytest.mark.faults
 def test_a_second_writer_is_refused_and_the_first_goes_on(text: TrainingText, tmp_path: Path) -> None:
     plain = config(text, tmp_path, steps=100_000)
     running = begin(2, plain)
@@ -231,6 +233,7 @@ def test_a_second_writer_is_refused_and_the_first_goes_on(text: TrainingText, tm
     assert open_run(tmp_path / "run").attempts() == [1]
 
 
+@pytest.mark.faults
 def test_a_fenced_writer_publishes_nothing_more(text: TrainingText, tmp_path: Path) -> None:
     """A second attempt that began although the first is alive, as on a file system without common locks."""
     plain = config(text, tmp_path, steps=100_000)

@@ -31,6 +31,8 @@ from tests.support.training import (
     trainer,
 )
 
+pytestmark = pytest.mark.faults
+
 KEEP_ALL = {"every": 2, "keep": 10}
 FRAGMENTS = ("frag-00000.safetensors", "frag-00001.safetensors")
 

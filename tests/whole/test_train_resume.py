@@ -48,6 +48,7 @@ def kill_when(running: Running, due: Callable[[], bool], later: float = 0.0, pat
     return not ended
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.full)])
 def test_killed_at_random_instants_and_inside_saves(
     text: TrainingText, straight: Path, tmp_path: Path, kills: int
@@ -78,6 +79,7 @@ def test_killed_at_random_instants_and_inside_saves(
     assert kills * 3 // 4 + 1 <= begun_starts <= kills + 1, "some may have been killed before they had begun"
 
 
+@pytest.mark.faults
 def test_sigterm_to_one_rank_saves_and_leaves_with_75(
     text: TrainingText, straight: Path, tmp_path: Path
 ) -> None:
@@ -131,6 +133,7 @@ def killed_at(world: World, plain: dict[str, Any], name: str, **options: Any) ->
     return trainer(world, plain, **options)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("name", ["begin", "keep", "tracking", "_checkpoints"])
 def test_killed_while_it_goes_back_under_another_plan(
     text: TrainingText, headrace: Commands, tmp_path: Path, name: str

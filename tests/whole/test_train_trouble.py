@@ -33,6 +33,8 @@ from tests.support.training import (
     trainer,
 )
 
+pytestmark = pytest.mark.faults
+
 
 def one_line(running: Running) -> str:
     """The one line that the ranks have to show, each ending with code 2."""
