@@ -77,13 +77,15 @@ class Tokenizer:
         if not proto.pieces:
             raise BadInput(f"{name}: is not a SentencePiece model (it has no pieces)")
         self.name = name
-        self.pieces = len(proto.pieces)
+        self.vocabulary_size = len(proto.pieces)
         """Ids below this are the model's own."""
         layout = _layout(proto)
         self.control = _control_ids(layout)
-        self._appended = {number: f"<{role}>" for role, number in layout.items() if number >= self.pieces}
+        self._appended = {
+            number: f"<{role}>" for role, number in layout.items() if number >= self.vocabulary_size
+        }
         used = {int(number) for number in layout.values()}
-        self.size: int = max(self.pieces, max(used) + 1)
+        self.size: int = max(self.vocabulary_size, max(used) + 1)
         digest = hashlib.sha256(model)
         digest.update(json.dumps(layout, sort_keys=True).encode())
         self.hash: str = digest.hexdigest()
@@ -112,9 +114,9 @@ class Tokenizer:
         is_byte = kinds == _BYTE
         self.ordinary: np.ndarray = np.flatnonzero(ordinary & ~is_byte).astype(np.int32)
         self._plain = np.zeros(self.size, dtype=bool)  # ids that SentencePiece can decode to text
-        self._plain[: self.pieces] = ordinary | (kinds == _UNKNOWN)
+        self._plain[: self.vocabulary_size] = ordinary | (kinds == _UNKNOWN)
         self.is_byte: np.ndarray = np.zeros(self.size, dtype=bool)
-        self.is_byte[: self.pieces] = is_byte
+        self.is_byte[: self.vocabulary_size] = is_byte
         self.unknown: int = int(self._decoder.unk_id())
 
         self.word_start: np.ndarray = np.ones(self.size, dtype=bool)
@@ -181,7 +183,7 @@ class Tokenizer:
 
     def piece(self, number: int) -> str:
         """What an id looks like, for the eye: its piece, blanks as blanks, or its control name."""
-        if number < self.pieces:
+        if number < self.vocabulary_size:
             return self._decoder.id_to_piece(number).replace(BLANK, " ")
         return self._appended[number]
 

@@ -41,8 +41,8 @@ def overlay(under: YamlDocument, over: YamlDocument) -> YamlDocument:
     replaced: list[Key] = []
     data = _merge(under.data, over.data, (), replaced)
     kept = {
-        key: place
-        for key, place in under.locations.items()
+        key: location
+        for key, location in under.locations.items()
         if not any(key[: len(gone)] == gone for gone in replaced)
     }
     return YamlDocument(data, kept | dict(over.locations))
@@ -76,8 +76,8 @@ def _base(path: str | Path, document: YamlDocument) -> YamlDocument:
 
 def _without_base(document: YamlDocument) -> YamlDocument:
     data = {key: value for key, value in document.data.items() if key != "base"}
-    places = {key: place for key, place in document.locations.items() if key != ("base",)}
-    return YamlDocument(data, places)
+    locations = {key: location for key, location in document.locations.items() if key != ("base",)}
+    return YamlDocument(data, locations)
 
 
 def _typed(override: str, known: Mapping[Key, str]) -> YamlDocument:
@@ -87,13 +87,13 @@ def _typed(override: str, known: Mapping[Key, str]) -> YamlDocument:
     if not equals or not all(words):
         raise BadInput(f"'{override}': expected key=value or key.sub=value, such as optimizer.lr=3e-4")
     value = parse_value(text, f"{COMMAND_LINE}, {name}")
-    places = dict.fromkeys(_keys(value, words), COMMAND_LINE)
+    locations = dict.fromkeys(_keys(value, words), COMMAND_LINE)
     for depth in range(len(words) - 1, 0, -1):
         if words[:depth] not in known:
-            places[words[:depth]] = COMMAND_LINE
+            locations[words[:depth]] = COMMAND_LINE
     for word in reversed(words):
         value = {word: value}
-    return YamlDocument(value, places)
+    return YamlDocument(value, locations)
 
 
 def _keys(value: Any, at: Key) -> Iterator[Key]:

@@ -49,8 +49,8 @@ def resolve(
     settings = []
     for key, written in flat(plain(in_force)).items():
         edited = key not in asked or asked[key] != written
-        places = kept if edited else layers.locations
-        origin, value = places.get(key, DEFAULT), written
+        locations = kept if edited else layers.locations
+        origin, value = locations.get(key, DEFAULT), written
         if key in derived and (written is None or (not edited and said.get(key) is None)):
             origin, value = DERIVED, derived[key] if written is None else written
         settings.append(Setting(key, written, value, origin))

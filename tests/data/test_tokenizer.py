@@ -231,7 +231,7 @@ def test_control_ids_are_distinct_and_in_range(name: str, request: pytest.Fixtur
 
 
 def test_a_trained_model_holds_its_control_ids(ours: Tokenizer) -> None:
-    assert ours.size == 2000 == ours.pieces
+    assert ours.size == 2000 == ours.vocabulary_size
     control = ours.control
     assert (control.begin, control.end, control.pad, control.mask) == (1, 2, 3, 4)
     assert ours.piece(control.sentinels[255]) == "<s255>"
@@ -241,7 +241,7 @@ def test_a_trained_model_holds_its_control_ids(ours: Tokenizer) -> None:
 def test_foreign_models_are_taken_as_they_are(llama: Tokenizer, mistral: Tokenizer, t5: Tokenizer) -> None:
     control = mistral.control
     assert (control.begin, control.end, control.fim_prefix, control.fim_middle) == (1, 2, 11, 12)
-    assert min(control.pad, control.mask, control.sentinels[0]) >= 32_768 == mistral.pieces
+    assert min(control.pad, control.mask, control.sentinels[0]) >= 32_768 == mistral.vocabulary_size
     assert mistral.size == 32_768 + 268 - 5
 
     control = llama.control
