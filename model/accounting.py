@@ -28,9 +28,9 @@ def parameters(config: ModelConfig, vocabulary: int) -> int:
     if config.qk_norm:
         block += 2 * _norm(config, config.head_width)
     tables = vocabulary * d * (1 if config.tie_embeddings else 2)
-    places = config.max_sequence_length * d if config.positions == "learned" else 0
+    positions = config.max_sequence_length * d if config.positions == "learned" else 0
     last = _norm(config, d) if config.norm_placement == "pre" else 0
-    return config.layers * block + tables + places + last + 2 * d
+    return config.layers * block + tables + positions + last + 2 * d
 
 
 def flops_per_token(config: ModelConfig, vocabulary: int, length: int, targets: float = 1.0) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 
-_RESIDUAL = ("attention.out.weight", "feed.down.weight")
+_RESIDUAL = ("attention.out.weight", "mlp.down.weight")
 
 
 def init_parameter(name: str, shape: Sequence[int], config: ModelConfig, seed: int) -> Tensor:

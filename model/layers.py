@@ -81,15 +81,15 @@ class Embedding(nn.Module):
     def __init__(self, config: ModelConfig, vocabulary: int) -> None:
         super().__init__()
         self.table = TokenTable(vocabulary, config.width)
-        self.places = (
+        self.positions = (
             TokenTable(config.max_sequence_length, config.width) if config.positions == "learned" else None
         )
         self.dropout = config.dropout
 
     def forward(self, tokens: Tensor, context: AttentionContext) -> Tensor:
         hidden = self.table(tokens, F.embedding)
-        if self.places is not None:
-            hidden = hidden + self.places(context.position, F.embedding)
+        if self.positions is not None:
+            hidden = hidden + self.positions(context.position, F.embedding)
         return F.dropout(hidden, self.dropout, self.training)
 
 
@@ -167,15 +167,15 @@ class Block(nn.Module):
         self.dropout = config.dropout
         self.attention_norm = norm(config, config.width)
         self.attention = Attention(config)
-        self.feed_norm = norm(config, config.width)
-        self.feed = MLP(config)
+        self.mlp_norm = norm(config, config.width)
+        self.mlp = MLP(config)
 
     def forward(self, hidden: Tensor, context: AttentionContext, cache: KVCache | None = None) -> Tensor:
         if self.pre:
             hidden = hidden + self._drop(self.attention(self.attention_norm(hidden), context, cache))
-            return hidden + self._drop(self.feed(self.feed_norm(hidden)))
+            return hidden + self._drop(self.mlp(self.mlp_norm(hidden)))
         hidden = self.attention_norm(hidden + self._drop(self.attention(hidden, context, cache)))
-        return self.feed_norm(hidden + self._drop(self.feed(hidden)))
+        return self.mlp_norm(hidden + self._drop(self.mlp(hidden)))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout, self.training) if self.dropout else x

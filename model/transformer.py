@@ -37,23 +37,23 @@ class Head(nn.Module):
 
     def __init__(self, config: ModelConfig, table: TokenTable, heads: Sequence[str], corpora: int) -> None:
         super().__init__()
-        self.pairs = tuple(number for number, head in enumerate(heads) if head == "binary")
+        self.binary_ids = tuple(number for number, head in enumerate(heads) if head == "binary")
         self.objectives, self.corpora = len(heads), corpora
         self.z_loss, self.chunk = config.z_loss, config.loss_chunk
         self.norm = norm(config, config.width) if config.norm_placement == "pre" else nn.Identity()
         self.table = table
-        self.pair = Linear(config.width, 2)
+        self.binary = Linear(config.width, 2)
 
     def forward(
         self, hidden: Tensor, batch: Mapping[str, Tensor], accuracy: bool = False
     ) -> tuple[Tensor, ...]:
         """Transformer.forward's result, for hidden [rows, T, width]."""
         flat = {name: batch[name].flatten() for name in ("targets", "weights", "objective", "corpus")}
-        asked, paired = flat["targets"] >= 0, torch.zeros_like(flat["targets"], dtype=torch.bool)
-        for number in self.pairs:
-            paired |= flat["objective"] == number
-        to_table, to_pair = (asked & ~paired).nonzero()[:, 0], (asked & paired).nonzero()[:, 0]
-        positions = torch.cat([to_table, to_pair])
+        asked, is_binary = flat["targets"] >= 0, torch.zeros_like(flat["targets"], dtype=torch.bool)
+        for number in self.binary_ids:
+            is_binary |= flat["objective"] == number
+        to_table, to_binary = (asked & ~is_binary).nonzero()[:, 0], (asked & is_binary).nonzero()[:, 0]
+        positions = torch.cat([to_table, to_binary])
         states = self.norm(hidden.flatten(0, 1).index_select(0, positions))
         targets, weights, objective, corpus = (array.index_select(0, positions) for array in flat.values())
         n = len(to_table)
@@ -61,7 +61,7 @@ class Head(nn.Module):
             states[:n],
             lambda x, table: cross_entropy(x, table, targets[:n], weights[:n], self.z_loss, self.chunk),
         )
-        scores = self.pair(states[n:]).float()
+        scores = self.binary(states[n:]).float()
         lost = F.cross_entropy(scores, targets[n:].long(), reduction="none")
         entropy = torch.cat([words.entropy, lost.detach()])
         add = partial(

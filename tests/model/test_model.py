@@ -40,7 +40,7 @@ def plain_loss(model: Transformer, rows: dict[str, Tensor]) -> tuple[Tensor, Ten
     """Loss, sums and correct counts by way of all logits and one target at a time."""
     hidden = model.hidden(rows)
     words = model.head.logits(hidden)
-    pairs = model.head.pair(model.head.norm(hidden))
+    pairs = model.head.binary(model.head.norm(hidden))
     loss, sums, correct = torch.zeros(()), torch.zeros(len(HEADS), CORPORA), torch.zeros(len(HEADS), CORPORA)
     for r, i in (rows["targets"] >= 0).nonzero().tolist():
         o, c = int(rows["objective"][r, i]), int(rows["corpus"][r, i])
@@ -92,7 +92,7 @@ def test_every_parameter_has_a_gradient_whatever_the_targets(missing: str, tied:
     found = gradients(model, loss)
     assert torch.isfinite(loss)
     assert all(torch.isfinite(g).all() for g in found.values())
-    assert found["layers.3.pair.weight"].any() == (missing == "vocabulary")
+    assert found["layers.3.binary.weight"].any() == (missing == "vocabulary")
     if missing == "all":
         assert not any(g.any() for g in found.values())
         assert not sums.any()
@@ -170,11 +170,11 @@ def test_names_are_stable() -> None:
         "layers.1.attention.out.weight",
         "layers.1.attention.q_norm.weight",
         "layers.1.attention.k_norm.weight",
-        "layers.1.feed_norm.weight",
-        "layers.1.feed.up.weight",
-        "layers.1.feed.down.weight",
+        "layers.1.mlp_norm.weight",
+        "layers.1.mlp.up.weight",
+        "layers.1.mlp.down.weight",
         "layers.2.norm.weight",
-        "layers.2.pair.weight",
+        "layers.2.binary.weight",
     ]
 
 
@@ -182,7 +182,7 @@ def test_initial_weights_follow_from_name_and_seed() -> None:
     model = build()
     for name, parameter in reversed(list(model.named_parameters())):
         assert torch.equal(parameter, init_parameter(name, parameter.shape, SMALL, seed=1))
-    name, shape = "layers.1.feed.down.weight", (256, 512)
+    name, shape = "layers.1.mlp.down.weight", (256, 512)
     drawn = init_parameter(name, shape, SMALL, seed=1)
     assert not torch.equal(drawn, init_parameter(name, shape, SMALL, seed=2))
     assert not torch.equal(drawn, init_parameter(name.replace("1", "2"), shape, SMALL, seed=1))

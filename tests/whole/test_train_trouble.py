@@ -218,7 +218,7 @@ def wild_gradient(world: World, plain: dict[str, Any], at: int) -> Left:
             wild = tuple(None if slope is None else slope * float("nan") for slope in slopes)
             return wild if reached[0] >= at else None
 
-        self.model.layers[1].feed.down.register_full_backward_hook(spoil)
+        self.model.layers[1].mlp.down.register_full_backward_hook(spoil)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Engine, "__init__", made)
