@@ -25,7 +25,8 @@ from model.transformer import Transformer
 VOCABULARY, LENGTH, CORPORA = 61, 24, 2
 HEADS = ("vocabulary", "vocabulary", "binary")
 MODEL = ModelConfig(layers=2, width=16, heads=2, mlp_width=24, max_sequence_length=LENGTH)
-OPTIMIZER = OptimizerConfig(lr=1e-2, warmup=2, grad_clip=0.5)
+OPTIMIZER = OptimizerConfig(lr=1e-2, warmup=2, grad_clip=0.5, eps=1e-6)
+"""eps: of a gradient that is nothing but rounding Adam would make a whole step in either direction."""
 
 
 @dataclass(frozen=True)
