@@ -1,4 +1,4 @@
-"""Bad input through the real command line: one clear line, exit code 2, nothing lost (issue 4, C.8).
+"""Bad input through the real command line: one clear line, exit code 2, nothing lost.
 
 What each part refuses in detail stands in its own tests; here it is what a user sees. `one` is a finished run
 of three steps with a checkpoint each; tests that damage something work on a copy.
