@@ -209,6 +209,9 @@ def test_samples_that_are_no_text(headrace: Commands, work: Path) -> None:
     headrace.ok("resume", "one", "data.on_bad.action=skip", cwd=work)
     ledger = [line for line in open_run(work / "one").ledger() if line["event"] == "skip"]
     assert [line["key"] for line in ledger] == ["bad", "image"]
+    names = {"corpus", "place", "unit", "key", "problem", "row"}
+    for line in ledger:
+        assert line.keys() - {"event", "time", "attempt"} == names, "names that stay"
 
 
 def test_a_corpus_without_any_text(headrace: Commands, work: Path) -> None:
