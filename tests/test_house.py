@@ -374,8 +374,16 @@ def test_an_init_file_holds_one_docstring() -> None:
             assert f"`{module}" in str(node.value.value), f"{path}: says nothing of its door {module}"
 
 
-def test_files_and_folders_keep_their_size() -> None:
-    """About 300 lines a file, twenty files a folder: beyond that a reader looks for the second idea in it."""
+def test_functions_files_and_folders_keep_their_size() -> None:
+    """60 lines a function, about 300 a file, twenty files a folder: beyond that a reader looks for the second
+    idea in it."""
+    functions = {
+        f"{file}:{node.lineno}: {node.name}": lines
+        for file, source in read()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and (lines := (node.end_lineno or 0) - node.lineno + 1) > 60
+    }
+    assert functions == {}
     long = {str(path): lines for path in source_files() if (lines := path.read_text().count("\n")) > 320}
     assert long == {}
     folders = {path.parent for path in source_files()}
