@@ -139,7 +139,7 @@ class Sources:
             yield Source(tokens, before, after, first, last, self.tokenizer, split, foreign)
 
     def respelt(self, segments: Sequence[np.ndarray]) -> "Sources":
-        """The same with other tokens in the position of each segment's own."""
+        """The same with other tokens in place of each segment's own."""
         around, starts, sizes = surrounded(segments, self.before, self.after)
         return replace(self, around=around, starts=starts, sizes=sizes)
 

@@ -1,7 +1,7 @@
 """How a block's documents become examples: shared out among the objectives and cut, exchanged, made.
 
-    document 0   ├────causal────┤├───mlm───┤├────nsp────┤     cut from the left; each piece goes to the
-    document 1   ├─nsp─┤├──────causal──────┤├mlm┤              objective that is owed most (shares.py)
+    document 0   ├────causal────┤├───mlm───┤├────nsp────┤     cut from the left; each segment goes to
+    document 1   ├─nsp─┤├──────causal──────┤├mlm┤              the objective that is owed most (shares.py)
                                  ↓
     nsp          0 a a a|A A   1 b|B                           parts are exchanged (objective.py), and what
                  0 a a a|B     1 b|A A                         found no partner is cut again

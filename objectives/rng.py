@@ -74,7 +74,7 @@ def _mix_all(x: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def _counters(capacity: int) -> np.ndarray:
-    """uint64 [capacity]: the multiples 1, 2, … of the golden increment. Read-only: all rng share it."""
+    """uint64 [capacity]: the multiples 1, 2, … of the golden increment. Read-only: every Rng shares it."""
     counters = np.arange(1, capacity + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     counters.flags.writeable = False
     return counters

@@ -92,15 +92,15 @@ def pack(
     documents: Iterator[Document] = itertools.chain.from_iterable(
         builtin.documents(name.removeprefix("builtin:")) for name in names
     )
-    left_out: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     if others:
         files = find_files(others)
-        left_out.update({"files of another suffix": files.ignored, "files named twice": files.repeated})
+        skipped.update({"files of another suffix": files.ignored, "files named twice": files.repeated})
         total = None if names else sum(os.path.getsize(path) for path in files.paths)
         read = read_files(files.paths, field, _running(progress, total))
         documents = itertools.chain(documents, read)
     report = pack_documents(documents, prefix, zstd=zstd, shard_bytes=shard_bytes, workers=workers)
-    report.problems.update(+left_out)
+    report.problems.update(+skipped)
     return report
 
 

@@ -197,18 +197,18 @@ class Tracer:
         BadInput for a key that the corpus does not have."""
         if corpus not in self._corpora:
             raise BadInput(f"corpus {corpus}: is not in the run's plan")
-        locations = find_documents(self._corpora[corpus], keys, progress)
-        for key, found in locations.items():
+        documents = find_documents(self._corpora[corpus], keys, progress)
+        for key, found in documents.items():
             if not found:
                 raise BadInput(f"corpus {corpus}: has no sample {key}")
-        return {key: self.uses(corpus, found, end_row) for key, found in locations.items()}
+        return {key: self.uses(corpus, found, end_row) for key, found in documents.items()}
 
-    def uses(self, corpus: str, locations: Sequence[tuple[int, int]], end_row: int) -> list[Use]:
-        """The same for the document at some locations of a corpus, (unit, number in it) each."""
+    def uses(self, corpus: str, documents: Sequence[tuple[int, int]], end_row: int) -> list[Use]:
+        """The same for documents of a corpus, each by (unit, number in it)."""
         plan = self._history.at(end_row).corpus(corpus)
         if plan is None:
             raise BadInput(f"corpus {corpus}: is not in the run's plan")
-        rows = sorted(use for unit, number in locations for use in self._uses(plan, unit, number, end_row))
+        rows = sorted(use for unit, number in documents for use in self._uses(plan, unit, number, end_row))
         return [Use(step_of_row(self._history, row), row, objective) for row, objective in rows]
 
     def held_out(self, corpus: str, unit: int) -> bool:

@@ -88,8 +88,8 @@ class Opener:
                 )
 
     def expected_nbytes(self, corpus: str, block_slot: int) -> int:
-        """About what the block at a block_slot will hold when it is open: by the widest blocks of its corpus
-        so far, for objectives and tokenizers differ tenfold; before the first one, the most that it can."""
+        """About what the block at a slot will hold when it is open: by the widest blocks of its corpus so
+        far, for objectives and tokenizers differ tenfold; before the first one, the most that it can."""
         most = self._most_nbytes(corpus, self.orders[corpus].resolve(block_slot)[1])
         return int(self._width.get(corpus, 1.0) * most)
 
@@ -98,7 +98,7 @@ class Opener:
         return _PER_TEXT_BYTE * int(units["text_bytes"].sum()) + _PER_DOCUMENT * int(units["samples"].sum())
 
     def open(self, corpus: str, block_slot: int, builds: Sequence[tuple[int, int]]) -> OpenBlock:
-        """The block at a block_slot of a corpus, after its build history ((row, rows emitted), …); the rows
+        """The block at a slot of a corpus, after its build history ((row, rows emitted), …); the rows
         of the last build are there, emitted ones included. Raises UnitTrouble."""
         plan = self.plans[corpus]
         epoch, number = self.orders[corpus].resolve(block_slot)
@@ -142,6 +142,7 @@ class Opener:
         plan_segment = self.plan_segments.at(row)
         length = plan_segment.plan.length
         rests = remainder(documents, used, plan_segment.quarantined(corpus.name))
+        # "dressing" is part of the key: by another word every row would be another.
         build_key = key(self.seed, "dressing", corpus.name, epoch, block_slot)
         rng_keys = documents.rng_keys
         if len(used):

@@ -66,7 +66,7 @@ class Skipping:
     def unit(
         self, corpus: str, block_slot: int, trouble: UnitTrouble, row: int, obstacle: str | None
     ) -> None:
-        """A unit of the block at a block_slot, which is opened for `row`; the next opening goes without it.
+        """A unit of the block at a slot, which is opened for `row`; the next opening goes without it.
         BadInput where the policy is to stop, or an obstacle forbids it: something depends on the unit."""
         if self._plan_segments.at(row).plan.on_bad.action != "skip":
             raise BadInput(str(trouble)) from trouble

@@ -250,7 +250,7 @@ class Streams:
         self._prefetcher.ask(key, need, lambda: self._opener.open(name, block_slot, builds))
 
     def _obtain(self, stream: _Stream, row: int) -> OpenBlock:
-        """The block at the stream's block_slot: from the threads, or opened here."""
+        """The block at the stream's slot: from the threads, or opened here."""
         key = stream.plan.id, stream.number, stream.j
         builds = stream.builds or [(row, 0)]
         while True:

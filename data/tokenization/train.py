@@ -107,15 +107,8 @@ def train(
     """
     out = Path(out)
     symbols = control_symbols(sentinels, spares)
-    if out.exists():
-        raise BadInput(f"{out}: exists already; choose another --out or remove it first")
-    if algorithm not in ("unigram", "bpe"):
-        raise BadInput(f"algorithm {algorithm!r}: expected unigram or bpe")
     least = _TEXT_OVERHEAD + len(symbols) + 100
-    if vocabulary < least:
-        raise BadInput(
-            f"vocabulary {vocabulary}: {len(symbols)} control and 256 byte ids need {least} or more"
-        )
+    _require_possible(out, algorithm, vocabulary, len(symbols), least)
     with writing(out):
         _make_folder_of(out)
     # The file is made before the training, which takes a while: where it cannot be, that is known now.
@@ -149,6 +142,16 @@ def train(
             raise BadInput(_refusal(out, vocabulary, least, cut_short, str(error))) from error
         file.write(model.getvalue())
     return Tokenizer.load(out)
+
+
+def _require_possible(out: Path, algorithm: str, vocabulary: int, controls: int, least: int) -> None:
+    """BadInput for what can be refused before any text is read."""
+    if out.exists():
+        raise BadInput(f"{out}: exists already; choose another --out or remove it first")
+    if algorithm not in ("unigram", "bpe"):
+        raise BadInput(f"algorithm {algorithm!r}: expected unigram or bpe")
+    if vocabulary < least:
+        raise BadInput(f"vocabulary {vocabulary}: {controls} control and 256 byte ids need {least} or more")
 
 
 def _make_folder_of(out: Path) -> None:

@@ -1,6 +1,6 @@
 """One whole optimizer step, with one face over every layout.
 
-    step(micro_batches, scale, number, lr)
+    step(micro_batches, scale, step, lr)
         lr            → the optimizer                          a pure function of the step, from outside
         for each micro-batch
             weights   ← weight · scale[objective] · ranks      DeepSpeed's mean over ranks then gives the sum

@@ -72,4 +72,6 @@ def record_skip(run: RunFolder, attempt_path: Path, notice: SkipNotice) -> None:
     """Put on record what the stream skips, before it acts; any rank may be the one that finds it."""
     if notice.of_unit:
         append_skip(run.plan, notice.of_unit)
-    record(attempt_path, "skip", **asdict(notice))
+    fields = asdict(notice)
+    slot = fields.pop("block_slot")  # its name in the ledger is a promise: readers know it as `place`
+    record(attempt_path, "skip", place=slot, **fields)

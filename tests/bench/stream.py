@@ -41,7 +41,7 @@ def plan_of(corpora: Mapping[str, Corpus], tokenizer: Tokenizer, block_bytes: in
 def late_state(
     plan: History, corpora: Mapping[str, Corpus], tokenizer: Tokenizer, early: StreamPositions
 ) -> StreamPositions:
-    """A state of step LATE: as many times as many places on, each stream at the next place of the block that
+    """A state of step LATE: as many times as many slots on, each stream at the next slot of the block that
     it stands in at step EARLY, as many rows into it."""
     opener = Opener(PlanSegments(plan), corpora, tokenizer)
     late: dict[tuple[str, int], Position] = {}

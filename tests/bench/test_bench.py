@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-BENCHES = sorted(path.stem for path in Path(__file__).parent.glob("[!_t]*.py"))
+BENCHES = sorted(
+    path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith(("_", "test_"))
+)
 
 
 @pytest.mark.parametrize("name", BENCHES)

@@ -1,4 +1,4 @@
-"""The plan's history, the arithmetic of steps and of places, and what an edit may not change."""
+"""The plan's history, the arithmetic of steps and of slots, and what an edit may not change."""
 
 import json
 from dataclasses import replace
@@ -71,7 +71,7 @@ def test_held_out_units_are_set_aside_first_and_appending_changes_none_of_the_ol
 @pytest.mark.parametrize("streams", [1, 2, 7, 12])
 @pytest.mark.parametrize("appended", [[], [0], [130], [250], [40, 60], [40, 40], [130, 331]])
 def test_every_block_stands_once_in_every_epoch_and_is_found_back(appended: list[int], streams: int) -> None:
-    """Blocks 0 … 99, and 30 more at each place of `appended`."""
+    """Blocks 0 … 99, and 30 more at each slot of `appended`."""
     eras = [Era(place, 0, 100 + 30 * number, "") for number, place in enumerate([0, *appended])]
     sizes = np.random.default_rng(0).integers(1, 50, eras[-1].blocks)
     order = BlockOrder(1, "a", eras, streams, sizes)

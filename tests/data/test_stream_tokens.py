@@ -2,7 +2,7 @@
 gives each of its tokens once, and nothing else does.
 
 Every token of the text is a number that stands nowhere else, so a row says whose tokens it holds without the
-stream's own notes. What is expected comes from arithmetic alone: the blocks of the places that each stream
+stream's own notes. What is expected comes from arithmetic alone: the blocks of the slots that each stream
 has passed (data/plan/epochs.py).
 """
 
@@ -110,7 +110,7 @@ class Counts:
 def passed(
     history: History, corpora: Mapping[str, Corpus], state: StreamPositions
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(at least, at most) how often each id was used, from where the streams stand: once for each place
+    """(at least, at most) how often each id was used, from where the streams stand: once for each slot
     passed of its block, once more perhaps for a block that is open."""
     opener = Opener(PlanSegments(history), corpora, NUMBERS)
     least, most = np.zeros(SIZE, dtype=np.int64), np.zeros(SIZE, dtype=np.int64)
@@ -118,8 +118,8 @@ def passed(
         order, blocks = opener.orders[corpus.name], opener.blocks[corpus.name]
         reached = [state.at(corpus.name, stream)[0] for stream in range(corpus.streams)]
         for block in range(len(blocks)):
-            places = list(order.slots_of(block, (max(reached) + 1) * corpus.streams))
-            ahead = [place // corpus.streams - reached[place % corpus.streams] for place in places]
+            slots = list(order.slots_of(block, (max(reached) + 1) * corpus.streams))
+            ahead = [slot // corpus.streams - reached[slot % corpus.streams] for slot in slots]
             for unit in blocks.units_of(block):
                 for sample in corpora[corpus.name].read_unit(unit):
                     ids = ids_in(sample.text or "")
@@ -197,9 +197,9 @@ def test_an_edit_neither_repeats_nor_loses_a_token(
     after = run(later, corpora, NUMBERS, 44, world=2, first_row=ran.row, state=ran.state, each=counts.add)
     least, most = passed(later, corpora, after.state)
     out = set(later.newest.quarantine)
-    notice = [ids for place, ids in documents(corpora) if place in out]
-    assert len(notice) == len(out)
-    for ids in notice:
+    skipped = [ids for place, ids in documents(corpora) if place in out]
+    assert len(skipped) == len(out)
+    for ids in skipped:
         assert not counts.ids[ids].any(), "a quarantined document was used"
         least[ids] = 0
     assert (least <= earlier + counts.ids).all(), "lost"

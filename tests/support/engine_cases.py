@@ -161,7 +161,7 @@ def varied(**changes: Any) -> Setting:
 
 
 def tensors(engine: Engine) -> dict[tuple[str, str], np.ndarray]:
-    """(name, kind) → whole fp32 tensor, put together from all ranks' own segments: master and moments."""
+    """(name, kind) → whole fp32 tensor, put together from all ranks' own fragments: master and moments."""
     state = engine.state
     whole = {}
     for name, shape in state.shapes.items():
@@ -169,8 +169,8 @@ def tensors(engine: Engine) -> dict[tuple[str, str], np.ndarray]:
             vector = np.zeros(int(np.prod(shape)))
             for fragment in state.owned:
                 if fragment.name == name:
-                    segment = state.piece(fragment, kind).cpu().numpy()
-                    vector[fragment.offset : fragment.offset + fragment.length] = segment
+                    piece = state.piece(fragment, kind).cpu().numpy()
+                    vector[fragment.offset : fragment.offset + fragment.length] = piece
             whole[name, kind] = engine.reduce(vector).astype(np.float32).reshape(shape)
     return whole
 

@@ -1,4 +1,4 @@
-"""Bad input through the real command line: one clear line, exit code 2, nothing lost (issue 4, C.8).
+"""Bad input through the real command line: one clear line, exit code 2, nothing lost.
 
 What each part refuses in detail stands in its own tests; here it is what a user sees. `one` is a finished run
 of three steps with a checkpoint each; tests that damage something work on a copy.
@@ -209,6 +209,9 @@ def test_samples_that_are_no_text(headrace: Commands, work: Path) -> None:
     headrace.ok("resume", "one", "data.on_bad.action=skip", cwd=work)
     ledger = [line for line in open_run(work / "one").ledger() if line["event"] == "skip"]
     assert [line["key"] for line in ledger] == ["bad", "image"]
+    names = {"corpus", "place", "unit", "key", "problem", "row"}
+    for line in ledger:
+        assert line.keys() - {"event", "time", "attempt"} == names, "names that stay"
 
 
 def test_a_corpus_without_any_text(headrace: Commands, work: Path) -> None:

@@ -240,7 +240,7 @@ def test_text_becomes_shards_an_index_and_a_tokenizer(tmp_path: Path, corpora: C
 
 
 def test_metrics_and_status_of_a_run(tmp_path: Path) -> None:
-    (tmp_path / "tok.model").write_bytes(b"segments")
+    (tmp_path / "tok.model").write_bytes(b"pieces")
     file = tmp_path / "c.yaml"
     file.write_text(CONFIG.replace("FOLDER", str(tmp_path)))
     folder, _ = begun(file, 0, None)
@@ -268,7 +268,7 @@ def test_metrics_and_status_of_a_run(tmp_path: Path) -> None:
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
-    (tmp_path / "tok.model").write_bytes(b"segments")
+    (tmp_path / "tok.model").write_bytes(b"pieces")
     file = tmp_path / "c.yaml"
     file.write_text(CONFIG.replace("FOLDER", str(tmp_path)))
     folder, _ = begun(file, 0, None)
