@@ -111,7 +111,7 @@ DOORS: dict[str, dict[str, str]] = {
     },
     "launcher.engine": {
         "zero_engine": "Engine",
-        "interface": "Evaluation StepResult",
+        "interface": "Evaluation",
         "forward": "PlainModel",
         "layout": "LayoutConfig",
         "optimizer": "OptimizerConfig decay_steps lr_at",

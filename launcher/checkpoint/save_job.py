@@ -66,6 +66,7 @@ class SaveJob:
 
     def write_own(self) -> None:
         """This rank's fragment file, block table and, last, the note that says so, into `partial`."""
+        self._refuse_no_numbers()
         name, elements = fragment_name(self.rank), self.data.shape[1]
         head = header(KINDS, elements)
         table = write_blocks(self.partial / name, [head, *(memoryview(kind) for kind in self.data)])
@@ -78,6 +79,18 @@ class SaveJob:
             "blocks": sha256(table.tobytes()),
         }
         write_file(self._note(self.rank), canonical(note))
+
+    def _refuse_no_numbers(self) -> None:
+        """SaveFailed where a master or a moment is no number: a run could never go on from it."""
+        begin = 0
+        for parameter, offset, length in self.fragments:
+            for kind, values in zip(KINDS, self.data[:, begin : begin + length]):
+                # Both ends, for a NaN is the least and the most of what it stands among: no copy is made.
+                if not np.isfinite([values.min(), values.max()]).all():
+                    at = offset + int(np.flatnonzero(~np.isfinite(values))[0])
+                    name = self.parameters[parameter][0]
+                    raise SaveFailed(f"{name}: element {at} of {kind} is no number ({values[at - offset]})")
+            begin += length
 
     def publish(self, may_publish: Callable[[], bool], patience: float) -> int:
         """Everything else, on rank 0. The checkpoint's size in bytes."""

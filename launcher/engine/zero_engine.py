@@ -1,12 +1,13 @@
 """One whole optimizer step, with one face over every layout.
 
-    step(micro_batches, scale, step, lr)
+    step(micro_batches, scale, step, lr, judge)
         lr            → the optimizer                          a pure function of the step, from outside
         for each micro-batch
             weights   ← weight · scale[objective] · ranks      DeepSpeed's mean over ranks then gives the sum
             loss      ← model(batch)
             backward
-        reduce, clip by the global norm, update                once, after the last micro-batch
+        reduce; norm of the whole gradient                     once, after the last micro-batch
+        judge(sums, norm)     → clip and update, or neither    all ranks alike: nothing has changed so far
 
 The number of micro-batches may differ from step to step, so DeepSpeed is told which one is the last and never
 divides by their count. Dropout is seeded from (seed, step, micro-batch, rank) before each forward pass:
@@ -20,14 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.errors import BadInput
 from data.stream.rows import Rows
+from launcher.distributed.collectives import ToldByOtherRank
 from launcher.distributed.host_reduce import HostSums
 from launcher.distributed.process_group import device_of
 from launcher.distributed.world import World
 from launcher.engine.deepspeed import start as engine_deepspeed
+from launcher.engine.deepspeed.update import UpdateLost, update_of
 from launcher.engine.deepspeed.zero_state import state_map
 from launcher.engine.forward import evaluate, to_device
-from launcher.engine.interface import Evaluation, StepResult
+from launcher.engine.interface import Evaluation, Judge, StepResult, V
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
 from launcher.engine.sharded_state import StateMap
@@ -46,7 +50,6 @@ class Engine:
         self.world, self.layout, self.seed = world, layout, seed
         self.device = device_of(world)
         self.reducer = HostSums(world)
-        self._clip = optimizer.grad_clip
         halved = layout.precision != "fp32"
         if layout.compile:
             for block in model.blocks:  # in place: names and hooks stay as they are
@@ -59,7 +62,8 @@ class Engine:
         if initial is not None:
             self._fill_masters(initial)
         self.state.check_guard()
-        self._steps_taken = 0
+        self._update = update_of(self._deepspeed, layout.zero, optimizer.grad_clip)
+        self._updates = 0
 
     @property
     def model(self) -> nn.Module:
@@ -75,18 +79,20 @@ class Engine:
         """What the device is called, for its peak: 'NVIDIA H100 80GB HBM3'; 'cpu' without a GPU."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
-    def step(self, micro_batches: Sequence[Rows], scale: np.ndarray, step: int, lr: float) -> StepResult:
+    def step(
+        self, micro_batches: Sequence[Rows], scale: np.ndarray, step: int, lr: float, judge: Judge[V]
+    ) -> StepResult[V]:
         """One optimizer step over this rank's micro-batches, as many on every rank.
 
         scale: float64 [objectives], by which loss weights are multiplied so that the sum over the global
-        batch is the loss. step: the first is 1. lr: of this step.
+        batch is the loss. step: the first is 1. lr: of this step. judge: says whether the update is made.
+        BadInput on all ranks where DeepSpeed makes none though it was to.
         """
         engine = self._deepspeed
         engine.train()
         for group in self._base_optimizer.param_groups:
             group["lr"] = lr
         total: Tensor | None = None
-        norm: Tensor | float | None = None
         last = len(micro_batches) - 1
         for number, rows in enumerate(micro_batches):
             engine.set_gradient_accumulation_boundary(number == last)
@@ -94,20 +100,31 @@ class Engine:
             loss, sums = engine(to_device(rows, scale * self.world.size, self.device))
             engine.backward(loss, scale_wrt_gas=False)
             total = sums if total is None else total + sums
-            if number == last and self.layout.zero == 0:
-                norm = nn.utils.clip_grad_norm_(engine.module.parameters(), self._clip or float("inf"))
-            engine.step()
+            if number < last:
+                engine.step()  # counts the micro-batch and changes nothing
         if total is None:
             raise ValueError("a step needs at least one micro-batch")
-        norm = float(engine.get_global_grad_norm() if norm is None else norm)
-        self._steps_taken += 1
-        if self._steps_taken == 1:
+        norm = self._update.norm()
+        own = total.detach().cpu().numpy().astype(np.float64) / self.world.size
+        verdict = judge(own, norm)
+        if verdict.apply:
+            self._apply(step, norm)
+        else:
+            self._update.discard()
+        return StepResult(own, norm, verdict)
+
+    def _apply(self, step: int, norm: float) -> None:
+        try:
+            self._update.apply()
+        except UpdateLost:
+            error = BadInput if self.world.rank == 0 else ToldByOtherRank
+            raise error(
+                f"step {step}: DeepSpeed {engine_deepspeed.load().__version__} made no update, though the "
+                f"gradient was in order (norm {norm:g}): headrace needs deepspeed 0.19.8 or newer"
+            ) from None
+        self._updates += 1
+        if self._updates == 1:
             self.state.check_guard()
-        # A norm that is no number is infinite or −1, by the release of DeepSpeed.
-        return StepResult(
-            sums=total.detach().cpu().numpy().astype(np.float64) / self.world.size,
-            grad_norm=norm if norm >= 0 else float("nan"),
-        )
 
     def evaluate(self, micro_batches: Sequence[Rows]) -> Evaluation:
         """The sums over this rank's rows, weights as in the rows. Ranks may bring unequal numbers."""

@@ -1,11 +1,12 @@
-"""What all ranks learn of a finished step, in one reduction, and what is judged from it.
+"""What all ranks learn of a step before its update, in one reduction, and what is judged from it.
 
     on each rank    own      ← its terms of the loss, its memory; whether its gradient is a number, whether it
                                was asked to stop, whether a save or a record of its failed
     all ranks       outcome  ← the sum of all of these: one small vector
     on each rank    loss, gradient, saves, records, stop: each judged from the outcome alone
 
-So all ranks come to the same judgement at the same step, without another word between them.
+So all ranks come to the same judgement at the same step, without another word between them, and a step that
+does not stand is never made.
 """
 
 import math
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from launcher.distributed.world import World
-from launcher.engine.interface import StepResult
 
 
 def loss_is_number(sums: np.ndarray) -> bool:
@@ -23,13 +23,13 @@ def loss_is_number(sums: np.ndarray) -> bool:
 
 
 def gradient_is_number(norm: float) -> bool:
-    """Whether a gradient of this norm is. With one that is not DeepSpeed skips the update without a word."""
+    """Whether a gradient of this norm is."""
     return math.isfinite(norm)
 
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """A finished step; of one rank before the reduction, of all ranks after it."""
+    """A step before its update: of one rank, and after the reduction of all ranks. An engine's Verdict."""
 
     sums: np.ndarray
     """float64 [objectives, corpora]: the terms of the optimised loss; their sum is the loss."""
@@ -65,8 +65,8 @@ class StepOutcome:
         return not loss_is_number(self.sums) or self.lost_gradients > 0
 
     @property
-    def stands(self) -> bool:
-        """The step may be told of and saved."""
+    def apply(self) -> bool:
+        """The step may change the weights, be told of and saved."""
         return not (self.save_failed or self.record_failed or self.diverged)
 
     @property
@@ -88,7 +88,8 @@ class StepOutcome:
 
 
 def own_outcome(
-    result: StepResult,
+    sums: np.ndarray,
+    norm: float,
     world: World,
     *,
     memory_gib: float,
@@ -96,8 +97,8 @@ def own_outcome(
     save_failed: bool,
     record_failed: bool,
 ) -> StepOutcome:
-    """What this rank brings to the reduction."""
+    """What this rank brings to the reduction. sums, norm: as an engine gives them to its judge."""
     memory = np.zeros(world.size)
     memory[world.rank] = memory_gib
-    lost = not gradient_is_number(result.grad_norm)
-    return StepOutcome(result.sums, memory, *map(float, (stop, save_failed, record_failed, lost)))
+    lost = not gradient_is_number(norm)
+    return StepOutcome(sums, memory, *map(float, (stop, save_failed, record_failed, lost)))

@@ -2,8 +2,8 @@
 
     for each batch, with the sums of all ranks and the scale of its loss    global_batch.py
         lr       ← of this step                                             engine/optimizer.py
-        result   ← forward, backward, reduce, clip, update                  engine/zero_engine.py
-        outcome  ← what all ranks learn of it; an error where it is none    agreement.py
+        result   ← forward, backward, reduce                                engine/zero_engine.py
+        outcome  ← what all ranks learn of it; clip and update if it stands agreement.py
         progress ← one step later                                           runs/progress.py
         tell; evaluate and save when due; stop when asked                   session.py
 
@@ -41,8 +41,10 @@ def fit(session: Session, progress: Progress) -> End:
             raise
         batch, sums, number = global_batch.batch, global_batch.batch_sums, progress.step + 1
         lr = lr_at(number, config.steps, config.optimizer)
-        result = session.engine.step(batch.micro_batches, global_batch.scale, number, lr)
-        outcome = session.agree(result)
+        result = session.engine.step(batch.micro_batches, global_batch.scale, number, lr, session.judge)
+        outcome = result.verdict
+        if not outcome.apply:
+            session.refuse(outcome)
         progress = progress.after(batch, round(sums.tokens), round(sums.targets.sum()))
         session.tell(Step(progress, global_batch, outcome, result.grad_norm, lr, perf_counter() - begin))
         session.after_step(progress)

@@ -15,6 +15,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from typing import NoReturn
 
 import numpy as np
 
@@ -27,7 +28,6 @@ from launcher.config.run_config import Config
 from launcher.distributed.collectives import ToldByOtherRank, gather
 from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
-from launcher.engine.interface import StepResult
 from launcher.engine.memory import memory_in_use
 from launcher.engine.zero_engine import Engine
 from launcher.inference.held_out import HeldOut
@@ -67,27 +67,26 @@ class Session:
     _record_failed: BadInput | None = field(default=None, init=False)
     """On rank 0: what the disk refused."""
 
-    def agree(self, result: StepResult) -> StepOutcome:
-        """A finished step over all ranks, in one reduction. BadInput where it does not stand, before anything
-        of it is told or saved: a save in the background or a record failed on some rank, or the loss or its
-        gradient is no number."""
+    def judge(self, sums: np.ndarray, norm: float) -> StepOutcome:
+        """A step over all ranks before its update, in one reduction."""
         own = own_outcome(
-            result,
+            sums,
+            norm,
             self.world,
             memory_gib=memory_in_use(),
             stop=bool(self.stop),
             save_failed=self.checkpoints.failed,
             record_failed=self._record_failed is not None,
         )
-        outcome = StepOutcome.of_vector(self.engine.reduce(own.vector), like=own)
-        if not outcome.stands:
-            # Rank 0 may have a save to publish, for which local_launch.GRACE is too short once others have
-            # left. Where a save failed, this raises that.
-            self.checkpoints.finish()
-            if outcome.record_failed:
-                raise self._lost_record()
-            raise self._divergence()
-        return outcome
+        return StepOutcome.of_vector(self.engine.reduce(own.vector), like=own)
+
+    def refuse(self, outcome: StepOutcome) -> NoReturn:
+        """BadInput for a step that was not made: a save in the background or a record failed on some rank, or
+        the loss or its gradient is no number. A collective."""
+        # Rank 0 may have a save to publish, for which local_launch.GRACE is too short once others have left.
+        # Where a save failed, this raises that.
+        self.checkpoints.finish()
+        raise self._lost_record() if outcome.record_failed else self._divergence()
 
     def tell(self, step: Step) -> None:
         """Write the step's record; with `fingerprint` a collective."""

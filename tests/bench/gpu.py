@@ -37,6 +37,7 @@ from model.attention import BACK_ENDS
 from model.config import ModelConfig
 from model.transformer import Transformer
 from tests.bench import attention
+from tests.support.engine_cases import agree
 
 VOCABULARY, MEAN = 32_000, 500
 POSITIONS, HEADS, WIDTH, LAYERS = 16_384, 16, 128, 16
@@ -117,7 +118,7 @@ def filled(config: ModelConfig) -> Transformer:
 
 def one_step(engine: Engine, rows: Rows) -> float:
     """The loss of one optimizer step."""
-    return float(engine.step([rows], np.array([1 / rows.weights.sum()]), 1, 1e-5).sums.sum())
+    return float(engine.step([rows], np.array([1 / rows.weights.sum()]), 1, 1e-5, agree).sums.sum())
 
 
 def of_steps(options: argparse.Namespace) -> None:

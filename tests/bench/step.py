@@ -29,6 +29,7 @@ from launcher.engine.zero_engine import Engine
 from model.initialise import initialise
 from model.transformer import Transformer
 from tests.bench.model import CONFIG, T
+from tests.support.engine_cases import agree
 
 VOCABULARY = 8192
 OPTIMIZER = OptimizerConfig()
@@ -102,7 +103,7 @@ def main() -> None:
             if name == "plain":
                 losses[name] = plain.step(micro_batches, scale)
             else:
-                losses[name] = float(engine.step(micro_batches, scale, number + 1, 1e-4).sums.sum())
+                losses[name] = float(engine.step(micro_batches, scale, number + 1, 1e-4, agree).sums.sum())
             if number >= 2:  # the first rounds fill caches
                 seconds[name].append(time.perf_counter() - begin)
     assert abs(losses["deepspeed"] - losses["plain"]) < 1e-3, losses

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from launcher.distributed.world import World
-from launcher.engine.interface import StepResult
 from launcher.training.agreement import StepOutcome, own_outcome
 
 RANKS = 3
@@ -17,7 +16,8 @@ def over_all(sums: list[np.ndarray], norms: list[float], on_rank_1: dict[str, An
     """The outcome of three ranks, rank 1 with some flag of its own."""
     own = [
         own_outcome(
-            StepResult(sums[rank], norms[rank]),
+            sums[rank],
+            norms[rank],
             World(rank, RANKS, rank, "", "tests"),
             memory_gib=rank + 0.5,
             **FINE | (on_rank_1 if rank == 1 else {}),
@@ -29,7 +29,7 @@ def over_all(sums: list[np.ndarray], norms: list[float], on_rank_1: dict[str, An
 
 def judged(outcome: StepOutcome) -> set[str]:
     """The judgements that are true."""
-    names = ("stop", "save_failed", "record_failed", "diverged", "stands")
+    names = ("stop", "save_failed", "record_failed", "diverged", "apply")
     return {name for name in names if getattr(outcome, name)}
 
 
@@ -39,13 +39,13 @@ def test_sums_are_added_and_each_ranks_memory_is_kept() -> None:
     np.testing.assert_array_equal(outcome.sums, np.arange(14.0).reshape(7, 2) * 6)
     assert outcome.memory.tolist() == [0.5, 1.5, 2.5]
     assert outcome.memory_gib == 2.5
-    assert judged(outcome) == {"stands"}
+    assert judged(outcome) == {"apply"}
 
 
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [
-        ("stop", {"stop", "stands"}),
+        ("stop", {"stop", "apply"}),
         ("save_failed", {"save_failed"}),
         ("record_failed", {"record_failed"}),
     ],

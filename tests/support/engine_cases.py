@@ -1,5 +1,8 @@
 """What the engine's tests run in their ranks: a tiny model, synthetic rows, a plain torch reference."""
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,18 @@ HEADS = ("vocabulary", "vocabulary", "binary")
 MODEL = ModelConfig(layers=2, width=16, heads=2, mlp_width=24, max_sequence_length=LENGTH)
 OPTIMIZER = OptimizerConfig(lr=1e-2, warmup=2, grad_clip=0.5, eps=1e-6)
 """eps: of a gradient that is nothing but rounding Adam would make a whole step in either direction."""
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A Verdict."""
+
+    apply: bool
+
+
+def agree(_sums: np.ndarray, _norm: float) -> Ruling:
+    """A judge that has every step made."""
+    return Ruling(apply=True)
 
 
 @dataclass(frozen=True)
@@ -133,6 +148,7 @@ def train(
             scale_of(rows, setting.normalise),
             step,
             lr_at(step, setting.steps, setting.optimizer),
+            agree,
         )
         losses.append(float(engine.reduce(result.sums.ravel()).sum()))
         norms.append(result.grad_norm)
@@ -218,3 +234,56 @@ def exchanged_masters(world: World, setting: Setting) -> str:
     except LayoutMismatch as mismatch:
         return str(mismatch)
     return ""
+
+
+@contextmanager
+def poisoned(engine: Engine, rank: int, value: float) -> Iterator[None]:
+    """Within it a gradient on that rank has elements that are no number, while the loss stays one."""
+
+    def spoil(_module: Any, entering: tuple, _leaving: tuple) -> tuple:
+        return tuple(gradient + value for gradient in entering)
+
+    handle = engine.model.layers[1].mlp.down.register_full_backward_hook(spoil)
+    if engine.world.rank != rank:
+        handle.remove()
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def judged_run(
+    world: World, setting: Setting, refused: frozenset[int], poison: tuple[int, float] | None = None
+) -> dict[str, Any]:
+    """As many steps as the setting has, and before those whose number is in `refused` one more, on rows of
+    its own, that is judged away. poison: the rank and the value that spoil its gradient."""
+    engine = make_engine(world, setting)
+    told: list[tuple[float, float]] = []
+    for step in range(1, setting.steps + 1):
+        if step in refused:
+            with poisoned(engine, *poison) if poison else nullcontext():
+                _judged(engine, setting, step, rows_of(100 + step, setting.rows), apply=False)
+        told.append(_judged(engine, setting, step, rows_of(step, setting.rows), apply=True))
+    return {"told": told, "after": tensors(engine), "adam": engine.state.adam_step}
+
+
+def _judged(engine: Engine, setting: Setting, step: int, rows: Rows, apply: bool) -> tuple[float, float]:
+    """One step; its loss over all ranks and its norm. The judge is asked once, before anything changes."""
+    asked: list[np.ndarray] = []
+    before = engine.state.tensor(0, "w").clone()
+
+    def judge(sums: np.ndarray, norm: float) -> Ruling:
+        assert torch.equal(before, engine.state.tensor(0, "w"))
+        asked.append(engine.reduce(sums.ravel()))
+        assert math.isfinite(norm) or not apply
+        return Ruling(apply)
+
+    result = engine.step(
+        share(engine.world, rows, setting.micro_batch),
+        scale_of(rows, setting.normalise),
+        step,
+        lr_at(step, setting.steps, setting.optimizer),
+        judge,
+    )
+    (sums,) = asked
+    return float(sums.sum()), result.grad_norm

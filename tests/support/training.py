@@ -28,7 +28,7 @@ from launcher.checkpoint.format import KINDS
 from launcher.checkpoint.read import Request
 from launcher.config import run_config
 from launcher.distributed.world import World
-from launcher.engine.interface import StepResult
+from launcher.engine.interface import Judge, StepResult
 from launcher.runs import run_folder
 from launcher.runs.lineage import merged, steps
 from launcher.runs.progress import Progress
@@ -150,7 +150,9 @@ def _watched(session: Session, left: Left, whole: bool, before: Callable[[int], 
             newest[:] = [one]
             yield one
 
-    def noting(micro_batches: Sequence[Rows], scale: np.ndarray, number: int, lr: float) -> StepResult:
+    def noting(
+        micro_batches: Sequence[Rows], scale: np.ndarray, number: int, lr: float, judge: Judge
+    ) -> StepResult:
         before(number)
         (ready,) = newest
         batch = ready.batch
@@ -164,7 +166,7 @@ def _watched(session: Session, left: Left, whole: bool, before: Callable[[int], 
             table[batch.rows.objective[place], batch.rows.corpus[place]] += batch.rows.weights[place]
         left.weights.append(table)
         left.scales.append(scale)
-        return step(micro_batches, scale, number, lr)
+        return step(micro_batches, scale, number, lr, judge)
 
     session.batches = handed_out()
     session.engine.step = noting  # type: ignore[method-assign]
