@@ -60,7 +60,7 @@ def laid_out(block: PackedBlock) -> Rows:
     return write_rows([(block, row) for row in range(len(block))], len(block), T, FakeTokenizer().control.pad)
 
 
-def test_rows_hold_their_pieces_side_by_side_and_padding_behind() -> None:
+def test_rows_hold_their_segments_side_by_side_and_padding_behind() -> None:
     block, segments, order = packed()
     rows = laid_out(block)
     place = np.arange(T)
@@ -132,7 +132,7 @@ def test_the_fingerprint_is_the_hash_of_the_arrays_in_order(length: int) -> None
     assert Rows.join([rows[1:], rows[:1]]).fingerprints() == [rows.fingerprints()[i] for i in (1, 2, 0)]
 
 
-def test_a_block_without_pieces_has_no_rows() -> None:
+def test_a_block_without_segments_has_no_rows() -> None:
     texts = Texts.of([], FakeTokenizer().control)
     mixture = Mixture.parse({"causal": {}})
     segments = ExampleBuilder(texts, texts.whole(), mixture, 0, T, FakeTokenizer(), 7, []).segments()

@@ -386,7 +386,7 @@ def test_encoding_lets_other_threads_run(ours: Tokenizer, texts: list[str]) -> N
 
 
 @pytest.mark.parametrize("text", ["The quick  brown fox", " jumps over", "x", "  "])
-def test_a_dummy_prefix_adds_and_takes_no_blank_where_pieces_are_turned_round(
+def test_a_dummy_prefix_adds_and_takes_no_blank_where_segments_are_turned_round(
     mistral: Tokenizer, text: str
 ) -> None:
     """By characters, whatever the cut: the pieces' texts side by side are the document."""

@@ -102,13 +102,13 @@ def test_flex_computes_what_dense_does() -> None:
     torch.testing.assert_close(got.transpose(1, 2), attention(q, k, v, 0.0, causal=True))
 
 
-def test_rows_of_one_piece_each_are_one_group() -> None:
+def test_rows_of_one_segment_each_are_one_group() -> None:
     start, bound = layout([[(LENGTH, "causal")]] * 4, LENGTH)
     (group,) = groups(start.numpy(), bound.numpy())
     assert (group.length, group.count, group.shape) == (LENGTH, 4, "causal")
 
 
-def test_the_pieces_of_mixed_rows_are_found() -> None:
+def test_the_segments_of_mixed_rows_are_found() -> None:
     found = groups(*(x.numpy() for x in layout(MIXED, LENGTH)))
     assert [(g.length, g.count, g.shape) for g in found] == [
         (5, 1, "causal"),
@@ -126,7 +126,7 @@ def test_the_pieces_of_mixed_rows_are_found() -> None:
     ]
 
 
-def test_auto_takes_one_mask_for_crumbs_and_pieces_for_long_pieces() -> None:
+def test_auto_takes_one_mask_for_crumbs_and_segments_for_long_segments() -> None:
     crumbs = layout([[(2, "causal"), (3, "causal")] * 20], 100)
     assert auto(*crumbs).__qualname__.startswith("dense")
     assert auto(*layout([[(400, "causal"), (600, "full")]], 1000)).__qualname__.startswith("_by_segment")
@@ -135,7 +135,7 @@ def test_auto_takes_one_mask_for_crumbs_and_pieces_for_long_pieces() -> None:
 @pytest.mark.parametrize("back_end", ["dense", "segments", "auto"])
 @pytest.mark.parametrize("positions", ["rope", "learned"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_changing_one_piece_changes_no_logit_of_another(back_end: str, positions: str, shape: str) -> None:
+def test_changing_one_segment_changes_no_logit_of_another(back_end: str, positions: str, shape: str) -> None:
     """Bit for bit, for a segment of each visibility in the midst of others, whatever it turns into."""
     config = ModelConfig(
         layers=2, width=32, heads=4, positions=positions, attention=back_end, max_sequence_length=LENGTH
@@ -154,7 +154,7 @@ def test_changing_one_piece_changes_no_logit_of_another(back_end: str, positions
 
 
 @pytest.mark.parametrize("back_end", ["dense", "segments"])
-def test_a_piece_has_the_logits_that_it_has_alone(back_end: str) -> None:
+def test_a_segment_has_the_logits_that_it_has_alone(back_end: str) -> None:
     config = ModelConfig(layers=2, width=32, heads=4, attention=back_end, max_sequence_length=LENGTH)
     model = Transformer(config, 50, HEADS, 2)
     initialise(model, config, 1)

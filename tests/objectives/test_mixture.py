@@ -167,7 +167,7 @@ def test_remainders_keep_the_tokens_around_them():
     assert second.example.tokens.tolist() == [2, 419, 418, 417, 416]
 
 
-def test_a_document_is_cut_only_where_it_is_longer_than_a_piece():
+def test_a_document_is_cut_only_where_it_is_longer_than_a_segment():
     given = documents(300, mean=60)
     for config, fit in (({"causal": {}}, 127), ({"mlm": {}}, 128), ({"nsp": {}}, 124), ({"fim": {}}, 125)):
         segments = built(given, config)
@@ -179,7 +179,7 @@ def test_a_document_is_cut_only_where_it_is_longer_than_a_piece():
             assert all(len(given[document]) > fit for document in cuts)
 
 
-def test_the_same_arguments_give_the_same_pieces():
+def test_the_same_arguments_give_the_same_segments():
     one, two = built(documents(80, 60), ALL), built(documents(80, 60), ALL)
     assert [(segment.objective, segment.spans) for segment in one] == [
         (segment.objective, segment.spans) for segment in two
@@ -247,7 +247,7 @@ def test_nsp_true_rate(true_rate):
     assert labels[labels >= 0].mean() == pytest.approx(true_rate, abs=0.03)
 
 
-def test_a_false_piece_without_partner_goes_to_another_objective():
+def test_a_false_segment_without_partner_goes_to_another_objective():
     lone = texts([[401] * 2000])
     segments = built(lone, {"nsp": {"weight": 3}, "fim": {"weight": 1}})
     assert_all_used_once(lone, segments)
@@ -261,7 +261,7 @@ def test_a_false_piece_without_partner_goes_to_another_objective():
     assert {int(segment.example.targets[0]) for segment in alone} == {1}
 
 
-def test_pieces_of_one_token_are_no_pairs():
+def test_segments_of_one_token_are_no_pairs():
     given = texts([[401 + i % 20] for i in range(50)])
     assert shares(built(given, {"nsp": {"weight": 9}, "causal": {"weight": 1}}))[0] == 1
     assert_all_used_once(given, built(given, {"nsp": {}}))
@@ -415,7 +415,7 @@ def test_wrong_configs_are_one_clear_line(config, message):
     assert "\n" not in str(error.value)
 
 
-def test_more_pieces_than_noise_can_number_at_once():
+def test_more_segments_than_noise_can_number_at_once():
     """A word list: every segment still gets its own share of the noise."""
     given = texts([[401, 402, 403]] * (MOST + 500))
     keys = [key(1, "document", i) for i in range(len(given))]

@@ -157,7 +157,7 @@ def test_mlm_random_tokens_are_ordinary():
     assert example.targets.tolist() == X * 50
 
 
-def test_mlm_has_a_target_in_the_shortest_piece():
+def test_mlm_has_a_target_in_the_shortest_segment():
     example = made(Mlm(select=0.01, mask=1, random=0, keep=0), source([405]))
     check(example, [MASK], [405], [0], objective=2)
 

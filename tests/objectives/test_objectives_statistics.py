@@ -248,7 +248,7 @@ def test_pairing_matches_parts_by_length_and_equals_by_luck():
     assert min(taken) > 70  # of 111
 
 
-def test_bundled_draws_are_the_draws_of_each_piece():
+def test_bundled_numbers_are_those_of_each_segment():
     keys = [key(7, "a", i) for i in range(5)]
     many = RngBatch(extend_all(np.array(keys, dtype=np.uint64), np.array([3, 0, 9, 1, 2]), "mlm"))
     each = [Rng(k, start, "mlm") for k, start in zip(keys, [3, 0, 9, 1, 2])]
@@ -272,7 +272,7 @@ SETTINGS: list[Objective] = [
 
 
 @pytest.mark.parametrize("objective", SETTINGS, ids=lambda objective: str(objective)[:30])
-def test_a_piece_is_a_function_of_itself(objective):
+def test_a_segment_is_a_function_of_itself(objective):
     """The same alone, in company, twice, and with another segment in front."""
     given = sources(40, 1, 30, seed=5)
     together = objective.make_all(Sources.of(given), bundle(40, "pure"))
@@ -305,7 +305,7 @@ class Copy(Objective):
         return Example(source.tokens, source.tokens, one, bound, np.full(n, self.id, dtype=np.int8))
 
 
-def test_an_objective_written_for_one_piece_serves_many():
+def test_an_objective_written_for_one_segment_serves_many():
     given = sources(50, 1, 20)
     examples = Copy().make_all(Sources.of(given), bundle(50, "copy"))
     assert len(examples) == 50
