@@ -176,6 +176,9 @@ def doctor(
 def list_checkpoints(run: RunPath, json: AsJson = False) -> None:
     """List checkpoints, and which one a resume takes.
 
+    Reads the small files and the sizes of the others: a resume passes over one whose bytes are damaged, which
+    `headrace checkpoint verify RUN` finds.
+
     \b
     Example:
       headrace checkpoint ls runs/first

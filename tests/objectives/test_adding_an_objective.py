@@ -35,7 +35,8 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("grown")
     for folder in (*ROOMS, "tests", "configs"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", copy)
+    for file in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / file, copy)
     number = len(OBJECTIVES)
     for path, code in blocks():
         if path == REGISTRY:
@@ -70,6 +71,7 @@ def test_a_new_objective_is_one_file_one_line_and_one_test(grown: Path) -> None:
     after = (grown / REGISTRY).read_text().splitlines()
     assert [line for line in after if line not in before] == ['    "leap:Leap",', '    "graft:Graft",']
     assert [line for line in after if line in before] == before
+    passed(grown, "tests/test_house.py", "-k", "keep_their_size")
 
 
 def test_the_objectives_of_the_page_get_from_a_config_to_a_loss(grown: Path) -> None:
