@@ -111,6 +111,9 @@ def expectation(problem: Mapping[str, Any]) -> str | None:
     """'expected WHAT, got WHAT' of one of pydantic's errors about a value; None for a kind not known here."""
     kind, got, context = problem["type"], problem["input"], problem.get("ctx", {})
     close = ""
+    if kind in ("too_short", "too_long") and isinstance(got, Mapping):
+        least, most = context.get("min_length"), context.get("max_length")
+        return f"expected {f'at least {least}' if most is None else f'at most {most}'}, got {len(got)}"
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
         expected = f"{words} {context[bound]}"

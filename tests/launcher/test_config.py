@@ -132,6 +132,7 @@ def test_a_mistake_is_one_line_with_its_place(file: Path, old: str, new: str, ex
         ("seed.x=3", "command line: seed: expected a whole number, got a section"),
         ("steps.x.y=3", "command line: steps: expected a whole number, got a section"),
         ("data.corpora.code.shards.0=x", "command line: data.corpora.code.shards: expected a list of globs"),
+        ("data.corpora.code=null", "7: data.corpora: expected at least 1, got 0"),
         ("seed=[1", "command line, seed:1: not YAML"),
         ("normalise=globl", "did you mean global?"),
     ],
