@@ -103,7 +103,10 @@ def parse(text: str, name: str) -> YamlDocument:
 
 def parse_value(text: str, name: str) -> Any:
     """The value that a text stands for, as after 'key: ' in a file; for key=value on the command line."""
-    return parse(f"value: {text}" if text.strip() else "value: ''", name).data["value"]
+    data = parse(f"value: {text}" if text.strip() else "value: ''", name).data
+    if len(data) > 1:
+        raise BadInput(f"{name}: expected one value, got more lines with keys: {', '.join([*data][1:])}")
+    return data["value"]
 
 
 def dump_yaml(data: dict[str, Any]) -> str:

@@ -133,6 +133,7 @@ def test_a_mistake_is_one_line_with_its_place(file: Path, old: str, new: str, ex
         ("steps.x.y=3", "command line: steps: expected a whole number, got a section"),
         ("data.corpora.code.shards.0=x", "command line: data.corpora.code.shards: expected a list of globs"),
         ("data.corpora.code=null", "7: data.corpora: expected at least 1, got 0"),
+        ("steps=3\nlanes: 2", "command line, steps: expected one value, got more lines with keys: lanes"),
         ("seed=[1", "command line, seed:1: not YAML"),
         ("normalise=globl", "did you mean global?"),
     ],
