@@ -78,6 +78,10 @@ def read(path: str | Path) -> YamlDocument:
         raise BadInput(f"{path}: expected YAML text in UTF-8") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise BadInput(
+            f"{str(path)!r}: expected the path of a config, without a zero character in it"
+        ) from None
     return parse(text, str(path))
 
 

@@ -290,6 +290,7 @@ def test_a_missing_tokenizer_is_named(file: Path) -> None:
         ('run: {name: "\\ud800"}', ":1: not YAML: an escape that is half of a surrogate pair"),
         ('run: {"\\ud800": a}', ":1: not YAML: an escape that is half of a surrogate pair"),
         ('run:\n  "": a', ":2: expected a plain word as a key"),
+        ('base: "a\\0"', "a\\x00': expected the path of a config, without a zero character in it"),
         (
             "a0: &a0 []\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9)),
             "more than",
