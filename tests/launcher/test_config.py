@@ -130,6 +130,12 @@ def test_a_mistake_is_one_line_with_its_place(file: Path, old: str, new: str, ex
         ("data.corpora.code.held_out=0 ", None),
         ("steps", "'steps': expected key=value"),
         ("seed.x=3", "command line: seed: expected a whole number, got a section"),
+        (
+            "layout.deepspeed.overlap_comm=1.5",
+            "layout.deepspeed.overlap_comm: expected a whole number, got 1.5",
+        ),
+        ("optimizer.betas=[0.9, 0.95, 0.99]", "optimizer.betas: expected at most 2, got 3"),
+        (f"run.name={101 * 'a'}", "run.name: expected at most 100 characters, got 101"),
         ("steps.x.y=3", "command line: steps: expected a whole number, got a section"),
         ("data.corpora.code.shards.0=x", "command line: data.corpora.code.shards: expected a list of globs"),
         ("data.corpora.code=null", "7: data.corpora: expected at least 1, got 0"),
