@@ -162,18 +162,21 @@ class StoredCheckpoint:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest, checked against its own hash, and every file that it names against its size. Damaged, or
-    OtherFormat."""
+    """The manifest, checked against its own hash and the step that its folder is named after, and every file
+    that it names against its size. Damaged, or OtherFormat."""
     content = _content(path / MANIFEST)
     try:
         manifest = json.loads(content)
         claimed = manifest.pop("sha256")
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise Damaged(f"{MANIFEST}: damaged") from None
     if claimed != sha256(canonical(manifest)) or content != sealed(manifest):
         raise Damaged(f"{MANIFEST}: damaged")
     if manifest["format"] != FORMAT:
         raise OtherFormat(path, manifest["format"])
+    named = path.name.partition("-")[2].partition(".")[0]
+    if int(named) != manifest["step"]:
+        raise Damaged(f"{MANIFEST}: is of step {manifest['step']}, its folder is called {path.name}")
     wrong = [line for name, size in manifest["sizes"].items() if (line := _size_problem(path / name, size))]
     if wrong:
         raise Damaged(*wrong)

@@ -7,11 +7,12 @@ from launcher.preflight.doctor import examine, tell
 from launcher.preflight.finding import Finding
 
 
-def run(error: Exception) -> None:
+def run(error: BaseException) -> None:
     """The options and exit codes of the command in run.py. error: what the import of the commands raised."""
     parser = argparse.ArgumentParser(prog="headrace doctor", allow_abbrev=False)
     parser.add_argument("--folder", default=".")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(sys.argv[2:])
-    commands = Finding("commands", 2, f"none but this one works: {type(error).__name__}: {error}")
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    commands = Finding("commands", 2, f"none but this one works: {said}")
     sys.exit(tell([commands, *examine(options.folder)], options.json))

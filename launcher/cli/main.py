@@ -29,7 +29,7 @@ def main() -> None:
     # Put off: importing the commands imports the rooms.
     try:
         from launcher.cli.app import run
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a library may end the process as it is imported
         if sys.argv[1:2] != ["doctor"]:
             raise
         from launcher.cli import bare_doctor  # it is to say what is missing, typer included

@@ -142,9 +142,10 @@ def _show_resolved(
     if json:
         output.say_json(as_json(settings))
         return
+    about = ""
     if run:
-        output.say(f"# the run {run.path} exists and goes on with this; its own: {run.current_config_file}")
-    output.say(as_yaml(settings).rstrip("\n"))
+        about = f"the run {run.path} exists and goes on with this; its own: {run.current_config_file}"
+    output.say(as_yaml(settings, about).rstrip("\n"))
 
 
 def _count(config: "Config", processes: int | None) -> int:

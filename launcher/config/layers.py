@@ -32,7 +32,7 @@ def read_layers(path: str | Path, overrides: Sequence[str] = ()) -> YamlDocument
 def with_overrides(under: YamlDocument, overrides: Sequence[str]) -> YamlDocument:
     """A config with 'key.sub=value' edits. BadInput where one is no such."""
     for override in overrides:
-        under = overlay(under, _typed(override, under.locations))
+        under = overlay(under, _typed(override, under))
     return under
 
 
@@ -80,7 +80,7 @@ def _without_base(document: YamlDocument) -> YamlDocument:
     return YamlDocument(data, locations)
 
 
-def _typed(override: str, known: Mapping[Key, str]) -> YamlDocument:
+def _typed(override: str, under: YamlDocument) -> YamlDocument:
     """The layer of one override. A section that it reaches into keeps its place where it has one already."""
     name, equals, text = override.partition("=")
     words = tuple(name.strip().split("."))
@@ -88,8 +88,10 @@ def _typed(override: str, known: Mapping[Key, str]) -> YamlDocument:
         raise BadInput(f"'{override}': expected key=value or key.sub=value, such as optimizer.lr=3e-4")
     value = parse_value(text, f"{COMMAND_LINE}, {name}")
     locations = dict.fromkeys(_keys(value, words), COMMAND_LINE)
-    for depth in range(len(words) - 1, 0, -1):
-        if words[:depth] not in known:
+    held: Any = under.data
+    for depth, word in enumerate(words[:-1], start=1):
+        held = held.get(word) if isinstance(held, Mapping) else None
+        if not isinstance(held, Mapping):
             locations[words[:depth]] = COMMAND_LINE
     for word in reversed(words):
         value = {word: value}

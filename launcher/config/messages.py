@@ -100,17 +100,32 @@ def _problem(problem: Mapping[str, Any], root: type[BaseModel], data: Mapping[st
             return named, f"{dotted(named)}: {rest}"
         return key, f"{dotted(key)}: {context['error']}" if key else str(context["error"])
     # Union members and mapping keys appear in pydantic's place as words that no config contains.
-    named = tuple(part for part in key if part != "[key]")
+    named = _standing(tuple(part for part in key if part != "[key]"), data)
     said = expectation(problem)
     if said is None:
         return key, f"{dotted(key)}: {problem['msg'].lower()}, got {_brief(got)}"
     return named, f"{dotted(named)}: {said}"
 
 
+def _standing(key: Key, data: Any) -> Key:
+    """As much of a key as stands in the config."""
+    for depth, part in enumerate(key):
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return key[:depth]
+    return key
+
+
 def expectation(problem: Mapping[str, Any]) -> str | None:
     """'expected WHAT, got WHAT' of one of pydantic's errors about a value; None for a kind not known here."""
     kind, got, context = problem["type"], problem["input"], problem.get("ctx", {})
     close = ""
+    if kind in ("too_short", "too_long"):
+        least, most = context.get("min_length"), context.get("max_length")
+        return f"expected {f'at least {least}' if most is None else f'at most {most}'}, got {len(got)}"
+    if kind == "string_too_long":
+        return f"expected at most {context['max_length']} characters, got {len(got)}"
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
         expected = f"{words} {context[bound]}"

@@ -75,8 +75,9 @@ def as_json(settings: Iterable[Setting]) -> dict[str, Any]:
     return {dotted(one.key): {"value": one.value, "from": one.origin} for one in settings}
 
 
-def as_yaml(settings: Iterable[Setting]) -> str:
-    """A config that `load` makes the same Config of, one line a key, with the origins in comments."""
+def as_yaml(settings: Iterable[Setting], about: str = "") -> str:
+    """A config that `load` makes the same Config of, one line a key, with the origins in comments. about:
+    what is to be said above it."""
     lines: list[tuple[str, str]] = []
     above: Key = ()
     for one in settings:
@@ -86,6 +87,14 @@ def as_yaml(settings: Iterable[Setting]) -> str:
                 lines.append((f"{'  ' * depth}{section}:", ""))
         above = tuple(sections)
         shown = f": {one_line(one.value)}" if one.origin == DERIVED and one.written is None else ""
-        lines.append((f"{'  ' * len(sections)}{last}: {one_line(one.written)}", f"# {one.origin}{shown}"))
+        lines.append(
+            (f"{'  ' * len(sections)}{last}: {one_line(one.written)}", _comment(f"{one.origin}{shown}"))
+        )
     column = max([COLUMN, *(len(text) + 2 for text, _ in lines if len(text) + 2 <= WIDEST)])
-    return "".join(f"{text:<{column}} {comment}".rstrip() + "\n" for text, comment in lines)
+    head = f"{_comment(about)}\n" if about else ""
+    return head + "".join(f"{text:<{column}} {whence}".rstrip() + "\n" for text, whence in lines)
+
+
+def _comment(text: str) -> str:
+    """As a comment of YAML. A file may have a break in its name, or what no YAML may hold: an escape then."""
+    return "# " + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -78,6 +78,10 @@ def read(path: str | Path) -> YamlDocument:
         raise BadInput(f"{path}: expected YAML text in UTF-8") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise BadInput(
+            f"{str(path)!r}: expected the path of a config, without a zero character in it"
+        ) from None
     return parse(text, str(path))
 
 
@@ -103,7 +107,10 @@ def parse(text: str, name: str) -> YamlDocument:
 
 def parse_value(text: str, name: str) -> Any:
     """The value that a text stands for, as after 'key: ' in a file; for key=value on the command line."""
-    return parse(f"value: {text}" if text.strip() else "value: ''", name).data["value"]
+    data = parse(f"value: {text}" if text.strip() else "value: ''", name).data
+    if len(data) > 1:
+        raise BadInput(f"{name}: expected one value, got more lines with keys: {', '.join([*data][1:])}")
+    return data["value"]
 
 
 def dump_yaml(data: dict[str, Any]) -> str:

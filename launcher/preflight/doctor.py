@@ -46,7 +46,8 @@ def _tried(name: str, part: Callable[[], Iterator[Finding]]) -> list[Finding]:
     try:
         return list(part())
     except Exception as error:
-        return [Finding(name, 2, f"cannot be looked at: {type(error).__name__}: {error}")]
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return [Finding(name, 2, f"cannot be looked at: {said}")]
 
 
 def tell(findings: list[Finding], json: bool) -> int:

@@ -123,7 +123,19 @@ def open_run(path: str | Path) -> RunFolder:
         raise BadInput(f"{path}: no such folder; expected that of a run, such as runs/first")
     if not folder.config_file.is_file():
         raise BadInput(f"{path}: expected the folder of a run, with a config.yaml in it")
+    _require_readable(folder)
     return folder
+
+
+def _require_readable(folder: RunFolder) -> None:
+    """BadInput where what lies in a run cannot be listed: pathlib's globs call such a folder empty."""
+    for part in (folder.path / "attempts", folder.checkpoints):
+        try:
+            os.scandir(part).close()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise BadInput(f"{part}: cannot be read: {error.strerror}") from None
 
 
 def exists(path: Path) -> bool:
@@ -138,7 +150,10 @@ def going_on(config: Config) -> tuple[RunFolder, Config] | None:
     """What `start` would go on with, were it called now: None where it would begin a run. Writes nothing, and
     refuses with the same line."""
     folder = RunFolder(config.path)
-    if not exists(folder.config_file) or _unused(folder, config):
+    if not exists(folder.config_file):
+        return None
+    _require_readable(folder)
+    if _unused(folder, config):
         return None
     return folder, _same_run(folder, config)
 
@@ -155,6 +170,7 @@ def start(config: Config) -> tuple[RunFolder, Config]:
     with writing(folder.path):
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         (folder.path / "attempts").mkdir(exist_ok=True)
+    _require_readable(folder)
     if folder.config_file.exists() and _unused(folder, config):
         folder.config_file.unlink()
         folder.tokenizer.unlink(missing_ok=True)

@@ -309,6 +309,29 @@ def test_nothing_whole_is_refused_and_not_begun_again(two_checkpoints: Path) -> 
         manifest.write_bytes(content)
 
 
+def test_a_folder_that_bears_the_name_of_another_step_is_passed_over(
+    two_checkpoints: Path, tmp_path: Path
+) -> None:
+    """Else what is found wrong in it would be noted of the step that it holds, and it be chosen for ever."""
+    folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
+    copy = shutil.copytree(folder / step_name(1), folder / step_name(3))
+    line = f"{copy}/MANIFEST.json: is of step 1, its folder is called step-00000003"
+    assert readable(folder) == (2, [line])
+    assert verify(folder, 3) == {copy: [line]}
+    with pytest.raises(BadInput, match="is of step 1"):
+        newest(folder, step=3)
+
+
+@pytest.mark.parametrize("content", ["[1]", "[" * 100_000, "{", "null", "{}"])
+def test_whatever_stands_in_a_manifest_is_one_line(
+    two_checkpoints: Path, tmp_path: Path, content: str
+) -> None:
+    folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
+    manifest = folder / step_name(2) / MANIFEST
+    manifest.write_text(content)
+    assert readable(folder) == (1, [f"{manifest}: damaged"])
+
+
 def test_weights_of_a_future_that_was_given_up_step_aside_too(two_checkpoints: Path, tmp_path: Path) -> None:
     """Else step 2 of the new future would be deleted for the weights of the old one."""
     folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))

@@ -152,6 +152,20 @@ OTHERS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("import sys\nsys.exit(0)", "SystemExit: 0"),
+        ("raise ImportError('built for\\nanother Python')", "ImportError: built for another Python"),
+    ],
+)
+def test_a_command_line_that_ends_as_it_is_imported(tmp_path: Path, code: str, told: str) -> None:
+    findings = with_fakes(tmp_path, code, "typer")
+    expected = f"none but this one works: {told}"
+    assert (findings["commands"]["severity"], findings["commands"]["text"]) == (2, expected)
+    assert findings["disk locks"]["severity"] == 0
+
+
 def test_libraries_that_the_doctor_does_not_stand_on_are_broken(tmp_path: Path) -> None:
     findings = with_fakes(tmp_path, "raise OSError('torn')", *OTHERS.values(), "pyarrow")
     for name in OTHERS:

@@ -152,6 +152,25 @@ def test_what_is_derived_unless_it_is_said(file: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\x85b", "a\u2028b", "a\x07b", "a\udcffb", "a # b: [é"])
+def test_the_text_is_read_back_whatever_the_file_and_the_folder_of_the_run_are_called(
+    name: str, file: str, headrace: Commands, tmp_path: Path
+) -> None:
+    named = Path(file).rename(f"{name}.yaml")
+    resolved(str(named))
+
+    from launcher.runs.run_folder import claim, start
+
+    first = run_config.load(named, [f"run.folder={name}"] if name.isprintable() else ['run.folder="a\\nb"'])
+    folder, _ = start(first)
+    attempt = claim(folder, first)
+    attempt.begin(0, None)
+    attempt.close()
+    Path("kept.yaml").write_text(run_config.dump(first))
+    Path("shown.yaml").write_text(headrace.ok("check", "kept.yaml", "--resolved", cwd=tmp_path))
+    assert run_config.load("shown.yaml") == first
+
+
 def test_of_a_run_that_exists_it_is_the_config_in_force(
     file: str, headrace: Commands, tmp_path: Path
 ) -> None:

@@ -411,3 +411,15 @@ def test_an_attempt_that_never_began_is_not_seen(file: Path) -> None:
     assert folder.attempts() == []
     assert list(merged(folder)) == []
     attempt.close()
+
+
+@pytest.mark.parametrize("part", ["attempts", "checkpoints"])
+def test_what_cannot_be_listed_is_not_taken_for_empty(file: Path, part: str) -> None:
+    """A link to itself cannot, even by root; so it is of a folder whose permissions do not allow it."""
+    config = run_config.load(file)
+    folder, _ = start(config)
+    (folder.path / part).rmdir()
+    (folder.path / part).symlink_to(part)
+    for look in (lambda: open_run(folder.path), lambda: going_on(config)):
+        with pytest.raises(BadInput, match=f"/{part}: cannot be read: Too many levels of symbolic links"):
+            look()

@@ -328,7 +328,7 @@ def test_a_config_with_a_mistake(headrace: Commands, tmp_path: Path, content: st
         (["check", "c.yaml", "run.folder=" + "a" * 300], "cannot be read: File name too long"),
         (["train", "c.yaml", "run.folder=" + "a" * 300], "cannot be read: File name too long"),
         (["check", "c.yaml", 'run.folder="a\\0b"'], "expected a path without a zero character"),
-        (["train", "c.yaml", "run.name=" + "a" * 101], "run.name: string should have at most 100 characters"),
+        (["train", "c.yaml", "run.name=" + "a" * 101], "run.name: expected at most 100 characters, got 101"),
         (["train", "c.yaml", "tokenizer.model=" + "a" * 300], "tokenizer.model: no file"),
         (
             ["train", "c.yaml", "data.corpora.a.text_field=body"],
