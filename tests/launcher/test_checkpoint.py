@@ -119,7 +119,7 @@ def two_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_safetensors_reads_every_file_as_it_was_saved(two_checkpoints: Path, tmp_path: Path) -> None:
     """The library itself: names, dtypes, shapes, and values beside those that our own reader gives."""
     folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
-    shutil.copytree(folder / step_name(2), folder / step_name(3))
+    run(train_and_save, 2, varied(steps=3), folder, str(folder / step_name(2)), 3, 3)
     rules = Retention(keep=1, keep_every=1, weights_only_after=1)
     rules.apply(folder, published=3, attempt=1, damaged=set())
     seen = 0
