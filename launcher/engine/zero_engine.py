@@ -16,7 +16,7 @@ its fp32 masters are drawn one parameter at a time (sharded_state.py) or come fr
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ class Engine:
 
     @property
     def model(self) -> nn.Module:
-        """The module; its weights are whole on every rank except in ZeRO 3 (see `whole_weights`)."""
+        """The module; its weights are whole on every rank except in ZeRO 3 (see `each_weight`)."""
         return self._deepspeed.module
 
     def count_corpora(self, number: int) -> None:
@@ -152,17 +152,12 @@ class Engine:
         """float64: the sum of a small vector over all ranks. `reducer.start` does it in the background."""
         return self.reducer.start(vector).wait()
 
-    @contextmanager
-    def whole_weights(self) -> Iterator[dict[str, Tensor]]:
-        """Name → whole weight, as in state_dict (a tied one under both names); valid inside the context."""
-        parameters = dict(self._deepspeed.module.named_parameters(remove_duplicate=False))
-        whole = (
-            engine_deepspeed.gathered(list(self.model.parameters()))
-            if self.layout.zero == 3
-            else nullcontext()
-        )
-        with whole:
-            yield {name: parameter.detach() for name, parameter in parameters.items()}
+    def each_weight(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, whole weight), one parameter after the other, a tied one once; the weight is valid until the
+        next is asked for. A collective, on all ranks to its end: ZeRO 3 makes each whole on every rank."""
+        for name, parameter in self.model.named_parameters():
+            with engine_deepspeed.gathered([parameter]) if self.layout.zero == 3 else nullcontext():
+                yield name, parameter.detach()
 
     def close(self) -> None:
         """Free DeepSpeed's hooks and buffers."""

@@ -4,6 +4,8 @@ The prompts are continued in a plain copy of the model on rank 0, whatever the l
 inside generation, so a long sample cannot get the ranks out of step.
 """
 
+import torch
+
 from data.tokenization.tokenizer import Tokenizer
 from launcher.config.run_config import Config
 from launcher.engine.zero_engine import Engine
@@ -23,10 +25,13 @@ class Sampler:
 
     def record(self, engine: Engine, step: int, attempt: int) -> SampleRecord | None:
         """The texts, on rank 0. A collective where the layout divides the weights."""
-        with engine.whole_weights() as weights:
-            if self._plain is None:
-                return None
-            self._plain.load_state_dict(weights)
+        own = dict(self._plain.named_parameters()) if self._plain else {}
+        with torch.no_grad():
+            for name, weight in engine.each_weight():  # all ranks, to the end
+                if own:
+                    own[name].copy_(weight)
+        if self._plain is None:
+            return None
         settings = self._config.eval.samples
         texts = []
         for number, prompt in enumerate(settings.prompts):

@@ -168,8 +168,7 @@ def run_setting(world: World, setting: Setting) -> tuple[list[float], list[float
     """The case of a parity test: the same three things as `reference`."""
     engine = make_engine(world, setting)
     losses, norms = train(engine, setting)
-    with engine.whole_weights() as weights:
-        found = {name: tensor.float().cpu().numpy().copy() for name, tensor in weights.items()}
+    found = {name: weight.float().cpu().numpy().copy() for name, weight in engine.each_weight()}
     return losses, norms, found
 
 
