@@ -10,13 +10,19 @@ import pytest
 import torch
 from torch import nn
 
+from launcher.distributed.collectives import gather
 from launcher.distributed.process_group import device_of
 from launcher.distributed.world import World
 from launcher.engine import zero_engine
 from launcher.engine.deepspeed.construct import construct
 from launcher.engine.deepspeed.start import whole_shape
+from launcher.engine.host_memory import host_memory_free
 from launcher.engine.layout import SUPPORT, LayoutConfig
 from launcher.engine.zero_engine import Engine
+from launcher.runs.lineage import merged
+from launcher.runs.run_folder import open_run
+from launcher.tracking.tracker import Tracker
+from launcher.training import assemble
 from model import layers
 from model.initialise import init_parameter
 from model.transformer import Transformer
@@ -96,6 +102,7 @@ def built(world: World, setting: Setting) -> dict[str, Any]:
     build = partial(plain, setting.model)
     model = construct(build, setting.optimizer, layout, device_of(world), world.local_rank)
     parameters = list(model.parameters())
+    gather(world, None)  # below ZeRO 3 nothing else keeps a rank until the other has joined
     return {
         "most": most,
         "end": elements(),
@@ -202,3 +209,79 @@ def test_a_resume_draws_nothing(text: TrainingText, tmp_path: Path, zero: int) -
         assert (code, drawn) == (0, 0)
         assert all(np.isfinite(whole).all() for whole in loaded.values())
         assert any(whole.any() for (_, kind), whole in loaded.items() if kind == "exp_avg")
+
+
+def sampled(world: World, plain_config: dict[str, Any], free: int) -> tuple[int, int, list[str]]:
+    """The case: a start on whose rank 0 the host has so many bytes free; its exit code, how many plain models
+    it built beside the engine's, and what it noted for the reader."""
+    count, build, notes = 0, assemble.plain_model, list[str]()
+
+    def counting(*arguments: Any) -> Transformer:
+        nonlocal count
+        count += 1
+        return build(*arguments)
+
+    assemble.plain_model = counting
+    assemble.host_memory_free = lambda: free if world.rank == 0 else pytest.fail("rank 0 decides")
+    Tracker.note = lambda _tracker, line: notes.append(line)  # type: ignore[method-assign]
+    left = trainer(world, plain_config, fresh=True)
+    return left.code, count, notes
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+def test_samples_are_left_out_where_a_whole_model_does_not_fit(
+    text: TrainingText, tmp_path: Path, zero: int
+) -> None:
+    samples = {"prompts": ["def ", "class "], "tokens": 4}
+    asked = config(
+        text,
+        tmp_path,
+        steps=2,
+        layout={"zero": zero, "micro_batch": 2},
+        eval={"every": 1, "bytes": 1_000, "samples": samples},
+    )
+    refused, told = run(sampled, 2, asked, 1 << 16, timeout=120)
+    run_path = tmp_path / "run"
+    assert refused[:2] == told[:2] == (0, 0)
+    (line,) = [line for line in refused[2] if "no samples" in line]
+    assert line.startswith("no samples: they need the whole model on the host of rank 0, ")
+    assert f"of the 64.0 KiB that are free there; 'headrace generate {run_path} PROMPT'" in line
+    assert "\n" not in line
+    lines = merged(open_run(run_path))
+    assert len([line for line in lines if "eval" in line]) == 3
+    assert not any("samples" in line for line in lines)
+
+    fits = asked | {"run": {"name": "fits", "folder": str(tmp_path)}}
+    (code, built_by_first, _), (_, built_by_other, _) = run(sampled, 2, fits, 1 << 30, timeout=120)
+    assert (code, built_by_first, built_by_other) == (0, 1, 0)
+    texts = [line["samples"] for line in merged(open_run(tmp_path / "fits")) if "samples" in line]
+    assert [[one["prompt"] for one in at] for at in texts] == [["def ", "class "]] * 3
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "free"),
+    [
+        ("0::/\n", {}, 8 << 30),
+        ("0::/job/step\n", {"job": ("5368709120", 1 << 30, 1 << 20)}, (4 << 30) + (1 << 20)),
+        ("0::/job/step\n", {"job": ("max", 1 << 30, 0), "job/step": ("2147483648", 5, 5)}, 2 << 30),
+        ("0::/elsewhere\n", {"": ("1073741824", 1 << 20, 0)}, (1 << 30) - (1 << 20)),
+        ("0::/job\n", {"job": ("9223372036854771712", 1 << 30, 0)}, 8 << 30),
+    ],
+)
+def test_what_the_host_can_give_is_bounded_by_its_groups(
+    tmp_path: Path, groups: str, files: dict[str, tuple[str, int, int]], free: int
+) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 99 kB\nMemAvailable:    8388608 kB\n")
+    (tmp_path / "proc/self/cgroup").write_text(groups)
+    for name, (bound, use, inactive) in files.items():
+        folder = tmp_path / "sys/fs/cgroup" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(f"{bound}\n")
+        (folder / "memory.current").write_text(f"{use}\n")
+        (folder / "memory.stat").write_text(f"anon 7\ninactive_file {inactive}\n")
+    assert host_memory_free(tmp_path) == free
+
+
+def test_what_this_host_can_give_is_near_what_it_has() -> None:
+    assert 1 << 20 < host_memory_free() < 1 << 50
