@@ -33,6 +33,18 @@ def parameters(config: ModelConfig, vocabulary: int) -> int:
     return config.layers * block + tables + positions + last + 2 * d
 
 
+PLAIN_BYTES = 4
+"""A parameter of a model that is whole in one process, without optimizer."""
+
+
+def largest_parameter(config: ModelConfig, vocabulary: int) -> int:
+    """Elements of the largest parameter: what a start draws at a time."""
+    d, kv = config.width, config.num_kv_heads * config.head_width
+    up = (2 if config.activation == "swiglu" else 1) * d * config.mlp_features
+    positions = config.max_sequence_length * d if config.positions == "learned" else 0
+    return max(vocabulary * d, d * (d + 2 * kv), up, d * config.mlp_features, positions)
+
+
 def flops_per_token(config: ModelConfig, vocabulary: int, length: int, targets: float = 1.0) -> float:
     """FLOPs of forward and backward for one position of a row of T = `length`: 6N + 12·L·d·T.
 

@@ -118,6 +118,7 @@ DOORS: dict[str, dict[str, str]] = {
         "optimizer": "OptimizerConfig decay_steps lr_at",
         "sharded_state": "StateMap",
         "memory": "enough_memory memory_in_use",
+        "host_memory": "host_memory_free",
         "compiler": "found require_compiler",
     },
     "launcher.config": {
@@ -162,7 +163,7 @@ DOORS: dict[str, dict[str, str]] = {
     "launcher.inference": {
         "trained_model": "plain_model",
         "held_out": "HeldOut",
-        "samples": "Sampler",
+        "samples": "Sampler no_room",
         "evaluate": "evaluate",
         "generate": "generate whole",
     },

@@ -6,7 +6,8 @@ less time than the plain one on a CPU, and no compiler needed, unlike DeepSpeed'
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -68,12 +69,15 @@ def decay_steps(steps: int, config: OptimizerConfig) -> int:
 
 
 def parameter_groups(
-    named: Iterable[tuple[str, "nn.Parameter"]], config: OptimizerConfig
+    named: Iterable[tuple[str, "nn.Parameter"]],
+    config: OptimizerConfig,
+    shape_of: "Callable[[nn.Parameter], Sequence[int]]" = attrgetter("shape"),
 ) -> list[dict[str, Any]]:
-    """The trainable parameters in two groups: matrices, which decay, and everything with fewer dimensions."""
+    """The trainable parameters in two groups: matrices, which decay, and everything with fewer dimensions.
+    shape_of: a parameter's shape over all ranks, where they divide it."""
     parameters = [parameter for _, parameter in named if parameter.requires_grad]
-    matrices = [parameter for parameter in parameters if parameter.dim() >= 2]
-    vectors = [parameter for parameter in parameters if parameter.dim() < 2]
+    matrices = [parameter for parameter in parameters if len(shape_of(parameter)) >= 2]
+    vectors = [parameter for parameter in parameters if len(shape_of(parameter)) < 2]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},

@@ -6,9 +6,9 @@ are elements [position, …) of this rank's n-th flat. With that map a checkpoin
 gather and without a conversion between layouts.
 
 The map is read off private names of DeepSpeed (launcher/engine/deepspeed/zero_state.py), so `check_guard`
-stands beside it: the rounded master must equal the
-weight that the model computes with, piece by piece. It runs after the start, after a load and after the first
-step, when a wrong map can no longer hide behind equal values.
+stands beside it: the rounded master must equal the weight that the model computes with, piece by piece. It
+runs after the masters are filled, drawn or loaded, and after the first step, when a wrong map can no longer
+hide behind equal values.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,6 +74,23 @@ class StateMap:
     def piece(self, fragment: Fragment, kind: str) -> Tensor:
         """A fragment's elements, float32 [length], not copied."""
         return self.tensor(fragment.flat, kind).narrow(0, fragment.position, fragment.length)
+
+    @torch.no_grad()
+    def fill(self, draw: Callable[[str, tuple[int, ...]], Tensor]) -> None:
+        """The masters from draw(name, shape), a whole float32 parameter, and the weights from them; check the
+        map. A collective. One parameter is drawn at a time, and only where this rank holds some of it: what
+        the host has beside the masters is the largest of them."""
+        fragments: dict[str, list[Fragment]] = {}
+        for fragment in self.held:
+            fragments.setdefault(fragment.name, []).append(fragment)
+        for name, parts in fragments.items():
+            self._copy(draw(name, self.shapes[name]), parts)
+        self.refresh()
+        self.check_guard()
+
+    def _copy(self, whole: Tensor, parts: Sequence[Fragment]) -> None:
+        for part in parts:
+            self.piece(part, "w").copy_(whole.view(-1).narrow(0, part.offset, part.length))
 
     @property
     def adam_step(self) -> int:

@@ -11,11 +11,12 @@
 
 The number of micro-batches may differ from step to step, so DeepSpeed is told which one is the last and never
 divides by their count. Dropout is seeded from (seed, step, micro-batch, rank) before each forward pass:
-a resumed run needs no random state. Weights start from the model's own fp32 values in every precision.
+a resumed run needs no random state. A model is built where its layout keeps it (deepspeed/construct.py), and
+its fp32 masters are drawn one parameter at a time (sharded_state.py) or come from a checkpoint.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from launcher.distributed.host_reduce import HostSums
 from launcher.distributed.process_group import device_of
 from launcher.distributed.world import World
 from launcher.engine.deepspeed import start as engine_deepspeed
+from launcher.engine.deepspeed.construct import construct
 from launcher.engine.deepspeed.update import UpdateLost, update_of
 from launcher.engine.deepspeed.zero_state import state_map
 from launcher.engine.forward import evaluate, to_device
@@ -35,6 +37,7 @@ from launcher.engine.interface import Evaluation, Judge, StepResult, V
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
 from launcher.engine.sharded_state import StateMap
+from model.initialise import init_parameter
 from model.transformer import Transformer
 from objectives.rng import key
 
@@ -43,31 +46,38 @@ class Engine:
     """A model under DeepSpeed. Making one is a collective."""
 
     def __init__(
-        self, model: Transformer, optimizer: OptimizerConfig, layout: LayoutConfig, world: World, seed: int
+        self,
+        build: Callable[[], Transformer],
+        optimizer: OptimizerConfig,
+        layout: LayoutConfig,
+        world: World,
+        seed: int,
     ) -> None:
-        """`model` holds its initial weights in fp32 on any device and belongs to the engine from now on.
+        """`build` makes a model, of which every parameter comes from model.layers.weight. Its weights are no
+        numbers until `initialise` or a checkpoint (launcher.checkpoint.load) fills them. seed: of dropout.
         torch.distributed is connected (launcher.distributed.process_group.connect)."""
         self.world, self.layout, self.seed = world, layout, seed
         self.device = device_of(world)
         self.reducer = HostSums(world)
-        halved = layout.precision != "fp32"
+        model = construct(build, optimizer, layout, self.device, world.local_rank)
         if layout.compile:
             for block in model.blocks:  # in place: names and hooks stay as they are
                 block.compile()
-        initial = {n: p.detach().clone() for n, p in model.named_parameters()} if halved else None
         self._deepspeed = engine_deepspeed.start(model, optimizer, layout, world.local_rank)
         if layout.zero == 0 and world.size == 1:
             self._deepspeed.enable_backward_allreduce = False
         self.state: StateMap = state_map(self._deepspeed, layout.zero, world.rank, world.size)
-        if initial is not None:
-            self._fill_masters(initial)
-        self.state.check_guard()
         self._update = update_of(self._deepspeed, layout.zero, optimizer.grad_clip)
         self._updates = 0
 
+    def initialise(self, seed: int) -> None:
+        """The initial weights of the seed (model/initialise.py), bit-equal in every layout. A collective."""
+        model = self._deepspeed.module.config
+        self.state.fill(lambda name, shape: init_parameter(name, shape, model, seed))
+
     @property
     def model(self) -> nn.Module:
-        """The module; its weights are whole on every rank except in ZeRO 3 (see `whole_weights`)."""
+        """The module; its weights are whole on every rank except in ZeRO 3 (see `each_weight`)."""
         return self._deepspeed.module
 
     def count_corpora(self, number: int) -> None:
@@ -142,17 +152,12 @@ class Engine:
         """float64: the sum of a small vector over all ranks. `reducer.start` does it in the background."""
         return self.reducer.start(vector).wait()
 
-    @contextmanager
-    def whole_weights(self) -> Iterator[dict[str, Tensor]]:
-        """Name → whole weight, as in state_dict (a tied one under both names); valid inside the context."""
-        parameters = dict(self._deepspeed.module.named_parameters(remove_duplicate=False))
-        whole = (
-            engine_deepspeed.gathered(list(self.model.parameters()))
-            if self.layout.zero == 3
-            else nullcontext()
-        )
-        with whole:
-            yield {name: parameter.detach() for name, parameter in parameters.items()}
+    def each_weight(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, whole weight), one parameter after the other, a tied one once; the weight is valid until the
+        next is asked for. A collective, on all ranks to its end: ZeRO 3 makes each whole on every rank."""
+        for name, parameter in self.model.named_parameters():
+            with engine_deepspeed.gathered([parameter]) if self.layout.zero == 3 else nullcontext():
+                yield name, parameter.detach()
 
     def close(self) -> None:
         """Free DeepSpeed's hooks and buffers."""
@@ -161,11 +166,3 @@ class Engine:
     @property
     def _base_optimizer(self) -> torch.optim.Optimizer:
         return self._deepspeed.basic_optimizer
-
-    @torch.no_grad()
-    def _fill_masters(self, weights: dict[str, Tensor]) -> None:
-        """The masters from whole fp32 weights: DeepSpeed made them from weights that it had rounded."""
-        for fragment in self.state.held:
-            source = weights[fragment.name].view(-1).narrow(0, fragment.offset, fragment.length)
-            self.state.piece(fragment, "w").copy_(source)
-        self.state.refresh()

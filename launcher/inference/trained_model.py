@@ -3,9 +3,6 @@
 import sys
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from data.errors import BadInput
 from data.tokenization.tokenizer import Tokenizer
 from launcher.checkpoint.catalog import newest
@@ -31,40 +28,39 @@ class Trained:
 
 
 def load_model(run: RunFolder, step: int | None) -> Trained:
-    """What a run had trained at a step (None: the newest checkpoint). BadInput where there is no whole
-    checkpoint."""
-    stored, weights = _weights_of(run, step)
-    config = run.current_config()
-    progress = Progress.from_json(stored.progress)
-    plan = progress.history.newest
-    tokenizer = run_tokenizer(run, plan.tokenizer)
-    model = plain_model(config, tokenizer, len(plan.corpora))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name not in weights or weights[name].shape != parameter.shape:
-                raise BadInput(
-                    f"{stored.path}: holds a model of other shapes than the run's config and tokenizer ask "
-                    f"for ({name}); were they changed since?"
-                )
-            parameter.copy_(weights[name])
-    return Trained(model.eval(), tokenizer, config, progress)
-
-
-def _weights_of(run: RunFolder, step: int | None) -> tuple[StoredCheckpoint, dict[str, Tensor]]:
-    """A run's checkpoint and the weights in it; says what it passed over. BadInput where there is none."""
+    """What a run had trained at a step (None: the newest checkpoint), each weight read into its place. Says
+    what it passed over. BadInput where there is no whole checkpoint."""
     damaged: dict[int, list[str]] = {}
     while True:
         stored, passed_over = newest(run.checkpoints, step, damaged=damaged)
         if stored is None:
             raise BadInput(f"{run.path}: has no checkpoint yet")
         try:
-            weights = read_weights(stored)
+            trained = _read(run, stored)
         except Damaged as damage:
             damaged[stored.step] = damage.lines
             continue
         for line in passed_over:
             print(f"passed over: {line}", file=sys.stderr)
-        return stored, weights
+        return trained
+
+
+def _read(run: RunFolder, stored: StoredCheckpoint) -> Trained:
+    """A checkpoint's model. Damaged; BadInput where the config asks for another."""
+    config = run.current_config()
+    progress = Progress.from_json(stored.progress)
+    plan = progress.history.newest
+    tokenizer = run_tokenizer(run, plan.tokenizer)
+    model = plain_model(config, tokenizer, len(plan.corpora))
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    for name, weight in weights.items():
+        if stored.shapes.get(name) != tuple(weight.shape):
+            raise BadInput(
+                f"{stored.path}: holds a model of other shapes than the run's config and tokenizer ask "
+                f"for ({name}); were they changed since?"
+            )
+    read_weights(stored, weights)
+    return Trained(model.eval(), tokenizer, config, progress)
 
 
 def plain_model(config: Config, tokenizer: Tokenizer, corpora: int) -> Transformer:

@@ -67,6 +67,7 @@ def report(
         ],
         "objectives": _objectives(config, row, rows),
         "memory": estimates.memory(config, tokenizer.size, processes),
+        "host_memory": estimates.host_memory(config, tokenizer.size, processes),
         "checkpoints": estimates.checkpoints(config, count),
     }
     facts["open_blocks"] = estimates.open_blocks(plan, facts["corpora"], processes)
@@ -161,6 +162,15 @@ def show(facts: dict[str, Any]) -> None:
         f"{name} {output.size(part)}" for name, part in facts["memory"].items() if name != "total"
     )
     output.say(f"memory       ≈ {output.size(facts['memory']['total'])} a process: {parts}")
+    host = {
+        name: f"{output.size(part)} ({part / model['parameters']:.3g} bytes a parameter)"
+        for name, part in facts["host_memory"].items()
+    }
+    samples = f"; samples {host['samples']}, on rank 0" if facts["host_memory"]["samples"] else ""
+    output.say(
+        f"host         ≈ {host['start']} a process beside it at the start; a load {host['load']}, "
+        f"saves {host['save']}{samples}"
+    )
     saves = facts["checkpoints"]
     kept = f"kept {saves['whole']} whole and {saves['weights_only']} of weights"
     room = f"{output.size(saves['disk'])} of {output.size(saves['free'])} free"

@@ -17,6 +17,7 @@ from data.shards.corpus import Corpus
 from data.tokenization.tokenizer import Tokenizer
 from launcher.checkpoint.retention import Retention
 from launcher.config.run_config import Config
+from model.accounting import PLAIN_BYTES, largest_parameter, parameters
 from model.accounting import memory as model_memory
 
 WASTE = 0.6
@@ -113,6 +114,24 @@ def memory(config: Config, vocabulary: int, processes: int) -> dict[str, float]:
         element=2 if half else 4,
     )
     return asdict(use) | {"total": use.total}
+
+
+def host_memory(config: Config, vocabulary: int, processes: int) -> dict[str, float]:
+    """Bytes on the host that a process needs for a while, beside what its layout keeps on its device.
+
+    start: one parameter at a time is drawn whole, in fp32. load: where the device is a GPU, one of the three
+    kinds of tensors that it holds. save: all three of its share of the elements, from the first save on.
+    samples: the whole model in fp32, on rank 0 alone; 0 where none are made. On a CPU all this comes on top
+    of `memory`, but for the load, which reads into place.
+    """
+    count = parameters(config.model, vocabulary)
+    held = count / (processes if config.layout.zero else 1)
+    return {
+        "start": 4.0 * largest_parameter(config.model, vocabulary),
+        "load": 4.0 * held,
+        "save": WHOLE_BYTES * count / processes,
+        "samples": float(PLAIN_BYTES * count) if config.eval.every and config.eval.samples.prompts else 0.0,
+    }
 
 
 def checkpoints(config: Config, count: int) -> dict[str, Any]:

@@ -20,11 +20,12 @@ from launcher.checkpoint.retention import Retention
 from launcher.checkpoint.save import Checkpoints
 from launcher.config.run_config import Config
 from launcher.distributed.allocator import keep_memory
-from launcher.distributed.collectives import together
+from launcher.distributed.collectives import from_first, together
 from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
+from launcher.engine.host_memory import host_memory_free
 from launcher.inference.held_out import HeldOut
-from launcher.inference.samples import Sampler
+from launcher.inference.samples import Sampler, no_room
 from launcher.inference.trained_model import plain_model
 from launcher.runs.plan_history import keep, record_skip
 from launcher.runs.progress import Progress
@@ -46,7 +47,8 @@ def assemble(
     stream, engine = restored.stream, restored.engine
     # Nobody reads rows of a plan that is not on the disk yet.
     tracker = together(world, lambda: _begin(world, claimed, restored, stack, terminal))
-    held_out, sampler = together(world, lambda: _evaluation(world, config, stream))
+    held_out = together(world, lambda: _held_out(world, config, stream))
+    sampler = _sampler(world, config, stream, tracker)
     openings = together(world, lambda: _openings(world, claimed, stack))
     loader = together(world, lambda: _loader(world, claimed, stream, openings, stack))
 
@@ -104,10 +106,10 @@ def _begin(
     return tracker
 
 
-def _evaluation(world: World, config: Config, stream: Stream) -> tuple[HeldOut | None, Sampler | None]:
+def _held_out(world: World, config: Config, stream: Stream) -> HeldOut | None:
     if not config.eval.every:
-        return None, None
-    held_out = HeldOut(
+        return None
+    return HeldOut(
         stream.plan,
         stream.corpora,
         stream.tokenizer,
@@ -115,10 +117,20 @@ def _evaluation(world: World, config: Config, stream: Stream) -> tuple[HeldOut |
         micro_batch=config.layout.micro_batch,
         world=world,
     )
-    if not config.eval.samples.prompts:
-        return held_out, None
+
+
+def _sampler(world: World, config: Config, stream: Stream, tracker: Tracker | None) -> Sampler | None:
+    """On all ranks or on none: rank 0 knows whether its host has room, and says so where it has not."""
+    if not config.eval.every or not config.eval.samples.prompts:
+        return None
+    vocabulary = stream.tokenizer.size
+    line = from_first(world, lambda: no_room(config, vocabulary, host_memory_free()))
+    if line:
+        if tracker is not None:
+            tracker.note(line)
+        return None
     plain = plain_model(config, stream.tokenizer, len(stream.plan.corpora)) if world.rank == 0 else None
-    return held_out, Sampler(config, stream.tokenizer, plain)
+    return Sampler(config, stream.tokenizer, plain)
 
 
 def _openings(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> OpeningsLog:

@@ -5,6 +5,7 @@
     tokenizer, corpora; the plan's history goes on at its row n  stream_settings.py, plan_history.py
     model and engine, built once                                 zero_engine.py
     each rank reads what it holds, and checks what it reads      load.py
+    or, at the beginning, draws it                               zero_engine.py
 
 Where any rank finds damage the checkpoint is passed over on all, and rank 0 chooses again. Nothing of the
 run is written before one is loaded, so an attempt's first line names what it really goes on from.
@@ -34,7 +35,6 @@ from launcher.runs.progress import Progress
 from launcher.runs.resume_point import StartPoint, start_point
 from launcher.runs.run_folder import Attempt, RunFolder
 from launcher.runs.stream_settings import open_corpora
-from model.initialise import initialise
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,8 @@ def restore(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> Restored
                 stack.callback(engine.close)
             if stored is not None:
                 load(world, stored, engine.state)
+            else:
+                engine.initialise(claimed.config.seed)
         except FoundDamaged as found:
             damaged[choice.step], point = found.lines, None
             continue
@@ -154,8 +156,7 @@ def _open_stream(claimed: ClaimedAttempt, stored: StoredCheckpoint | None) -> St
 
 
 def _build(world: World, config: Config, stream: Stream) -> Engine:
-    """The engine with the initial weights of the seed. A collective."""
+    """The engine, its weights not filled. A collective."""
     together(world, lambda: require_compiler(config.layout, config.model, stream.plan.length))
-    model = plain_model(config, stream.tokenizer, len(stream.plan.corpora))
-    initialise(model, config.model, config.seed)
-    return Engine(model, config.optimizer, config.layout, world, config.seed)
+    build = partial(plain_model, config, stream.tokenizer, len(stream.plan.corpora))
+    return Engine(build, config.optimizer, config.layout, world, config.seed)

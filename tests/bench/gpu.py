@@ -107,13 +107,18 @@ def rows_of(length: int, rows: int) -> Rows:
 
 
 @torch.no_grad()
-def filled(config: ModelConfig) -> Transformer:
-    """The model with random weights, made on the GPU: the same each time."""
+def started(config: ModelConfig, layout: LayoutConfig) -> Engine:
+    """An engine with random weights, drawn on the GPU, which is quick: the same each time."""
+    build = partial(Transformer, config, VOCABULARY, ("vocabulary",), 1)
+    engine = Engine(build, OptimizerConfig(), layout, World(), seed=0)
     torch.manual_seed(0)
-    model = Transformer(config, VOCABULARY, ("vocabulary",), 1).cuda()
-    for parameter in model.parameters():
-        parameter.fill_(1.0) if parameter.dim() == 1 else parameter.normal_(0.0, config.init_std)
-    return model
+
+    def draw(_name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        whole = torch.empty(shape, device=engine.device)
+        return whole.fill_(1.0) if len(shape) == 1 else whole.normal_(0.0, config.init_std)
+
+    engine.state.fill(draw)
+    return engine
 
 
 def one_step(engine: Engine, rows: Rows) -> float:
@@ -140,7 +145,7 @@ def of_steps(options: argparse.Namespace) -> None:
     for name, (chosen, compiled) in variants.items():
         torch.cuda.reset_peak_memory_stats()
         layout = LayoutConfig(zero=1, micro_batch=len(rows), precision="bf16", compile=compiled)
-        engine = Engine(filled(chosen), OptimizerConfig(), layout, World(), seed=0)
+        engine = started(chosen, layout)
         step = partial(one_step, engine, rows)
         first, *found = (timed(step) for _ in range(options.rounds + 4))
         seconds, tokens = statistics.median(found[3:]), rows.tokens.size

@@ -51,10 +51,8 @@ def packed(rows: int, segments: int = 4) -> Rows:
 
 
 def model() -> Transformer:
-    """The model with its initial weights."""
-    made = Transformer(CONFIG, VOCABULARY, ("vocabulary",), 1)
-    initialise(made, CONFIG, 0)
-    return made
+    """The model, its weights not filled."""
+    return Transformer(CONFIG, VOCABULARY, ("vocabulary",), 1)
 
 
 class Plain:
@@ -62,6 +60,7 @@ class Plain:
 
     def __init__(self) -> None:
         self.model = model()
+        initialise(self.model, CONFIG, 0)
         groups = parameter_groups(self.model.named_parameters(), OPTIMIZER)
         self.adam = torch.optim.AdamW(groups, lr=1e-4, betas=OPTIMIZER.betas, eps=OPTIMIZER.eps, fused=True)
 
@@ -89,7 +88,8 @@ def main() -> None:
         keep_memory()
     connect(World())
     layout = LayoutConfig(zero=options.zero, micro_batch=options.micro_batch)
-    engine, plain = Engine(model(), OPTIMIZER, layout, World(), seed=0), Plain()
+    engine, plain = Engine(model, OPTIMIZER, layout, World(), seed=0), Plain()
+    engine.initialise(0)
     rows = packed(options.rows)
     micro_batches = [
         rows[slice(i, i + options.micro_batch)] for i in range(0, len(rows), options.micro_batch)

@@ -79,7 +79,14 @@ def test_exact_figures(file: Path, corpora: Corpora) -> None:
     assert facts["warnings"] == []
 
     model = Transformer(config.model, facts["model"]["vocabulary"], HEADS, corpora=2)
-    assert facts["model"]["parameters"] == sum(p.numel() for p in model.parameters())
+    count = sum(p.numel() for p in model.parameters())
+    assert facts["model"]["parameters"] == count
+    largest = max(p.numel() for p in model.parameters())
+    # Drawn one at a time; loaded and saved are the masters and moments of a rank's half.
+    assert facts["host_memory"] == {"start": 4 * largest, "load": 2 * count, "save": 6 * count, "samples": 0}
+    sampled = run_config.load(file, ["eval.every=50", "eval.samples.prompts=[a]", "layout.zero=0"])
+    host = {"start": 4 * largest, "load": 4 * count, "save": 6 * count, "samples": 4 * count}
+    assert report(sampled, 2)["host_memory"] == host
 
 
 def test_a_run_that_goes_on_is_asked_at_its_row(file: Path, headrace: Commands) -> None:
@@ -159,6 +166,7 @@ def test_the_command_needs_no_torch_and_prints_both_ways(file: Path) -> None:
     assert "1,024 positions, on 1 process in 2 micro-batches each" in shown
     assert "1,520 rows" in shown
     assert "prose" in shown
+    assert "(4 bytes a parameter), saves" in shown
     facts = json.loads(subprocess.run([*run, "--json"], capture_output=True, text=True, check=True).stdout)
     assert facts == report(run_config.load(file), 1) | {"checkpoints": facts["checkpoints"]}
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.accounting import flops_per_token, memory, mfu, parameters, peak_flops
+from model.accounting import flops_per_token, largest_parameter, memory, mfu, parameters, peak_flops
 from model.config import ModelConfig
 from model.initialise import initialise
 from model.transformer import Transformer
@@ -42,6 +42,10 @@ def test_parameters_are_those_of_the_module(
     with torch.device("meta"):
         model = Transformer(config, 1000, HEADS, 1)
     assert parameters(config, 1000) == sum(p.numel() for p in model.parameters())
+    for vocabulary in (1000, 10):  # of the table, of a matrix
+        with torch.device("meta"):
+            model = Transformer(config, vocabulary, HEADS, 1)
+        assert largest_parameter(config, vocabulary) == max(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from model.transformer import Transformer
 VOCABULARY, LENGTH, CORPORA = 61, 24, 2
 HEADS = ("vocabulary", "vocabulary", "binary")
 MODEL = ModelConfig(layers=2, width=16, heads=2, mlp_width=24, max_sequence_length=LENGTH)
+SEED = 3
 OPTIMIZER = OptimizerConfig(lr=1e-2, warmup=2, grad_clip=0.5, eps=1e-6)
 """eps: of a gradient that is nothing but rounding Adam would make a whole step in either direction."""
 
@@ -59,10 +61,15 @@ class Setting:
     compile: bool = False
 
 
-def build(config: ModelConfig = MODEL, seed: int = 3) -> Transformer:
+def plain(config: ModelConfig = MODEL) -> Transformer:
+    """A model whose weights are not filled."""
+    return Transformer(config, VOCABULARY, HEADS, CORPORA)
+
+
+def build(config: ModelConfig = MODEL) -> Transformer:
     """A model with its initial weights."""
-    model = Transformer(config, VOCABULARY, HEADS, CORPORA)
-    initialise(model, config, seed)
+    model = plain(config)
+    initialise(model, config, SEED)
     return model
 
 
@@ -124,7 +131,9 @@ def make_engine(world: World, setting: Setting) -> Engine:
     """An engine of a setting."""
     names = "zero", "micro_batch", "precision", "compile"
     layout = LayoutConfig(**{name: getattr(setting, name) for name in names})
-    return Engine(build(setting.model), setting.optimizer, layout, world, seed=1)
+    engine = Engine(partial(plain, setting.model), setting.optimizer, layout, world, seed=1)
+    engine.initialise(SEED)
+    return engine
 
 
 def share(world: World, rows: Rows, micro_batch: int) -> list[Rows]:
@@ -159,8 +168,7 @@ def run_setting(world: World, setting: Setting) -> tuple[list[float], list[float
     """The case of a parity test: the same three things as `reference`."""
     engine = make_engine(world, setting)
     losses, norms = train(engine, setting)
-    with engine.whole_weights() as weights:
-        found = {name: tensor.float().cpu().numpy().copy() for name, tensor in weights.items()}
+    found = {name: weight.float().cpu().numpy().copy() for name, weight in engine.each_weight()}
     return losses, norms, found
 
 

@@ -1,1 +1,2 @@
-"""DeepSpeed's one home: its start (`start`) and the private names of its state (`zero_state`)."""
+"""DeepSpeed's one home: a model made for its layout (`construct`), the engine around it (`start`), the end of
+a step (`update`) and the private names of its state (`zero_state`)."""

@@ -14,6 +14,7 @@ reduced in fp32 and never rescaled by an accumulation count (the loss weights ca
 import functools
 import importlib
 import logging
+import math
 import os
 import warnings
 from types import ModuleType
@@ -84,11 +85,11 @@ def config(layout: LayoutConfig, optimizer: OptimizerConfig, parameters: int) ->
 
 
 def start(model: nn.Module, optimizer: OptimizerConfig, layout: LayoutConfig, local_rank: int) -> Any:
-    """The DeepSpeed engine around a model whose fp32 weights are filled. torch.distributed is connected."""
+    """The DeepSpeed engine around a model from construct.py. torch.distributed is connected."""
     deepspeed = load()
     os.environ["LOCAL_RANK"] = str(local_rank)  # the only way to tell it; srun does not set it
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    groups = parameter_groups(model.named_parameters(), optimizer)
+    parameters = sum(math.prod(whole_shape(parameter)) for parameter in model.parameters())
+    groups = parameter_groups(model.named_parameters(), optimizer, whole_shape)
     adam = torch.optim.AdamW(
         groups, lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps, fused=True, weight_decay=0.0
     )
@@ -96,6 +97,11 @@ def start(model: nn.Module, optimizer: OptimizerConfig, layout: LayoutConfig, lo
         model=model, optimizer=adam, config=config(layout, optimizer, parameters), dist_init_required=False
     )
     return engine
+
+
+def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """A parameter's shape over all ranks: one that ZeRO 3 has divided is itself an empty vector."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def gathered(parameters: list[nn.Parameter]) -> Any:

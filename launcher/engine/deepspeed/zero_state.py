@@ -19,7 +19,8 @@ from launcher.engine.sharded_state import Fragment, StateMap
 
 
 def state_map(engine: Any, zero: int, rank: int, size: int) -> StateMap:
-    """The map of a DeepSpeed engine of ZeRO stage `zero`. Does not move data."""
+    """The map of a DeepSpeed engine of ZeRO stage `zero`. Moves no data; in stage 3 clears the masters, so
+    that their padding is zero, and not whatever was in memory."""
     module = engine.module
     named = dict(module.named_parameters())
     if zero == 0:
@@ -37,6 +38,8 @@ def state_map(engine: Any, zero: int, rank: int, size: int) -> StateMap:
     optimizer = engine.optimizer
     if zero == 3:
         held = list(_stage_3(optimizer, named))
+        for flat in optimizer.fp32_partitioned_groups_flat:
+            flat.detach().zero_()
         return StateMap(
             module,
             optimizer.optimizer,
@@ -81,7 +84,7 @@ def _stages_1_and_2(named: dict[str, nn.Parameter]) -> Iterable[Fragment]:
 
 
 def _stage_3(optimizer: Any, named: dict[str, nn.Parameter]) -> Iterable[Fragment]:
-    """Each parameter is cut into equal parts by itself; the last is padded with whatever was in memory."""
+    """Each parameter is cut into equal parts by itself; the last is padded."""
     for name, parameter in named.items():
         flat, position, part = optimizer.grad_position[optimizer.get_param_id(parameter)]
         offset = part * optimizer._get_param_partition_rank(parameter)

@@ -1,0 +1,49 @@
+"""A model made where its layout keeps it: on the device, in the precision of its weights, divided in ZeRO 3.
+
+No rank ever holds a whole model that its device does not keep. In ZeRO 3 each parameter is divided over the
+ranks as soon as the module that holds it is made (zero.Init), so a rank has its parts and one parameter more
+for a moment. Nothing is drawn: the weights are no numbers until StateMap.fill or a checkpoint fills them.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from launcher.engine.deepspeed.start import config, load
+from launcher.engine.layout import LayoutConfig
+from launcher.engine.optimizer import OptimizerConfig
+from model.transformer import Transformer
+
+
+def construct(
+    build: Callable[[], Transformer],
+    optimizer: OptimizerConfig,
+    layout: LayoutConfig,
+    device: torch.device,
+    local_rank: int,
+) -> Transformer:
+    """What `build` makes, with weights that wait to be filled. A collective in ZeRO 3; torch.distributed is
+    connected."""
+    dtype = torch.float32 if layout.precision == "fp32" else torch.bfloat16
+    with _default_dtype(dtype):
+        if layout.zero < 3:
+            with device:
+                return build()
+        deepspeed = load()
+        os.environ["LOCAL_RANK"] = str(local_rank)  # as in start
+        deepspeed.comm.init_distributed(dist_init_required=False)  # else zero.Init looks for MPI
+        # With dtype= as well it would take bf16 on a device that has no fp16. Buffers are not made here.
+        with deepspeed.zero.Init(config_dict_or_path=config(layout, optimizer, parameters=0)):
+            return build()
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
