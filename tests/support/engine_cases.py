@@ -57,6 +57,7 @@ class Setting:
     model: ModelConfig = MODEL
     optimizer: OptimizerConfig = OPTIMIZER
     compile: bool = False
+    offload: str = "none"
 
 
 def build(config: ModelConfig = MODEL, seed: int = 3) -> Transformer:
@@ -122,7 +123,7 @@ def reference(setting: Setting) -> tuple[list[float], list[float], dict[str, np.
 
 def make_engine(world: World, setting: Setting) -> Engine:
     """An engine of a setting."""
-    names = "zero", "micro_batch", "precision", "compile"
+    names = "zero", "micro_batch", "precision", "compile", "offload"
     layout = LayoutConfig(**{name: getattr(setting, name) for name in names})
     return Engine(build(setting.model), setting.optimizer, layout, world, seed=1)
 
