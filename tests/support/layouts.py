@@ -5,6 +5,7 @@ python -m tests.support.layouts        prints the README's table
 
 from collections.abc import Sequence
 from itertools import combinations
+from textwrap import fill
 from typing import TypeVar, get_args
 
 from launcher.engine.layout import SUPPORT, LayoutCell, Offload, Precision, Stage
@@ -48,7 +49,8 @@ def markdown() -> str:
                     reasons.append(reason)
                 words.append("yes" if reason is None else f"no ({reasons.index(reason) + 1})")
             lines.append(f"| {zero} | {offload} | {' | '.join(words)} |")
-    return "\n".join([*lines, "", *(f"{number}. {reason}." for number, reason in enumerate(reasons, 1))])
+    below = [f"{number}. {reason[0].upper()}{reason[1:]}." for number, reason in enumerate(reasons, 1)]
+    return "\n".join([*lines, "", *(fill(line, 118, subsequent_indent="   ") for line in below)])
 
 
 if __name__ == "__main__":
