@@ -114,7 +114,7 @@ DOORS: dict[str, dict[str, str]] = {
         "zero_engine": "Engine",
         "interface": "Evaluation",
         "forward": "PlainModel",
-        "layout": "LayoutConfig",
+        "layout": "LayoutCell LayoutConfig",
         "optimizer": "OptimizerConfig decay_steps lr_at",
         "sharded_state": "StateMap",
         "memory": "enough_memory memory_in_use",

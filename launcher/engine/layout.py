@@ -3,28 +3,52 @@
 The data-parallel degree is not here: it follows from the number of processes. Whatever stands here changes
 speed and memory and never the batches, the losses or the checkpoints beyond rounding; each supported cell of
 the table has a parity test (tests/launcher/test_engine_parity.py), each refused one a reason that a user can
-read.
+read. A new way to spread a run is a field of LayoutCell, its values in SUPPORT, and its refusals in why_not.
 """
 
-from typing import Annotated, Literal
+from itertools import product
+from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Precision = Literal["fp32", "bf16"]
 Stage = Literal[0, 1, 2, 3]
+Offload = Literal["none", "optimizer"]
 
-SUPPORT: dict[tuple[Precision, Stage], str | None] = {
-    ("fp32", 0): None,
-    ("fp32", 1): None,
-    ("fp32", 2): None,
-    ("fp32", 3): None,
-    ("bf16", 0): "DeepSpeed makes an optimizer step at its start in bf16 without ZeRO, which decays the "
-    "weights; use zero: 1, which is right for a single process too",
-    ("bf16", 1): None,
-    ("bf16", 2): None,
-    ("bf16", 3): None,
+
+class LayoutCell(NamedTuple):
+    """What of a layout decides whether it is supported."""
+
+    precision: Precision
+    zero: Stage
+    offload: Offload = "none"
+
+    def __str__(self) -> str:
+        words = f"precision {self.precision} with zero {self.zero}"
+        return words if self.offload == "none" else f"{words} and offload {self.offload}"
+
+
+def why_not(cell: LayoutCell) -> str | None:
+    """Why a cell is refused, and what to take instead; None where it is supported."""
+    if cell.zero == 0 and cell.offload != "none":
+        return (
+            "without ZeRO the optimizer is torch's own, on the weights where they lie; use zero: 1, which is "
+            "right for a single process too"
+        )
+    if cell.zero == 0 and cell.precision == "bf16":
+        return (
+            "DeepSpeed makes an optimizer step at its start in bf16 without ZeRO, which decays the weights; "
+            "use zero: 1, which is right for a single process too"
+        )
+    return None
+
+
+SUPPORT: dict[LayoutCell, str | None] = {
+    cell: why_not(cell)
+    for cell in map(LayoutCell._make, product(get_args(Precision), get_args(Stage), get_args(Offload)))
 }
-"""(precision, ZeRO stage) → None where it is supported, or why it is refused."""
+"""Every cell → None where it is supported, or why it is refused. The refusal of a config, the cells of the
+tests and the README's table of layouts are made from it."""
 
 RAW_KEYS: dict[str, type] = {
     "reduce_bucket_size": int,
@@ -55,8 +79,16 @@ class LayoutConfig(BaseModel):
     """Recompute each block in the backward pass: less memory, about a third more time."""
     compile: bool = False
     """Compile each block of the model (torch.compile): faster on a GPU; the first step waits for it."""
+    offload: Offload = "none"
+    """optimizer: masters, moments and the update are the host's, weights and activations the device's: a
+    larger model fits, and each step waits for the host's cores."""
     deepspeed: dict[str, int | bool] = {}
     """Raw keys of DeepSpeed's zero_optimization section (RAW_KEYS)."""
+
+    @property
+    def cell(self) -> LayoutCell:
+        """Where it stands in the table of what is supported."""
+        return LayoutCell(self.precision, self.zero, self.offload)
 
     @field_validator("deepspeed", mode="after")
     @classmethod
@@ -72,9 +104,8 @@ class LayoutConfig(BaseModel):
 
     @model_validator(mode="after")
     def _supported(self) -> "LayoutConfig":
-        reason = SUPPORT[self.precision, self.zero]
-        if reason is not None:
-            raise ValueError(f"precision {self.precision} with zero {self.zero} is not supported: {reason}")
+        if (reason := SUPPORT[self.cell]) is not None:
+            raise ValueError(f"{self.cell} is not supported: {reason}")
         if self.zero == 0 and self.deepspeed:
             raise ValueError(f"deepspeed: {next(iter(self.deepspeed))} has no effect with zero: 0")
         return self

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 
 from data.errors import BadInput
-from launcher.engine.layout import LayoutConfig
+from launcher.engine.layout import LayoutConfig, Offload
 
 
 def memory_in_use() -> float:
@@ -39,22 +39,24 @@ def enough_memory(layout: LayoutConfig) -> Iterator[None]:
         raise BadInput(
             f"layout: the GPU's memory is not enough ({(whole - free) / 2**30:.1f} of "
             f"{whole / 2**30:.1f} GiB are taken, {memory_in_use():.1f} at most by tensors of this process): "
-            f"{_remedies(layout, 'take more GPUs')}"
+            f"{_remedies(layout, 'optimizer', 'take more GPUs')}"
         ) from error
     except RuntimeError as error:
         if "DefaultCPUAllocator" not in str(error):  # torch has no class for it
             raise
         raise BadInput(
             f"layout: the machine's memory is not enough (this process holds {_resident():.1f} GiB): "
-            f"{_remedies(layout, 'take a larger machine')}"
+            f"{_remedies(layout, 'none', 'take a larger machine')}"
         ) from error
 
 
-def _remedies(layout: LayoutConfig, larger: str) -> str:
+def _remedies(layout: LayoutConfig, offload: Offload, larger: str) -> str:
+    """offload: the one under which less lies where the memory ran out."""
     remedies = [
         f"lower layout.micro_batch (it is {layout.micro_batch})" if layout.micro_batch > 1 else "",
         "set layout.activation_checkpointing" if not layout.activation_checkpointing else "",
         "raise layout.zero" if layout.zero < 3 and torch.distributed.get_world_size() > 1 else "",
+        f"set layout.offload: {offload}" if layout.zero and layout.offload != offload else "",
         larger,
     ]
     return f"{', '.join(filter(None, remedies))} and go on, with the same batches; or begin a smaller model"

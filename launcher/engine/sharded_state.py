@@ -109,7 +109,8 @@ class StateMap:
         """LayoutMismatch unless each held master piece, rounded, is the model's own weight."""
         for fragment in self.held:
             weight = self._local_weight(self._parameters[fragment.name], fragment)
-            master = self.piece(fragment, "w").to(weight.dtype)
+            # Rounded where it lies: with an offloaded optimizer that is not where the weight lies.
+            master = self.piece(fragment, "w").to(weight.dtype).to(weight.device)
             if not ((weight == master) | (weight.isnan() & master.isnan())).all():
                 raise LayoutMismatch(
                     f"{fragment.name}[{fragment.offset}:{fragment.offset + fragment.length}]: the model's "

@@ -144,6 +144,12 @@ def _standing(run: dict[str, Any]) -> str:
     return f" (exists: training goes on after step {run['step']:,})"
 
 
+def _memory(held: dict[str, float]) -> str:
+    parts = ", ".join(f"{name} {output.size(held[name])}" for name in held if name not in ("total", "host"))
+    beside = f"; and of the host ≈ {output.size(held['host'])}: the optimizer" if held["host"] else ""
+    return f"≈ {output.size(held['total'])} a process: {parts}{beside}"
+
+
 def show(facts: dict[str, Any]) -> None:
     """The facts as lines for the eye."""
     run, model, step, whole = facts["run"], facts["model"], facts["step"], facts["whole"]
@@ -158,10 +164,7 @@ def show(facts: dict[str, Any]) -> None:
         f"whole run    {whole['steps']:,} steps, {whole['rows']:,} rows, {whole['positions']:,} positions, "
         f"{whole['flops']:.3g} FLOPs"
     )
-    parts = ", ".join(
-        f"{name} {output.size(part)}" for name, part in facts["memory"].items() if name != "total"
-    )
-    output.say(f"memory       ≈ {output.size(facts['memory']['total'])} a process: {parts}")
+    output.say(f"memory       {_memory(facts['memory'])}")
     host = {
         name: f"{output.size(part)} ({part / model['parameters']:.3g} bytes a parameter)"
         for name, part in facts["host_memory"].items()

@@ -5,6 +5,7 @@
 Everywhere else it is skipped. One GPU is enough: each case is one rank, but for the one that must be refused.
 """
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from launcher.distributed.world import World
 from model.attention import BACK_ENDS, visible
 from tests.support.engine_cases import Setting, reference, run_setting, varied
 from tests.support.helpers import TrainingText
+from tests.support.layouts import CELLS
 from tests.support.packed_rows import SHAPES, layout
 from tests.support.ranks import RanksFailed, run
 from tests.support.training import Left, assert_same_run, begin, config, last_step, told, train, trainer
@@ -60,8 +62,11 @@ def settings_in_turn(world: World, settings: list[Setting]) -> list[tuple]:
 
 
 def test_every_stage_agrees_with_plain_torch() -> None:
-    cells = [(zero, name) for zero in range(4) for name in ("global", "objective")]
-    settings = [varied(zero=zero, normalise=normalise) for zero, normalise in cells]
+    cells = [cell for cell in CELLS if cell.precision == "fp32"]
+    settings = [
+        varied(**cell._asdict(), normalise=normalise)
+        for cell, normalise in product(cells, ("global", "objective"))
+    ]
     (found,) = run(settings_in_turn, 1, settings, timeout=PATIENCE, gpu=True)
     for setting, (losses, norms, weights) in zip(settings, found, strict=True):
         expected = reference(setting)
@@ -72,7 +77,7 @@ def test_every_stage_agrees_with_plain_torch() -> None:
 
 
 def test_bf16_agrees_within_its_rounding() -> None:
-    settings = [varied(zero=zero, precision="bf16") for zero in (1, 2, 3)]
+    settings = [varied(**cell._asdict()) for cell in CELLS if cell.precision == "bf16"]
     (found,) = run(settings_in_turn, 1, settings, timeout=PATIENCE, gpu=True)
     for losses, _, _ in found:
         np.testing.assert_allclose(losses, reference(varied())[0], rtol=2e-2)
@@ -87,7 +92,13 @@ def on_gpu(text: TrainingText, folder: Path, length: int, **layout: Any) -> dict
 
 
 @pytest.mark.parametrize(
-    ("length", "layout"), [(2048, {"zero": 1}), (64, {"zero": 3}), (2048, {"zero": 1, "compile": True})]
+    ("length", "layout"),
+    [
+        (2048, {"zero": 1}),
+        (64, {"zero": 3}),
+        (64, {"zero": 2, "offload": "optimizer"}),
+        (2048, {"zero": 1, "compile": True}),
+    ],
 )
 def test_a_killed_run_equals_the_straight_one(
     text: TrainingText, tmp_path: Path, length: int, layout: dict[str, Any]

@@ -154,6 +154,28 @@ def test_too_little_memory_for_the_blocks_in_use_is_told(
         assert not any("memory_mib" in warning for warning in facts["warnings"])
 
 
+def test_an_offloaded_optimizer_is_counted_on_the_host(file: Path, headrace: Commands) -> None:
+    edits = ["layout.precision=bf16", "layout.zero=1"]
+    plain, offloaded = (
+        report(run_config.load(file, [*edits, f"layout.offload={where}"]), 4)
+        for where in ("none", "optimizer")
+    )
+    count = plain["model"]["parameters"]
+    assert (plain["memory"]["host"], plain["memory"]["optimizer"]) == (0.0, 12.0 * count / 4)
+    # Master, moments and gradient 16 bytes, the new weight 2.
+    assert (offloaded["memory"]["host"], offloaded["memory"]["optimizer"]) == (18.0 * count / 4, 0.0)
+    saved = plain["memory"]["total"] - offloaded["memory"]["total"]
+    assert saved == pytest.approx(plain["memory"]["optimizer"])
+    assert "of the host" not in headrace.ok("check", file)
+    (line,) = (
+        line
+        for line in headrace.ok("check", file, *edits, "layout.offload=optimizer").splitlines()
+        if line.startswith("memory ")
+    )
+    assert "optimizer 0 B" in line
+    assert line.endswith(": the optimizer")
+
+
 def test_the_command_needs_no_torch_and_prints_both_ways(file: Path) -> None:
     script = (
         "import sys; sys.argv = ['headrace', 'check', *sys.argv[1:]]\n"

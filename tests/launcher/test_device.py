@@ -58,8 +58,9 @@ def test_too_little_memory_is_one_line_and_loses_no_checkpoint(text: TrainingTex
     assert left.line is not None
     assert left.line.startswith("layout: the GPU's memory is not enough (79.0 of 80.0 GiB are taken")
     assert (
-        "lower layout.micro_batch (it is 2), set layout.activation_checkpointing, take more GPUs" in left.line
-    )
+        "lower layout.micro_batch (it is 2), set layout.activation_checkpointing, "
+        "set layout.offload: optimizer, take more GPUs and go on"
+    ) in left.line
     ledger = open_run(tmp_path / "run").ledger()
     assert [line["step"] for line in ledger if line["event"] == "checkpoint"] == [1, 2, 3]
 

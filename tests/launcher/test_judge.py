@@ -14,6 +14,7 @@ import pytest
 from data.errors import BadInput
 from launcher.distributed.world import World
 from launcher.engine.deepspeed.update import UpdateLost
+from launcher.engine.layout import LayoutCell
 from tests.support.engine_cases import (
     Setting,
     agree,
@@ -27,9 +28,9 @@ from tests.support.engine_cases import (
     train,
     varied,
 )
+from tests.support.layouts import CELLS
 from tests.support.ranks import run
 
-CELLS = [("fp32", 0), ("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 1), ("bf16", 2), ("bf16", 3)]
 NOTHING: frozenset[int] = frozenset()
 
 
@@ -41,10 +42,10 @@ def assert_equal_runs(found: dict[str, Any], straight: dict[str, Any]) -> None:
         assert np.array_equal(found["after"][name], tensor), name
 
 
-@pytest.mark.parametrize(("precision", "zero"), CELLS)
-def test_a_refused_step_leaves_the_run_as_if_it_had_not_been_made(precision: str, zero: int) -> None:
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_a_refused_step_leaves_the_run_as_if_it_had_not_been_made(cell: LayoutCell) -> None:
     """The first step, one in the midst and the last; also one whose gradient is no number on one rank."""
-    setting = varied(precision=precision, zero=zero, micro_batch=2, rows=8, steps=3)
+    setting = varied(**cell._asdict(), micro_batch=2, rows=8, steps=3)
     (straight, *_) = run(judged_run, 2, setting, NOTHING)
     for poison in (None, (1, math.nan), (0, math.inf)):
         for found in run(judged_run, 2, setting, frozenset({1, 2, 3}), poison):
@@ -53,9 +54,9 @@ def test_a_refused_step_leaves_the_run_as_if_it_had_not_been_made(precision: str
 
 @pytest.mark.full
 @pytest.mark.parametrize("ranks", [1, 4])
-@pytest.mark.parametrize(("precision", "zero"), CELLS)
-def test_a_refused_step_leaves_no_trace_on_any_number_of_ranks(ranks: int, precision: str, zero: int) -> None:
-    setting = varied(precision=precision, zero=zero, micro_batch=1, rows=8, steps=3)
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_a_refused_step_leaves_no_trace_on_any_number_of_ranks(ranks: int, cell: LayoutCell) -> None:
+    setting = varied(**cell._asdict(), micro_batch=1, rows=8, steps=3)
     (straight, *_) = run(judged_run, ranks, setting, NOTHING)
     for poison in (None, (ranks - 1, math.nan)):
         for found in run(judged_run, ranks, setting, frozenset({1, 3}), poison):
@@ -72,13 +73,13 @@ def norms_told(world: World, setting: Setting) -> tuple[list[float], list[float]
     return told, reported
 
 
-@pytest.mark.parametrize(("precision", "zero"), [cell for cell in CELLS if cell[1]])
-def test_the_norm_that_is_judged_is_the_norm_that_clips(precision: str, zero: int) -> None:
-    setting = varied(precision=precision, zero=zero)
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.zero], ids=str)
+def test_the_norm_that_is_judged_is_the_norm_that_clips(cell: LayoutCell) -> None:
+    setting = varied(**cell._asdict())
     _, norms, _ = reference(setting)
     for told, reported in run(norms_told, 2, setting):
         assert told == reported
-        np.testing.assert_allclose(told, norms, rtol=2e-4 if precision == "fp32" else 2e-2)
+        np.testing.assert_allclose(told, norms, rtol=2e-4 if cell.precision == "fp32" else 2e-2)
 
 
 def lost(world: World, setting: Setting) -> str:
@@ -94,9 +95,10 @@ def lost(world: World, setting: Setting) -> str:
     return "nothing"
 
 
+@pytest.mark.parametrize("offload", ["none", "optimizer"])
 @pytest.mark.parametrize("zero", [1, 3])
-def test_an_update_that_deepspeed_leaves_out_is_told_on_all_ranks(zero: int) -> None:
-    for line in run(lost, 2, varied(zero=zero)):
+def test_an_update_that_deepspeed_leaves_out_is_told_on_all_ranks(zero: int, offload: str) -> None:
+    for line in run(lost, 2, varied(zero=zero, offload=offload)):
         assert line.startswith("step 1: DeepSpeed ")
         assert "made no update, though the" in line
     assert not issubclass(UpdateLost, BadInput)

@@ -17,7 +17,7 @@ from launcher.engine import zero_engine
 from launcher.engine.deepspeed.construct import construct
 from launcher.engine.deepspeed.start import whole_shape
 from launcher.engine.host_memory import host_memory_free
-from launcher.engine.layout import SUPPORT, LayoutConfig
+from launcher.engine.layout import LayoutCell, LayoutConfig
 from launcher.engine.zero_engine import Engine
 from launcher.runs.lineage import merged
 from launcher.runs.run_folder import open_run
@@ -28,10 +28,9 @@ from model.initialise import init_parameter
 from model.transformer import Transformer
 from tests.support.engine_cases import MODEL, SEED, Setting, make_engine, plain, rows_of, tensors, varied
 from tests.support.helpers import TrainingText
+from tests.support.layouts import CELLS
 from tests.support.ranks import run
 from tests.support.training import config, trainer
-
-CELLS = [cell for cell, refused in SUPPORT.items() if refused is None]
 
 
 def started(world: World, setting: Setting) -> tuple[int, dict[str, tuple[np.ndarray, np.ndarray]]]:
@@ -51,19 +50,19 @@ def started(world: World, setting: Setting) -> tuple[int, dict[str, tuple[np.nda
     return len(engine.state.held), found
 
 
-@pytest.mark.parametrize(("precision", "zero"), CELLS)
+@pytest.mark.parametrize("cell", CELLS, ids=str)
 @pytest.mark.parametrize("tied", [True, False])
-def test_initial_weights_are_those_of_name_and_seed(precision: str, zero: int, tied: bool) -> None:
+def test_initial_weights_are_those_of_name_and_seed(cell: LayoutCell, tied: bool) -> None:
     model = MODEL if tied else varied_model()
     whole = Transformer(model, 61, ("vocabulary", "vocabulary", "binary"), 2)
     shapes = {name: parameter.shape for name, parameter in whole.named_parameters()}
-    for held, found in run(started, 2, varied(precision=precision, zero=zero, model=model)):
+    for held, found in run(started, 2, varied(**cell._asdict(), model=model)):
         assert held > 1
         assert found.keys() == shapes.keys()
         for name, (master, weight) in found.items():
             drawn = init_parameter(name, shapes[name], model, SEED)
             np.testing.assert_array_equal(master, drawn.numpy(), err_msg=name)
-            rounded = drawn if precision == "fp32" else drawn.bfloat16().float()
+            rounded = drawn if cell.precision == "fp32" else drawn.bfloat16().float()
             np.testing.assert_array_equal(weight, rounded.numpy(), err_msg=name)
 
 
@@ -98,7 +97,7 @@ def built(world: World, setting: Setting) -> dict[str, Any]:
         return parameter
 
     layers.weight = counting
-    layout = LayoutConfig(zero=setting.zero, precision=setting.precision)
+    layout = LayoutConfig(zero=setting.zero, precision=setting.precision, offload=setting.offload)
     build = partial(plain, setting.model)
     model = construct(build, setting.optimizer, layout, device_of(world), world.local_rank)
     parameters = list(model.parameters())
@@ -115,13 +114,13 @@ def built(world: World, setting: Setting) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(("precision", "zero"), CELLS)
-def test_a_model_is_built_as_its_layout_keeps_it(precision: str, zero: int) -> None:
-    for found in run(built, 2, varied(precision=precision, zero=zero)):
-        assert found["types"] == {"torch.float32" if precision == "fp32" else "torch.bfloat16"}
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_a_model_is_built_as_its_layout_keeps_it(cell: LayoutCell) -> None:
+    for found in run(built, 2, varied(**cell._asdict())):
+        assert found["types"] == {"torch.float32" if cell.precision == "fp32" else "torch.bfloat16"}
         assert found["default"] == "torch.float32", "what is made later is not of the model's type"
         assert not found["numbers"]
-        if zero < 3:
+        if cell.zero < 3:
             assert found["most"] == found["end"] == found["all"] == found["parts"]
         else:
             assert found["most"] == found["largest"], "one parameter at a time"
@@ -158,15 +157,15 @@ def drawn_bytes(world: World, setting: Setting) -> tuple[int, int, int, list[str
     return most, max(sizes), sum(sizes), names
 
 
-@pytest.mark.parametrize(("precision", "zero"), CELLS)
-def test_one_parameter_is_drawn_at_a_time(precision: str, zero: int) -> None:
-    setting = varied(precision=precision, zero=zero)
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_one_parameter_is_drawn_at_a_time(cell: LayoutCell) -> None:
+    setting = varied(**cell._asdict())
     ranks = run(drawn_bytes, 2, setting)
     for most, largest, whole, _ in ranks:
         assert most <= largest < whole / 3
     first, second = (set(names) for *_, names in ranks)
     assert len(first | second) == 15
-    if zero in (1, 2):  # one flat is cut in two: what lies on the cut is drawn by both
+    if cell.zero in (1, 2):  # one flat is cut in two: what lies on the cut is drawn by both
         assert len(first & second) <= 2
     else:
         assert first == second
@@ -174,7 +173,7 @@ def test_one_parameter_is_drawn_at_a_time(precision: str, zero: int) -> None:
 
 def unfilled(world: World, setting: Setting) -> float:
     """The case: the loss of an engine whose weights nobody filled."""
-    layout = LayoutConfig(zero=setting.zero, precision=setting.precision)
+    layout = LayoutConfig(zero=setting.zero, precision=setting.precision, offload=setting.offload)
     engine = Engine(partial(plain, setting.model), setting.optimizer, layout, world, seed=1)
     return float(engine.evaluate([rows_of(1, 2)]).sums.sum())
 

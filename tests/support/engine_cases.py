@@ -59,6 +59,7 @@ class Setting:
     model: ModelConfig = MODEL
     optimizer: OptimizerConfig = OPTIMIZER
     compile: bool = False
+    offload: str = "none"
 
 
 def plain(config: ModelConfig = MODEL) -> Transformer:
@@ -129,7 +130,7 @@ def reference(setting: Setting) -> tuple[list[float], list[float], dict[str, np.
 
 def make_engine(world: World, setting: Setting) -> Engine:
     """An engine of a setting."""
-    names = "zero", "micro_batch", "precision", "compile"
+    names = "zero", "micro_batch", "precision", "compile", "offload"
     layout = LayoutConfig(**{name: getattr(setting, name) for name in names})
     engine = Engine(partial(plain, setting.model), setting.optimizer, layout, world, seed=1)
     engine.initialise(SEED)

@@ -63,7 +63,7 @@ def config(layout: LayoutConfig, optimizer: OptimizerConfig, parameters: int) ->
     The number of micro-batches is not in it: each step says itself which one is its last.
     """
     bucket = max(2, min(parameters, LARGEST_BUCKET) // 2 * 2)
-    zero = {
+    zero: dict[str, Any] = {
         "stage": layout.zero,
         "contiguous_gradients": True,
         "overlap_comm": False,
@@ -71,6 +71,8 @@ def config(layout: LayoutConfig, optimizer: OptimizerConfig, parameters: int) ->
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,
     }
+    if layout.offload == "optimizer":
+        zero["offload_optimizer"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": layout.micro_batch,
         "gradient_accumulation_steps": 1,
@@ -80,6 +82,7 @@ def config(layout: LayoutConfig, optimizer: OptimizerConfig, parameters: int) ->
         "bf16": {"enabled": layout.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
+        "zero_force_ds_cpu_optimizer": False,  # torch's AdamW on the host too: no compiler, the same numbers
         "zero_optimization": zero | layout.deepspeed,
     }
 

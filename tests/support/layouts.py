@@ -1,0 +1,57 @@
+"""The table of layouts as tests and pages have it: supported cells, a cover of a large matrix, Markdown.
+
+python -m tests.support.layouts        prints the README's table
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+from textwrap import fill
+from typing import TypeVar, get_args
+
+from launcher.engine.layout import SUPPORT, LayoutCell, Offload, Precision, Stage
+
+CELLS = [cell for cell, reason in SUPPORT.items() if reason is None]
+REFUSED = [cell for cell, reason in SUPPORT.items() if reason is not None]
+
+Row = TypeVar("Row", bound=tuple)
+
+
+def cover(matrix: Sequence[Row]) -> list[Row]:
+    """A few rows of a matrix in which every two values that meet in any of its rows meet. Greedy: each time
+    the row that has the most pairs that are still missing, of equals the first."""
+
+    def pairs(row: Row) -> set[tuple]:
+        return set(combinations(enumerate(row), 2))
+
+    missing = {pair for row in matrix for pair in pairs(row)}
+    chosen = []
+    while missing:
+        best = max(matrix, key=lambda row: len(pairs(row) & missing))
+        chosen.append(best)
+        missing -= pairs(best)
+    return chosen
+
+
+def markdown() -> str:
+    """A line a stage and offload, a column a precision; why a cell is refused stands below."""
+    precisions = get_args(Precision)
+    reasons: list[str] = []
+    lines = [
+        f"| `zero` | `offload` | {' | '.join(precisions)} |",
+        f"|{'---|' * (2 + len(precisions))}",
+    ]
+    for zero in get_args(Stage):
+        for offload in get_args(Offload):
+            words = []
+            for precision in precisions:
+                reason = SUPPORT[LayoutCell(precision, zero, offload)]
+                if reason is not None and reason not in reasons:
+                    reasons.append(reason)
+                words.append("yes" if reason is None else f"no ({reasons.index(reason) + 1})")
+            lines.append(f"| {zero} | {offload} | {' | '.join(words)} |")
+    below = [f"{number}. {reason[0].upper()}{reason[1:]}." for number, reason in enumerate(reasons, 1)]
+    return "\n".join([*lines, "", *(fill(line, 118, subsequent_indent="   ") for line in below)])
+
+
+if __name__ == "__main__":
+    print(markdown())
