@@ -63,7 +63,7 @@ class Engine:
         if layout.compile:
             for block in model.blocks:  # in place: names and hooks stay as they are
                 block.compile()
-        self._deepspeed = engine_deepspeed.start(model, optimizer, layout, world.local_rank)
+        self._deepspeed = engine_deepspeed.start(model, optimizer, layout)
         if layout.zero == 0 and world.size == 1:
             self._deepspeed.enable_backward_allreduce = False
         self.state: StateMap = state_map(self._deepspeed, layout.zero, world.rank, world.size)

@@ -26,13 +26,13 @@ def construct(
 ) -> Transformer:
     """What `build` makes, with weights that wait to be filled. A collective in ZeRO 3; torch.distributed is
     connected."""
+    os.environ["LOCAL_RANK"] = str(local_rank)  # the only way to tell DeepSpeed; srun does not set it
     dtype = torch.float32 if layout.precision == "fp32" else torch.bfloat16
     with _default_dtype(dtype):
         if layout.zero < 3:
             with device:
                 return build()
         deepspeed = load()
-        os.environ["LOCAL_RANK"] = str(local_rank)  # as in start
         deepspeed.comm.init_distributed(dist_init_required=False)  # else zero.Init looks for MPI
         # With dtype= as well it would take bf16 on a device that has no fp16. Buffers are not made here.
         with deepspeed.zero.Init(config_dict_or_path=config(layout, optimizer, parameters=0)):

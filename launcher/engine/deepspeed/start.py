@@ -87,10 +87,10 @@ def config(layout: LayoutConfig, optimizer: OptimizerConfig, parameters: int) ->
     }
 
 
-def start(model: nn.Module, optimizer: OptimizerConfig, layout: LayoutConfig, local_rank: int) -> Any:
-    """The DeepSpeed engine around a model from construct.py. torch.distributed is connected."""
+def start(model: nn.Module, optimizer: OptimizerConfig, layout: LayoutConfig) -> Any:
+    """The DeepSpeed engine around a model from construct.py, which has told DeepSpeed the local rank.
+    torch.distributed is connected."""
     deepspeed = load()
-    os.environ["LOCAL_RANK"] = str(local_rank)  # the only way to tell it; srun does not set it
     parameters = sum(math.prod(whole_shape(parameter)) for parameter in model.parameters())
     groups = parameter_groups(model.named_parameters(), optimizer, whole_shape)
     adam = torch.optim.AdamW(
