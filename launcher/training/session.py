@@ -1,13 +1,14 @@
 """An attempt under way on one rank: the parts that the loop trains with, what is told and what is saved.
 
-    agree         a finished step over all ranks, or why it does not stand     agreement.py
+    judge         a step over all ranks, before its update                     agreement.py
+    refuse        why a step that was not made does not stand
     tell          the step's record                                            step_record.py
     after_step    garbage, evaluation, checkpoint: each where it is due
     save          the state of engine and streams, in the background
     finish        the last save, the ledger's last line
 
 All ranks call these together, for they hold collectives; after an error each calls `settle` by itself. Rank 0
-alone has a tracker and the ledger. What its disk refuses is an error of all ranks at the next `agree` or
+alone has a tracker and the ledger. What its disk refuses is an error of all ranks at the next `judge` or
 `finish`.
 """
 
