@@ -104,7 +104,7 @@ DOORS: dict[str, dict[str, str]] = {
         "world": "World discover",
         "process_group": "connect device_of disconnect",
         "host_reduce": "HostSums Pending",
-        "collectives": "STILL ToldByOtherRank from_first gather together",
+        "collectives": "STILL ToldByOtherRank found_by_all from_first gather together",
         "local_launch": "launch",
         "respawn": "command",
         "stop_signals": "* StopRequest stop_request deliver end_at_once",

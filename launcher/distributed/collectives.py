@@ -27,6 +27,11 @@ class ToldByOtherRank(BadInput):
     """Another rank has shown its line already: leave with exit code 2, say nothing."""
 
 
+def found_by_all(world: World, line: str) -> BadInput:
+    """The error to raise for what every rank has found by itself: rank 0 is the one that shows the line."""
+    return BadInput(line) if world.rank == 0 else ToldByOtherRank(line)
+
+
 def gather(world: World, value: Any) -> list[Any]:
     """Every rank's JSON-able value, in the order of ranks. A collective."""
     if world.size == 1:

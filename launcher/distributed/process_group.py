@@ -11,8 +11,7 @@ import torch
 from torch import distributed
 from torch.distributed import distributed_c10d
 
-from data.errors import BadInput
-from launcher.distributed.collectives import ToldByOtherRank, gather
+from launcher.distributed.collectives import found_by_all, gather
 from launcher.distributed.world import World
 
 
@@ -44,11 +43,12 @@ def refuse_shared(world: World, gpu: Any) -> None:
     for rank, uuid in enumerate(gpus):
         first = gpus.index(uuid)
         if first < rank:
-            line = (
-                f"processes: ranks {first} and {rank} have the same GPU ({gpu.name}): start one process a "
-                f"GPU ({len(set(gpus))} here, not {world.size}), or CUDA_VISIBLE_DEVICES= to train on the CPU"
+            raise found_by_all(
+                world,
+                f"processes: ranks {first} and {rank} have the same GPU ({gpu.name}): start one process "
+                f"a GPU ({len(set(gpus))} here, not {world.size}), or CUDA_VISIBLE_DEVICES= to train on the "
+                "CPU",
             )
-            raise BadInput(line) if world.rank == 0 else ToldByOtherRank(line)
 
 
 def disconnect() -> None:

@@ -22,9 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.errors import BadInput
 from data.stream.rows import Rows
-from launcher.distributed.collectives import ToldByOtherRank
+from launcher.distributed.collectives import found_by_all
 from launcher.distributed.host_reduce import HostSums
 from launcher.distributed.process_group import device_of
 from launcher.distributed.world import World
@@ -127,10 +126,10 @@ class Engine:
         try:
             self._update.apply()
         except UpdateLost:
-            error = BadInput if self.world.rank == 0 else ToldByOtherRank
-            raise error(
+            raise found_by_all(
+                self.world,
                 f"step {step}: DeepSpeed {engine_deepspeed.load().__version__} made no update, though the "
-                f"gradient was in order (norm {norm:g}): headrace needs deepspeed 0.19.8 or newer"
+                f"gradient was in order (norm {norm:g}): headrace needs deepspeed 0.19.8 or newer",
             ) from None
         self._updates += 1
         if self._updates == 1:

@@ -26,7 +26,7 @@ from data.plan.positions import StreamPositions
 from data.stream.rows import step_fingerprint
 from launcher.checkpoint.save import Checkpoints
 from launcher.config.run_config import Config
-from launcher.distributed.collectives import ToldByOtherRank, gather
+from launcher.distributed.collectives import ToldByOtherRank, found_by_all, gather
 from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
 from launcher.engine.memory import memory_in_use
@@ -154,11 +154,11 @@ class Session:
 
     def _divergence(self) -> BadInput:
         """The error of a loss or a gradient that is no number."""
-        error = BadInput if self.world.rank == 0 else ToldByOtherRank
-        return error(
+        return found_by_all(
+            self.world,
             f"{self.checkpoints.folder.parent}: the loss or its gradient is no longer a number. The "
             f"checkpoints are from before (the newest of step {self.saved:,}): resume with a lower "
-            "optimizer.lr"
+            "optimizer.lr",
         )
 
     def _report_saves(self) -> None:
