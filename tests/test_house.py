@@ -300,6 +300,18 @@ def test_a_planted_wrong_import_is_found(rule, file: str, planted: str) -> None:
     assert rule(file, planted)
 
 
+def test_each_class_has_a_name_of_its_own() -> None:
+    """Private ones too: whoever searches for a name finds one thing."""
+    names = [
+        node.name
+        for _, source in read()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert len(names) > 200
+    assert [name for name in set(names) if names.count(name) > 1] == []
+
+
 def test_no_package_imports_itself_in_a_circle() -> None:
     """Module by module, lazy imports included."""
     arrows = {

@@ -40,7 +40,7 @@ class IndexReport:
     notes: list[str] = field(default_factory=list)
 
 
-class _Task(NamedTuple):
+class _ScanJob(NamedTuple):
     url: str
     name: str
     text_field: str | None
@@ -86,7 +86,7 @@ def build_index(
     if set(known) - set(names):
         order, known = list(names), {}
     reused = {name: old for name in order if (old := _unchanged(known.get(name), names[name], store))}
-    tasks = [_Task(names[name], name, text_field, store.options) for name in order if name not in reused]
+    tasks = [_ScanJob(names[name], name, text_field, store.options) for name in order if name not in reused]
     scanned = ordered_map(_scan, tasks, workers)
     results: list[tuple[Shard, np.ndarray]] = []
     problems: Counter[str] = Counter()
@@ -132,7 +132,7 @@ def _unchanged(old: _Scanned | None, url: str, store: Store) -> _Scanned | None:
     return old if store.status(url) == (old.shard.size, old.shard.mtime_ns) else None
 
 
-def _scan(task: _Task) -> _Scanned:
+def _scan(task: _ScanJob) -> _Scanned:
     """Read one shard from end to end."""
     store = Store(task.cache)
     try:
@@ -154,7 +154,7 @@ def _scan(task: _Task) -> _Scanned:
         raise BadInput(f"{shown(task.url)}: {error}") from error
 
 
-def _scan_tar(file: BinaryIO, shard: Shard, frames: list[tuple[int, int]] | None, task: _Task) -> _Scanned:
+def _scan_tar(file: BinaryIO, shard: Shard, frames: list[tuple[int, int]] | None, task: _ScanJob) -> _Scanned:
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as tar:
         found = list(extents(tar, task.text_field))
         if not found:

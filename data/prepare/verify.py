@@ -48,7 +48,7 @@ class VerifyReport:
         return any(finding.kind != "sample" for finding in self.findings)
 
 
-class _Task(NamedTuple):
+class _VerifyJob(NamedTuple):
     path: Path
     url: str
     number: int
@@ -78,7 +78,7 @@ def verify(
         )
         return report
     total = opened.text_bytes
-    tasks = [_Task(opened.path, url, n, cache or CacheOptions()) for n, url in enumerate(urls)]
+    tasks = [_VerifyJob(opened.path, url, n, cache or CacheOptions()) for n, url in enumerate(urls)]
     for number, found in enumerate(ordered_map(_verify_shard, tasks, workers)):
         first, stop = opened.range_of(number)
         report.shards += 1
@@ -101,7 +101,7 @@ def recorded(index: Index) -> list[str]:
     return [os.path.join(folder, name) if is_local(name) else name for name in index.shards]
 
 
-def _verify_shard(task: _Task) -> list[ShardFinding]:
+def _verify_shard(task: _VerifyJob) -> list[ShardFinding]:
     index = Index.open(task.path)
     store = Store(task.cache)
     shard = index.files[task.number]
