@@ -52,8 +52,13 @@ def flops_per_token(config: ModelConfig, vocabulary: int, length: int, targets: 
     vocabulary for the share `targets` of positions that have one. Attention counts every pair of the row,
     masked or not, as PaLM (Chowdhery et al. 2022, appendix B) does. Recomputation is not counted.
     """
-    n = config.layers * block_matrices(config) + targets * vocabulary * config.width
-    return 6.0 * n + 12.0 * config.layers * config.width * length
+    return sum(layer_flops(config, vocabulary, length, targets))
+
+
+def layer_flops(config: ModelConfig, vocabulary: int, length: int, targets: float = 1.0) -> list[float]:
+    """The FLOPs of flops_per_token layer by layer: Embedding (a look-up: none), blocks, Head."""
+    block = 6.0 * block_matrices(config) + 12.0 * config.width * length
+    return [0.0, *[block] * config.layers, 6.0 * targets * vocabulary * config.width]
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,16 @@
     Block × n    (hidden, context)          → hidden
     Head         (hidden, what is asked)  → loss and its sums
 
-`context` is made from the arrays start and bound (attention_context.py), once. The list may be cut anywhere:
-what passes a cut is hidden, start and bound, three tensors, and each part makes its own context of the latter
-two. Only the Head knows of targets, and of objectives only which output each uses.
+`context` is made from the arrays start and bound (attention_context.py), once. The list may be cut anywhere,
+and a Transformer may be a part of it: what passes a cut is hidden, start and bound, three tensors, and each
+part makes its own context of the latter two. Only the Head knows of targets, and of objectives only which
+output each uses.
+
+    whole   0 Embedding   1 Block   2 Block   3 Block   4 Head      the layers keep their numbers, and with
+    part    None          None      2 Block   3 Block   4 Head      them their parameters keep their names
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import cast
 
@@ -18,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.attention_context import attention_context
+from model.attention_context import AttentionContext, attention_context
 from model.config import ModelConfig
 from model.layers import Block, Embedding, Linear, TokenTable, norm
 from model.loss import cross_entropy, sums
@@ -77,18 +81,34 @@ class Head(nn.Module):
         return self.table(self.norm(hidden), F.linear).float()
 
 
-def build_layers(config: ModelConfig, vocabulary: int, heads: Sequence[str], corpora: int) -> list[nn.Module]:
-    """Embedding, Block × layers, Head. heads: the output of each objective id, of HEADS."""
+TABLE = "layers.0.table.weight"
+"""The token table's name; of a tied one on both ends."""
+
+Reseed = Callable[[int], None]
+"""Called with a layer's number before it runs, in training."""
+
+
+def build_layers(
+    config: ModelConfig, vocabulary: int, heads: Sequence[str], corpora: int, part: range
+) -> list[nn.Module | None]:
+    """Embedding, Block × layers, Head; None for those whose numbers are not in `part`. heads: the output of
+    each objective id, of HEADS."""
     for head in heads:
         if head not in HEADS:
             raise ValueError(f"heads: expected {' or '.join(HEADS)}, got {head!r}")
-    embedding = Embedding(config, vocabulary)
-    table = embedding.table if config.tie_embeddings else TokenTable(vocabulary, config.width)
-    return [embedding, *(Block(config) for _ in range(config.layers)), Head(config, table, heads, corpora)]
+    last = config.layers + 1
+    embedding = Embedding(config, vocabulary) if 0 in part else None
+    blocks = [Block(config) if number in part else None for number in range(1, last)]
+    if last not in part:
+        return [embedding, *blocks, None]
+    tied = embedding is not None and config.tie_embeddings
+    table = embedding.table if embedding and tied else TokenTable(vocabulary, config.width)
+    return [embedding, *blocks, Head(config, table, heads, corpora)]
 
 
 class Transformer(nn.Module):
-    """The layers in a row. Weights are unfilled until initialise.initialise or a checkpoint fills them."""
+    """The layers in a row, or a part of them. Weights are unfilled until initialise.initialise or a
+    checkpoint fills them."""
 
     def __init__(
         self,
@@ -97,13 +117,21 @@ class Transformer(nn.Module):
         heads: Sequence[str],
         corpora: int,
         checkpoint_blocks: bool = False,
+        part: range | None = None,
     ) -> None:
+        """part: the numbers of the layers that it has; None: all."""
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
+        self.objectives, self.corpora = len(heads), corpora
         self.checkpoint_blocks = checkpoint_blocks
-        self.layers = nn.ModuleList(build_layers(config, vocabulary, heads, corpora))
+        self.part = range(config.layers + 2) if part is None else part
+        self.layers = nn.ModuleList()
+        for number, layer in enumerate(build_layers(config, vocabulary, heads, corpora, self.part)):
+            self.layers.add_module(str(number), layer)
 
-    def forward(self, batch: Mapping[str, Tensor], accuracy: bool = False) -> tuple[Tensor, ...]:
+    def forward(
+        self, batch: Mapping[str, Tensor], accuracy: bool = False, reseed: Reseed | None = None
+    ) -> tuple[Tensor, ...]:
         """(loss, sums), or (loss, sums, correct), of a micro-batch.
 
         batch: tokens, targets, start, bound (integers), weights (float32, scaled as the loss wants them),
@@ -114,7 +142,12 @@ class Transformer(nn.Module):
         """
         if accuracy and torch.is_grad_enabled():
             raise ValueError("accuracy is counted in passes without gradients (torch.no_grad)")
-        return self.head(self.hidden(batch), batch, accuracy)
+        return self.head(self.hidden(batch, reseed=reseed), batch, accuracy)
+
+    @property
+    def has_head(self) -> bool:
+        """It has the last layer."""
+        return self.config.layers + 1 in self.part
 
     @property
     def head(self) -> Head:
@@ -123,20 +156,47 @@ class Transformer(nn.Module):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """The layers between Embedding and Head."""
-        return list(self.layers)[1:-1]
+        """The layers between Embedding and Head, of those that it has."""
+        return [layer for layer in list(self.layers)[1:-1] if layer is not None]
 
-    def hidden(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """[rows, T, width]: what the Head is given. Needs tokens, start, bound."""
-        embedding = self.layers[0]
+    @property
+    def twin(self) -> nn.Parameter | None:
+        """The head's copy of a tied table whose embedding is in another part."""
+        if not self.config.tie_embeddings or 0 in self.part or not self.has_head:
+            return None
+        return self.head.table.weight
+
+    def named_weights(self) -> dict[str, nn.Parameter]:
+        """Its parameters by the names that they have in the whole model, where a tied table stands once."""
+        named = dict(self.named_parameters())
+        if self.twin is not None:
+            named[TABLE] = named.pop(f"layers.{self.config.layers + 1}.table.weight")
+        return named
+
+    def hidden(
+        self, batch: Mapping[str, Tensor], hidden: Tensor | None = None, reseed: Reseed | None = None
+    ) -> Tensor:
+        """[rows, T, width]: what the Head, or the next part, is given. Needs start, bound; and tokens, or in
+        a part behind the first `hidden`, of the part before it."""
         context = attention_context(batch["start"], batch["bound"], self.config)
-        hidden = embedding(batch["tokens"], context)
-        for block in self.blocks:
-            if self.checkpoint_blocks and torch.is_grad_enabled():
-                hidden = checkpoint(block, hidden, context, use_reentrant=False)
-            else:
-                hidden = block(hidden, context)
+        for number in self.part:
+            if number > self.config.layers:
+                break
+            if reseed is not None:  # not inside a block: it is run again for its gradients, at another time
+                reseed(number)
+            hidden = self._layer(number, batch, hidden, context)
+        assert hidden is not None
         return hidden
+
+    def _layer(
+        self, number: int, batch: Mapping[str, Tensor], hidden: Tensor | None, context: AttentionContext
+    ) -> Tensor:
+        layer = self.layers[number]
+        if number == 0:
+            return layer(batch["tokens"], context)
+        if self.checkpoint_blocks and torch.is_grad_enabled():
+            return checkpoint(layer, hidden, context, use_reentrant=False)
+        return layer(hidden, context)
 
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Vocabulary logits, float32 [rows, T, V], at every position: for tests and small batches."""

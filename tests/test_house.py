@@ -86,7 +86,7 @@ DOORS: dict[str, dict[str, str]] = {
     },
     "data.tokenization": {"tokenizer": "Tokenizer", "train": "train", "check": "check"},
     "data.stream": {
-        "loader": "Batch Loader",
+        "loader": "Batch Loader RowShares blank_batches",
         "rows": "DTYPES Rows step_fingerprint",
         "held_out": "held_out_rows",
         "skipping": "SkipNotice",
@@ -102,6 +102,7 @@ DOORS: dict[str, dict[str, str]] = {
     },
     "launcher.distributed": {
         "world": "World discover",
+        "mesh": "Degrees Mesh mesh ranks_along",
         "process_group": "connect device_of disconnect",
         "host_reduce": "HostSums Pending",
         "collectives": "STILL ToldByOtherRank found_by_all from_first gather together",
@@ -116,6 +117,7 @@ DOORS: dict[str, dict[str, str]] = {
         "forward": "PlainModel",
         "layout": "LayoutCell LayoutConfig",
         "optimizer": "OptimizerConfig decay_steps lr_at",
+        "stages": "stage_borders",
         "sharded_state": "StateMap",
         "memory": "enough_memory memory_in_use",
         "host_memory": "host_memory_free",

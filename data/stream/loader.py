@@ -52,6 +52,50 @@ class Batch:
     history: History
 
 
+@dataclass(frozen=True)
+class RowShares:
+    """How the rows of a step are shared out, and in what batches: the same arithmetic on every rank."""
+
+    world: int
+    """Data-parallel ranks."""
+    micro_batch: int
+
+    def owners(self, rows: np.ndarray, lanes: int) -> np.ndarray:
+        """int64 [n]: the rank to which each global row belongs."""
+        return rows % lanes % self.world
+
+    def height(self, owners: np.ndarray) -> int:
+        """Rows in each rank's batch: those of the rank that has most, in whole micro-batches."""
+        most = int(np.bincount(owners, minlength=self.world).max())
+        return -(-most // self.micro_batch) * self.micro_batch
+
+    def cut(self, rows: Rows) -> list[Rows]:
+        """The micro-batches of a batch."""
+        return [rows[start : start + self.micro_batch] for start in range(0, len(rows), self.micro_batch)]
+
+
+def blank_batches(history: History, shares: RowShares, first_row: int) -> Iterator[Batch]:
+    """What a rank takes in place of a Loader's batches that needs no rows: as many of the same shape, blank.
+    No shard is opened for them. first_row: of a step."""
+    plan_segments = PlanSegments(history)
+    while True:
+        count = step_length(history, first_row)
+        plan = plan_segments.at(first_row).plan
+        height = shares.height(shares.owners(np.arange(first_row, first_row + count), plan.lanes))
+        rows = Rows.blank(height, plan.length, 0)
+        yield Batch(
+            first_row=first_row,
+            rows_global=count,
+            rows=rows,
+            numbers=np.full(height, -1, dtype=np.int64),
+            micro_batches=shares.cut(rows),
+            source_tokens=np.zeros((len(OBJECTIVES), len(plan.corpora)), dtype=np.int64),
+            state=StreamPositions(),
+            history=history,
+        )
+        first_row += count
+
+
 class _Closed(Exception):
     """The loader was closed while its thread was at work. Nobody takes that batch."""
 
@@ -86,8 +130,8 @@ class Loader:
         for name in self._plan_segments.corpora_from(first_row):
             if name not in corpora:
                 raise BadInput(f"corpus {name}: is in the plan, but its shards were not opened")
-        self._rank, self._world = rank, world
-        self._row, self._micro_batch = first_row, micro_batch
+        self._rank, self._shares = rank, RowShares(world, micro_batch)
+        self._row = first_row
         self._pad, self._memory_bytes = encoder.control.pad, memory_bytes
         self._closing = threading.Event()
         self._opener = Opener(self._plan_segments, corpora, encoder)
@@ -163,10 +207,9 @@ class Loader:
         plan = plan_segment.plan
         rows = np.arange(first, first + count)
         corpora = plan_segment.corpus_mix.corpora_of(rows)
-        owners = rows % plan.lanes % self._world
+        owners = self._shares.owners(rows, plan.lanes)
         mine = owners == self._rank
-        most = int(np.bincount(owners, minlength=self._world).max())
-        height = -(-most // self._micro_batch) * self._micro_batch
+        height = self._shares.height(owners)
         numbers = np.full(height, -1, dtype=np.int64)
         numbers[: mine.sum()] = rows[mine]
         source_tokens = np.zeros((len(OBJECTIVES), len(plan.corpora)), dtype=np.int64)
@@ -178,9 +221,7 @@ class Loader:
             rows_global=count,
             rows=batch,
             numbers=numbers,
-            micro_batches=[
-                batch[start : start + self._micro_batch] for start in range(0, height, self._micro_batch)
-            ],
+            micro_batches=self._shares.cut(batch),
             source_tokens=source_tokens,
             state=self._streams.state(),
             history=self._plan_segments.history,

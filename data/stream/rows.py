@@ -66,6 +66,20 @@ class Rows:
             found.append(digest.intdigest())
         return found
 
+    def packed(self) -> np.ndarray:
+        """uint8: the bytes of all arrays, one behind the other in the order of DTYPES."""
+        return np.concatenate(
+            [np.ascontiguousarray(a).view(np.uint8).ravel() for a in self.arrays().values()]
+        )
+
+    @staticmethod
+    def unpacked(content: np.ndarray, rows: int) -> "Rows":
+        """The Rows, so many of them, of which `packed` gave these bytes."""
+        sizes = [np.dtype(dtype).itemsize for dtype in DTYPES.values()]
+        positions = len(content) // sum(sizes)
+        parts = np.split(content, np.cumsum(sizes)[:-1] * positions)
+        return Rows(*(part.view(dtype).reshape(rows, -1) for part, dtype in zip(parts, DTYPES.values())))
+
     def tally(self, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """float64 of `shape` (objectives, corpora), twice: loss weight of the targets, and their number."""
         aimed = self.targets >= 0

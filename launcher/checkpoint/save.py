@@ -124,6 +124,7 @@ class Checkpoints:
                 "layout": {
                     "ranks": self._world.size,
                     "zero": engine.layout.zero,
+                    "pipeline": engine.layout.pipeline,
                     "precision": engine.layout.precision,
                 },
             },

@@ -34,6 +34,8 @@ from launcher.config.sections import (
 from launcher.config.yaml_reader import YamlDocument, dump_yaml
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
+from launcher.engine.stages import stage_borders
+from launcher.output import counted
 from model.config import ModelConfig
 from objectives.example_builder import SHORTEST
 from objectives.mixture import Mixture
@@ -103,6 +105,7 @@ class Config(Section):
             )
         if self.eval.samples.prompts and not self.eval.every:
             raise ValueError("eval.samples.prompts: are written at evaluations; set eval.every as well")
+        stage_borders(self.layout, self.model, 1, self.sequence_length)  # ValueError: too few blocks
         if self.checkpoint.weights_only_after and not self.checkpoint.keep_every:
             raise ValueError(
                 "checkpoint.weights_only_after: concerns the saves that keep_every keeps; set that as well"
@@ -194,8 +197,16 @@ def require_processes(config: Config, processes: int) -> None:
     """BadInput where this many processes cannot share the run's rows."""
     if processes < 1:
         raise BadInput(f"--processes: expected 1 or more, got {processes}")
-    if processes > config.lanes:
+    together = config.layout.degrees.ranks
+    if processes % together:
         raise BadInput(
-            f"lanes: {config.lanes} lanes cannot be shared by {processes} processes; start at most "
-            f"{config.lanes}, or begin a new run with more lanes"
+            f"layout.pipeline: {config.layout.pipeline} stages cannot be shared by "
+            f"{counted(processes, 'process', 'es')}; start a multiple of {together} (--processes {together})"
+        )
+    ranks, most = processes // together, config.lanes * together
+    if processes > most:
+        whose = "processes" if together == 1 else "data-parallel ranks"
+        raise BadInput(
+            f"lanes: {config.lanes} lanes cannot be shared by {ranks} {whose}; start at most {most} "
+            "processes, or begin a new run with more lanes"
         )

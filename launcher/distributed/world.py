@@ -14,9 +14,10 @@ import os
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from data.errors import BadInput
+from launcher.distributed.mesh import Degrees, Mesh, mesh
 
 FIRST_PORT, PORTS = 20000, 12000
 """Below the range from which Linux gives out ports by itself (32768 …)."""
@@ -35,7 +36,8 @@ class SlurmJob:
 
 @dataclass(frozen=True)
 class World:
-    """This process's place. `rendezvous` is an init method of torch.distributed; empty for one process."""
+    """This process's place. `rendezvous` is an init method of torch.distributed; empty for one process.
+    `degrees` are the layout's, known once a config is."""
 
     rank: int = 0
     size: int = 1
@@ -43,6 +45,12 @@ class World:
     rendezvous: str = ""
     started_by: str = "alone"
     job: SlurmJob | None = None
+    degrees: Degrees = field(default_factory=Degrees)
+
+    @property
+    def mesh(self) -> Mesh:
+        """Its coordinates."""
+        return mesh(self.rank, self.size, self.degrees)
 
 
 def discover(environment: Mapping[str, str] = os.environ) -> World:

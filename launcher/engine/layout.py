@@ -11,6 +11,8 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from launcher.distributed.mesh import Degrees
+
 Precision = Literal["fp32", "bf16"]
 Stage = Literal[0, 1, 2, 3]
 Offload = Literal["none", "optimizer"]
@@ -22,10 +24,14 @@ class LayoutCell(NamedTuple):
     precision: Precision
     zero: Stage
     offload: Offload = "none"
+    pipeline: bool = False
+    """Cut into stages."""
 
     def __str__(self) -> str:
-        words = f"precision {self.precision} with zero {self.zero}"
-        return words if self.offload == "none" else f"{words} and offload {self.offload}"
+        words = [f"precision {self.precision} with zero {self.zero}"]
+        words += ["pipeline"] if self.pipeline else []
+        words += [f"offload {self.offload}"] if self.offload != "none" else []
+        return " and ".join(words)
 
 
 def why_not(cell: LayoutCell) -> str | None:
@@ -40,12 +46,21 @@ def why_not(cell: LayoutCell) -> str | None:
             "DeepSpeed makes an optimizer step at its start in bf16 without ZeRO, which decays the weights; "
             "use zero: 1, which is right for a single process too"
         )
+    if cell.pipeline and cell.zero >= 2:
+        return (
+            "DeepSpeed's pipeline divides neither gradients nor weights over the data-parallel ranks; use "
+            "zero: 1, and more stages where the weights do not fit"
+        )
+    if cell.pipeline and cell.offload != "none":
+        return "an offloaded optimizer was not tried under a pipeline; use offload: none, and more stages"
     return None
 
 
 SUPPORT: dict[LayoutCell, str | None] = {
     cell: why_not(cell)
-    for cell in map(LayoutCell._make, product(get_args(Precision), get_args(Stage), get_args(Offload)))
+    for cell in map(
+        LayoutCell._make, product(get_args(Precision), get_args(Stage), get_args(Offload), (False, True))
+    )
 }
 """Every cell → None where it is supported, or why it is refused. The refusal of a config, the cells of the
 tests and the README's table of layouts are made from it."""
@@ -82,13 +97,24 @@ class LayoutConfig(BaseModel):
     offload: Offload = "none"
     """optimizer: masters, moments and the update are the host's, weights and activations the device's: a
     larger model fits, and each step waits for the host's cores."""
+    pipeline: Annotated[int, Field(ge=1, le=2**10)] = 1
+    """Stages: each has some of the layers, and micro-batches pass through them. Processes that are left over
+    share the rows: pipeline 2 on 8 processes is 4 data-parallel ranks."""
+    stages: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Blocks of each stage, such as [9, 8, 7]; by default such that the dearest stage costs least. The
+    embedding goes with the first, the head with the last."""
     deepspeed: dict[str, int | bool] = {}
     """Raw keys of DeepSpeed's zero_optimization section (RAW_KEYS)."""
 
     @property
     def cell(self) -> LayoutCell:
         """Where it stands in the table of what is supported."""
-        return LayoutCell(self.precision, self.zero, self.offload)
+        return LayoutCell(self.precision, self.zero, self.offload, self.pipeline > 1)
+
+    @property
+    def degrees(self) -> Degrees:
+        """Ranks along each axis but data."""
+        return Degrees(pipeline=self.pipeline)
 
     @field_validator("deepspeed", mode="after")
     @classmethod
@@ -108,4 +134,10 @@ class LayoutConfig(BaseModel):
             raise ValueError(f"{self.cell} is not supported: {reason}")
         if self.zero == 0 and self.deepspeed:
             raise ValueError(f"deepspeed: {next(iter(self.deepspeed))} has no effect with zero: 0")
+        if self.stages and len(self.stages) != self.pipeline:
+            raise ValueError(
+                f"stages: expected {self.pipeline} numbers, as pipeline says, got {len(self.stages)}"
+            )
+        if 0 in self.stages[:-1]:
+            raise ValueError("stages: expected a block in each stage but the last, got 0")
         return self

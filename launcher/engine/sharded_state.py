@@ -41,7 +41,7 @@ class StateMap:
 
     def __init__(
         self,
-        module: nn.Module,
+        named: dict[str, nn.Parameter],
         optimizer: torch.optim.Optimizer,
         flats: Sequence[Tensor],
         held: Sequence[Fragment],
@@ -53,7 +53,7 @@ class StateMap:
         self.flats, self.held, self.owned, self.shapes = list(flats), list(held), list(owned), shapes
         self.refresh = refresh
         """Bring the model's weights up to date with the masters. A collective."""
-        self._parameters = dict(module.named_parameters())
+        self._parameters = named
         self._local_weight = local_weight
         self._state = optimizer.state
         for flat in self.flats:

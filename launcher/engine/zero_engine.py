@@ -2,43 +2,41 @@
 
     step(micro_batches, scale, step, lr, judge)
         lr            → the optimizer                          a pure function of the step, from outside
-        for each micro-batch
-            weights   ← weight · scale[objective] · ranks      DeepSpeed's mean over ranks then gives the sum
-            loss      ← model(batch)
-            backward
-        reduce; norm of the whole gradient                     once, after the last micro-batch
+        sums          ← forward and backward passes, reduced   what the layout is about: passes.py, parallel/
+        norm          ← of the whole gradient
         judge(sums, norm)     → clip and update, or neither    all ranks alike: nothing has changed so far
 
-The number of micro-batches may differ from step to step, so DeepSpeed is told which one is the last and never
-divides by their count. Dropout is seeded from (seed, step, micro-batch, rank) before each forward pass:
-a resumed run needs no random state. A model is built where its layout keeps it (deepspeed/construct.py), and
+A model, or the part of it that a stage has, is built where its layout keeps it (deepspeed/construct.py), and
 its fp32 masters are drawn one parameter at a time (sharded_state.py) or come from a checkpoint.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed
 
 from data.stream.rows import Rows
-from launcher.distributed.collectives import found_by_all
+from launcher.distributed.collectives import found_by_all, gather
 from launcher.distributed.host_reduce import HostSums
 from launcher.distributed.process_group import device_of
 from launcher.distributed.world import World
+from launcher.engine.deepspeed import pipeline as deepspeed_pipeline
 from launcher.engine.deepspeed import start as engine_deepspeed
 from launcher.engine.deepspeed.construct import construct
 from launcher.engine.deepspeed.update import UpdateLost, update_of
 from launcher.engine.deepspeed.zero_state import state_map
-from launcher.engine.forward import evaluate, to_device
 from launcher.engine.interface import Evaluation, Judge, StepResult, V
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
+from launcher.engine.parallel.pipeline import Stage, StagePasses
+from launcher.engine.passes import Passes, WholePasses
 from launcher.engine.sharded_state import StateMap
 from model.initialise import init_parameter
 from model.transformer import Transformer
-from objectives.rng import key
 
 
 class Engine:
@@ -46,42 +44,74 @@ class Engine:
 
     def __init__(
         self,
-        build: Callable[[], Transformer],
+        build: Callable[[range], Transformer],
+        borders: Sequence[int],
         optimizer: OptimizerConfig,
         layout: LayoutConfig,
         world: World,
         seed: int,
     ) -> None:
-        """`build` makes a model, of which every parameter comes from model.layers.weight. Its weights are no
-        numbers until `initialise` or a checkpoint (launcher.checkpoint.load) fills them. seed: of dropout.
-        torch.distributed is connected (launcher.distributed.process_group.connect)."""
-        self.world, self.layout, self.seed = world, layout, seed
+        """`build` makes a part of the model, the layers of these numbers, of which every parameter comes from
+        model.layers.weight; its weights are no numbers until `initialise` or a checkpoint
+        (launcher.checkpoint.load) fills them. borders: of the stages, from 0 to the number of layers.
+        seed: of dropout. torch.distributed is connected (launcher.distributed.process_group.connect)."""
+        self.world, self.layout = world, layout
         self.device = device_of(world)
         self.reducer = HostSums(world)
-        model = construct(build, optimizer, layout, self.device, world.local_rank)
+        own = range(*borders[world.mesh.pipeline.rank :][:2])
+        self.model = construct(partial(build, own), optimizer, layout, self.device, world.local_rank)
+        """The module, or this rank's stage; its weights are whole except in ZeRO 3 (see `each_weight`)."""
         if layout.compile:
-            for block in model.blocks:  # in place: names and hooks stay as they are
+            for block in self.model.blocks:  # in place: names and hooks stay as they are
                 block.compile()
-        self._deepspeed = engine_deepspeed.start(model, optimizer, layout)
-        if layout.zero == 0 and world.size == 1:
-            self._deepspeed.enable_backward_allreduce = False
-        self.state: StateMap = state_map(self._deepspeed, layout.zero, world.rank, world.size)
-        self._update = update_of(self._deepspeed, layout.zero, optimizer.grad_clip)
+        self._deepspeed, self._passes = self._start(optimizer, seed)
+        pipelined = world.mesh.pipeline.size > 1
+        self.state: StateMap = state_map(self._deepspeed, layout.zero, self.model, world)
+        self._holders = self._whole_shapes() if pipelined else {}
+        self._update = update_of(
+            self._deepspeed,
+            layout.zero,
+            optimizer.grad_clip,
+            self.model,
+            deepspeed_pipeline.take_step if pipelined else engine_deepspeed.take_step,
+        )
         self._updates = 0
+
+    def _start(self, optimizer: OptimizerConfig, seed: int) -> tuple[Any, Passes]:
+        """DeepSpeed's engine, and the passes that it makes."""
+        model, mesh = self.model, self.world.mesh
+        shape = (model.objectives, model.corpora)
+        if mesh.pipeline.size > 1:
+            stage = Stage(model, mesh, self.device, seed)
+            engine = deepspeed_pipeline.start_stage(stage, optimizer, self.layout, self.world)
+            return engine, StagePasses(engine, stage, mesh, shape)
+        engine = engine_deepspeed.start(model, optimizer, self.layout)
+        if self.layout.zero == 0 and self.world.size == 1:
+            engine.enable_backward_allreduce = False
+        return engine, WholePasses(engine, model, self.layout, mesh, self.device, self.reducer, seed, shape)
+
+    def _whole_shapes(self) -> dict[str, int]:
+        """Tell the state map of the parameters of all stages, in the order of stages. The first rank that has
+        each. A collective."""
+        holders: dict[str, int] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for rank, found in enumerate(gather(self.world, list(self.state.shapes.items()))):
+            for name, shape in found:
+                holders.setdefault(name, rank)
+                shapes.setdefault(name, tuple(shape))
+        self.state.shapes = shapes
+        return holders
 
     def initialise(self, seed: int) -> None:
         """The initial weights of the seed (model/initialise.py), bit-equal in every layout. A collective."""
-        model = self._deepspeed.module.config
+        model = self.model.config
         self.state.fill(lambda name, shape: init_parameter(name, shape, model, seed))
-
-    @property
-    def model(self) -> nn.Module:
-        """The module; its weights are whole on every rank except in ZeRO 3 (see `each_weight`)."""
-        return self._deepspeed.module
 
     def count_corpora(self, number: int) -> None:
         """Add losses up for so many corpora from now on. No weight depends on their number."""
-        self._deepspeed.module.head.corpora = number
+        self._passes.shape = (self.model.objectives, number)
+        if self.model.has_head:
+            self.model.head.corpora = number
 
     @property
     def device_name(self) -> str:
@@ -97,30 +127,16 @@ class Engine:
         batch is the loss. step: the first is 1. lr: of this step. judge: says whether the update is made.
         BadInput on all ranks where DeepSpeed makes none though it was to.
         """
-        engine = self._deepspeed
-        engine.train()
         for group in self._base_optimizer.param_groups:
             group["lr"] = lr
-        total: Tensor | None = None
-        last = len(micro_batches) - 1
-        for number, rows in enumerate(micro_batches):
-            engine.set_gradient_accumulation_boundary(number == last)
-            torch.manual_seed(key(self.seed, "dropout", step, number, self.world.rank) >> 1)
-            loss, sums = engine(to_device(rows, scale * self.world.size, self.device))
-            engine.backward(loss, scale_wrt_gas=False)
-            total = sums if total is None else total + sums
-            if number < last:
-                engine.step()  # counts the micro-batch and changes nothing
-        if total is None:
-            raise ValueError("a step needs at least one micro-batch")
+        sums = self._passes.train(micro_batches, scale, step)
         norm = self._update.norm()
-        own = total.detach().cpu().numpy().astype(np.float64) / self.world.size
-        verdict = judge(own, norm)
+        verdict = judge(sums, norm)
         if verdict.apply:
             self._apply(step, norm)
         else:
             self._update.discard()
-        return StepResult(own, norm, verdict)
+        return StepResult(sums, norm, verdict)
 
     def _apply(self, step: int, norm: float) -> None:
         try:
@@ -137,15 +153,7 @@ class Engine:
 
     def evaluate(self, micro_batches: Sequence[Rows]) -> Evaluation:
         """The sums over this rank's rows, weights as in the rows. Ranks may bring unequal numbers."""
-        engine = self._deepspeed
-        engine.eval()
-        batches = list(micro_batches)
-        if self.layout.zero == 3:  # every forward pass gathers weights: ranks must make the same number
-            most = self.reducer.start(np.array([len(batches)]), largest=True).wait()
-            length = batches[0].length if batches else 8
-            batches += [Rows.blank(1, length, 0)] * (int(most[0]) - len(batches))
-        head = engine.module.head
-        return evaluate(engine, batches, self.device, (head.objectives, head.corpora))
+        return self._passes.evaluate(micro_batches)
 
     def reduce(self, vector: np.ndarray) -> np.ndarray:
         """float64: the sum of a small vector over all ranks. `reducer.start` does it in the background."""
@@ -153,10 +161,19 @@ class Engine:
 
     def each_weight(self) -> Iterator[tuple[str, Tensor]]:
         """(name, whole weight), one parameter after the other, a tied one once; the weight is valid until the
-        next is asked for. A collective, on all ranks to its end: ZeRO 3 makes each whole on every rank."""
-        for name, parameter in self.model.named_parameters():
-            with engine_deepspeed.gathered([parameter]) if self.layout.zero == 3 else nullcontext():
-                yield name, parameter.detach()
+        next is asked for. A collective, on all ranks to its end: each is made whole on every rank."""
+        own = self.model.named_weights()
+        for name, shape in self.state.shapes.items():
+            if name in self._holders:  # in some stage
+                whole = own[name].detach() if name in own else self._empty(shape)
+                distributed.broadcast(whole, self._holders[name])
+                yield name, whole
+                continue
+            with engine_deepspeed.gathered([own[name]]) if self.layout.zero == 3 else nullcontext():
+                yield name, own[name].detach()
+
+    def _empty(self, shape: Sequence[int]) -> Tensor:
+        return torch.empty(*shape, dtype=next(self.model.parameters()).dtype, device=self.device)
 
     def close(self) -> None:
         """Free DeepSpeed's hooks and buffers."""

@@ -97,7 +97,8 @@ class HeldOut:
 
 
 def _micro_batches(rows: Rows, size: int, world: World) -> list[Rows]:
-    own = rows[world.rank :: world.size]
+    data = world.mesh.data
+    own = rows[data.rank :: data.size]
     return [own[start : start + size] for start in range(0, len(own), size)]
 
 

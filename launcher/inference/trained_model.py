@@ -63,8 +63,13 @@ def _read(run: RunFolder, stored: StoredCheckpoint) -> Trained:
     return Trained(model.eval(), tokenizer, config, progress)
 
 
-def plain_model(config: Config, tokenizer: Tokenizer, corpora: int) -> Transformer:
-    """A model of the run's shape whose weights are not filled."""
+def plain_model(config: Config, tokenizer: Tokenizer, corpora: int, part: range | None = None) -> Transformer:
+    """A model of the run's shape whose weights are not filled; part: the numbers of the layers to make."""
     return Transformer(
-        config.model, tokenizer.size, HEADS, corpora, checkpoint_blocks=config.layout.activation_checkpointing
+        config.model,
+        tokenizer.size,
+        HEADS,
+        corpora,
+        checkpoint_blocks=config.layout.activation_checkpointing,
+        part=part,
     )

@@ -4,6 +4,7 @@
     on rank 0 the ledger's first line, the plan, the tracker       run_folder.py, plan_history.py, start.py
     held-out rows, samples                                         held_out.py, samples.py
     the openings log, the loader from row n                        data/provenance, data/stream/loader.py
+    its batches, also on ranks that share its rows                 shared_rows.py
     the folder of checkpoints, put in order                        save.py
 
 Whatever can fail for a user's reason fails here, on all ranks together, before the first step.
@@ -15,7 +16,7 @@ from functools import partial
 from typing import TextIO
 
 from data.provenance.openings import OpeningsLog
-from data.stream.loader import Loader
+from data.stream.loader import Loader, RowShares
 from launcher.checkpoint.retention import Retention
 from launcher.checkpoint.save import Checkpoints
 from launcher.config.run_config import Config
@@ -35,6 +36,7 @@ from launcher.tracking.tracker import Tracker
 from launcher.training.global_batch import global_batches
 from launcher.training.restore import ClaimedAttempt, Restored, Stream, restore
 from launcher.training.session import Session
+from launcher.training.shared_rows import shared_batches
 
 
 def assemble(
@@ -51,9 +53,12 @@ def assemble(
     sampler = _sampler(world, config, stream, tracker)
     openings = together(world, lambda: _openings(world, claimed, stack))
     loader = together(world, lambda: _loader(world, claimed, stream, openings, stack))
+    shares = RowShares(world.mesh.data.size, config.layout.micro_batch)
+    batches = shared_batches(world, loader, stream.history, shares, stream.at.row)
 
     def sync() -> None:
-        openings.sync()
+        if openings is not None:
+            openings.sync()
         if tracker is not None:
             tracker.sync()
 
@@ -66,7 +71,7 @@ def assemble(
         attempt=claimed.number,
         hold=claimed.attempt,
         engine=engine,
-        batches=global_batches(loader, engine.reducer, stream.plan),
+        batches=global_batches(batches, engine.reducer, stream.plan, world.mesh.leads),
         checkpoints=checkpoints,
         stop=stop,
         tracker=tracker,
@@ -133,22 +138,28 @@ def _sampler(world: World, config: Config, stream: Stream, tracker: Tracker | No
     return Sampler(config, stream.tokenizer, plain)
 
 
-def _openings(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> OpeningsLog:
+def _openings(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> OpeningsLog | None:
+    """The log of a rank that opens blocks."""
+    if not world.mesh.leads:
+        return None
     log = OpeningsLog(claimed.run.attempt_path(claimed.number) / f"openings-{world.rank:04d}.bin")
     stack.callback(log.close)
     return log
 
 
 def _loader(
-    world: World, claimed: ClaimedAttempt, stream: Stream, openings: OpeningsLog, stack: ExitStack
-) -> Loader:
+    world: World, claimed: ClaimedAttempt, stream: Stream, openings: OpeningsLog | None, stack: ExitStack
+) -> Loader | None:
+    """On the first of the ranks that share rows, which reads them for all."""
+    if not world.mesh.leads:
+        return None
     path, data = claimed.run.attempt_path(claimed.number), claimed.config.data
     loader = Loader(
         stream.history,
         stream.corpora,
         stream.tokenizer,
-        rank=world.rank,
-        world=world.size,
+        rank=world.mesh.data.rank,
+        world=world.mesh.data.size,
         first_row=stream.at.row,
         state=stream.at.streams,
         micro_batch=claimed.config.layout.micro_batch,

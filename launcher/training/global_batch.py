@@ -70,10 +70,10 @@ class BatchSums:
         )
 
     @staticmethod
-    def failed(corpora: int) -> "BatchSums":
-        """The sums of a rank that has no batch."""
+    def none(corpora: int, failures: float = 0.0) -> "BatchSums":
+        """The sums of a rank that has no batch, or has one that another rank counts."""
         table, by_corpus = np.zeros((len(NAMES), corpora)), np.zeros(corpora)
-        return BatchSums(table, table, table, by_corpus, by_corpus, tokens=0.0, failures=1.0)
+        return BatchSums(table, table, table, by_corpus, by_corpus, tokens=0.0, failures=failures)
 
 
 def count(batch: Batch, corpora: int) -> BatchSums:
@@ -137,9 +137,11 @@ class StreamFailed(Exception):
             raise self.error
 
 
-def global_batches(batches: Iterator[Batch], reducer: HostSums, plan: Plan) -> Iterator[GlobalBatch]:
+def global_batches(
+    batches: Iterator[Batch], reducer: HostSums, plan: Plan, leads: bool
+) -> Iterator[GlobalBatch]:
     """Each batch with its sums and scale, the reduction of the next one's sums under way when it is handed
-    out. plan: that in force for all of them.
+    out. plan: that in force for all of them. leads: this rank counts the rows that it shares with others.
 
     Where the stream of one rank fails, every rank gets StreamFailed at the same batch: none is left waiting.
     """
@@ -151,7 +153,10 @@ def global_batches(batches: Iterator[Batch], reducer: HostSums, plan: Plan) -> I
             batch = next(batches)
         except BadInput as error:
             batch = error
-        own = BatchSums.failed(corpora) if isinstance(batch, BadInput) else count(batch, corpora)
+        if isinstance(batch, BadInput):
+            own = BatchSums.none(corpora, failures=1.0)
+        else:
+            own = count(batch, corpora) if leads else BatchSums.none(corpora)
         return batch, reducer.start(own.vector)
 
     begin = perf_counter()

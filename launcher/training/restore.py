@@ -27,6 +27,7 @@ from launcher.config.run_config import Config
 from launcher.distributed.collectives import from_first, together
 from launcher.distributed.world import World
 from launcher.engine.compiler import require_compiler
+from launcher.engine.stages import stage_borders
 from launcher.engine.zero_engine import Engine
 from launcher.inference.trained_model import plain_model
 from launcher.preflight.prompts import require_room
@@ -159,4 +160,5 @@ def _build(world: World, config: Config, stream: Stream) -> Engine:
     """The engine, its weights not filled. A collective."""
     together(world, lambda: require_compiler(config.layout, config.model, stream.plan.length))
     build = partial(plain_model, config, stream.tokenizer, len(stream.plan.corpora))
-    return Engine(build, config.optimizer, config.layout, world, config.seed)
+    borders = stage_borders(config.layout, config.model, stream.tokenizer.size, stream.plan.length)
+    return Engine(build, borders, config.optimizer, config.layout, world, config.seed)

@@ -128,7 +128,8 @@ class Session:
         """Save now, unless this very step is saved already. A collective; the writing goes on beside."""
         if progress.step == self.saved:
             return
-        states = [StreamPositions.from_json(part) for part in gather(self.world, progress.streams.to_json())]
+        own = progress.streams if self.world.mesh.leads else StreamPositions()
+        states = [StreamPositions.from_json(part) for part in gather(self.world, own.to_json())]
         self.checkpoints.save(self.engine, progress.step, progress.whole(states).to_json())
         self.saved = progress.step
         self._report_saves()
@@ -186,7 +187,7 @@ class Session:
     def _fingerprint(self, global_batch: GlobalBatch) -> str:
         """Of the step's rows in global order, wherever they were trained on. A collective."""
         batch = global_batch.batch
-        own = batch.numbers >= 0
+        own = (batch.numbers >= 0) & self.world.mesh.leads
         hashes = batch.rows[own].fingerprints()
         parts = gather(self.world, list(zip((batch.numbers[own] - batch.first_row).tolist(), hashes)))
         ordered = dict(itertools.chain.from_iterable(parts))

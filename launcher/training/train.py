@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from data.errors import BadInput
@@ -98,6 +99,7 @@ def run_rank(world: World, choose: Choose, step: int | None = None, loop: Loop =
             claimed = _claim(world, choose, step, stack)
             if claimed is None:
                 return End.FINISHED.value
+            world = replace(world, degrees=claimed.config.layout.degrees)
             return _attempt(world, claimed, stop, loop)
     except ToldByOtherRank:
         return 2

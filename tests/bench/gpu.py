@@ -109,8 +109,15 @@ def rows_of(length: int, rows: int) -> Rows:
 @torch.no_grad()
 def started(config: ModelConfig, layout: LayoutConfig) -> Engine:
     """An engine with random weights, drawn on the GPU, which is quick: the same each time."""
-    build = partial(Transformer, config, VOCABULARY, ("vocabulary",), 1)
-    engine = Engine(build, OptimizerConfig(), layout, World(), seed=0)
+    borders = 0, config.layers + 2
+    engine = Engine(
+        lambda part: Transformer(config, VOCABULARY, ("vocabulary",), 1, part=part),
+        borders,
+        OptimizerConfig(),
+        layout,
+        World(),
+        seed=0,
+    )
     torch.manual_seed(0)
 
     def draw(_name: str, shape: tuple[int, ...]) -> torch.Tensor:

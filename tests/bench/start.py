@@ -19,7 +19,6 @@ import socket
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from launcher.distributed.process_group import connect, disconnect
 from launcher.distributed.world import World
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
+from launcher.engine.stages import stage_borders
 from launcher.engine.zero_engine import Engine
 from model.accounting import largest_parameter, parameters
 from model.config import ModelConfig
@@ -59,8 +59,12 @@ def measured(work: Callable[[], Any]) -> tuple[Any, int, int]:
 
 def engine_of(config: ModelConfig, vocabulary: int, layout: LayoutConfig, world: World) -> Engine:
     """An engine whose weights are not filled."""
-    build = partial(Transformer, config, vocabulary, ("vocabulary",), 1)
-    return Engine(build, OptimizerConfig(), layout, world, seed=0)
+
+    def build(part: range) -> Transformer:
+        return Transformer(config, vocabulary, ("vocabulary",), 1, part=part)
+
+    borders = stage_borders(layout, config, vocabulary, config.max_sequence_length)
+    return Engine(build, borders, OptimizerConfig(), layout, world, seed=0)
 
 
 def started(*arguments: Any) -> Engine:

@@ -25,6 +25,7 @@ from launcher.distributed.world import World
 from launcher.engine.forward import to_device
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig, parameter_groups
+from launcher.engine.stages import stage_borders
 from launcher.engine.zero_engine import Engine
 from model.initialise import initialise
 from model.transformer import Transformer
@@ -50,9 +51,9 @@ def packed(rows: int, segments: int = 4) -> Rows:
     return Rows.of(arrays)
 
 
-def model() -> Transformer:
-    """The model, its weights not filled."""
-    return Transformer(CONFIG, VOCABULARY, ("vocabulary",), 1)
+def model(part: range | None = None) -> Transformer:
+    """The model or a part of it, its weights not filled."""
+    return Transformer(CONFIG, VOCABULARY, ("vocabulary",), 1, part=part)
 
 
 class Plain:
@@ -88,7 +89,8 @@ def main() -> None:
         keep_memory()
     connect(World())
     layout = LayoutConfig(zero=options.zero, micro_batch=options.micro_batch)
-    engine, plain = Engine(model, OPTIMIZER, layout, World(), seed=0), Plain()
+    borders = stage_borders(layout, CONFIG, VOCABULARY, T)
+    engine, plain = Engine(model, borders, OPTIMIZER, layout, World(), seed=0), Plain()
     engine.initialise(0)
     rows = packed(options.rows)
     micro_batches = [

@@ -17,7 +17,7 @@ from launcher.distributed.world import World
 from model.attention import BACK_ENDS, visible
 from tests.support.engine_cases import Setting, reference, run_setting, varied
 from tests.support.helpers import TrainingText
-from tests.support.layouts import CELLS
+from tests.support.layouts import WHOLE, keys
 from tests.support.packed_rows import SHAPES, layout
 from tests.support.ranks import RanksFailed, run
 from tests.support.training import Left, assert_same_run, begin, config, last_step, told, train, trainer
@@ -62,9 +62,9 @@ def settings_in_turn(world: World, settings: list[Setting]) -> list[tuple]:
 
 
 def test_every_stage_agrees_with_plain_torch() -> None:
-    cells = [cell for cell in CELLS if cell.precision == "fp32"]
+    cells = [cell for cell in WHOLE if cell.precision == "fp32"]
     settings = [
-        varied(**cell._asdict(), normalise=normalise)
+        varied(**keys(cell), normalise=normalise)
         for cell, normalise in product(cells, ("global", "objective"))
     ]
     (found,) = run(settings_in_turn, 1, settings, timeout=PATIENCE, gpu=True)
@@ -77,7 +77,7 @@ def test_every_stage_agrees_with_plain_torch() -> None:
 
 
 def test_bf16_agrees_within_its_rounding() -> None:
-    settings = [varied(**cell._asdict()) for cell in CELLS if cell.precision == "bf16"]
+    settings = [varied(**keys(cell)) for cell in WHOLE if cell.precision == "bf16"]
     (found,) = run(settings_in_turn, 1, settings, timeout=PATIENCE, gpu=True)
     for losses, _, _ in found:
         np.testing.assert_allclose(losses, reference(varied())[0], rtol=2e-2)

@@ -20,10 +20,10 @@ from tests.support.engine_cases import (
     train_and_evaluate,
     varied,
 )
-from tests.support.layouts import CELLS, cover
+from tests.support.layouts import WHOLE, cover
 from tests.support.ranks import run
 
-FP32, BF16 = ([(cell.zero, cell.offload) for cell in CELLS if cell.precision == p] for p in ("fp32", "bf16"))
+FP32, BF16 = ([(cell.zero, cell.offload) for cell in WHOLE if cell.precision == p] for p in ("fp32", "bf16"))
 MATRIX = [
     (ranks, *cell, micro_batch, normalise)
     for ranks, cell, micro_batch, normalise in product((1, 2, 4), FP32, (1, 2), ("global", "objective"))

@@ -25,18 +25,18 @@ from tests.support.engine_cases import (
     train_and_save,
     varied,
 )
-from tests.support.layouts import CELLS
+from tests.support.layouts import WHOLE, keys
 from tests.support.ranks import run
 
-PAIRS = list(permutations(range(len(CELLS)), 2))
-OFFLOADED = [cell for cell in CELLS if cell.offload == "optimizer"]
+PAIRS = list(permutations(range(len(WHOLE)), 2))
+OFFLOADED = [cell for cell in WHOLE if cell.offload == "optimizer"]
 
 
 def trained(world: World, cells: list[LayoutCell], micro_batch: int) -> list[dict[str, Any]]:
     """Each cell by an engine of its own: what it trained to, and whether DeepSpeed says that it offloads."""
     found = []
     for cell in cells:
-        setting = varied(**cell._asdict(), micro_batch=micro_batch)
+        setting = varied(**keys(cell), micro_batch=micro_batch)
         engine = make_engine(world, setting)
         losses, norms = train(engine, setting)
         offloads = engine._deepspeed.zero_use_cpu_optimizer()
@@ -64,7 +64,7 @@ def test_the_numbers_are_those_of_the_same_layout_on_the_device(cell: LayoutCell
 def on_the_host(world: World, cell: LayoutCell) -> tuple[int, int]:
     """After a step of several micro-batches: bytes of what DeepSpeed keeps on the host for this rank, but for
     a buffer of the largest parameter; and the parameters of the model."""
-    setting = varied(**cell._asdict(), micro_batch=1, steps=1)
+    setting = varied(**keys(cell), micro_batch=1, steps=1)
     engine = make_engine(world, setting)
     train(engine, setting)
     state, optimizer = engine.state, engine._deepspeed.optimizer
@@ -91,7 +91,7 @@ def save_each(world: World, cells: list[LayoutCell], folder: Path) -> list[dict]
     """Each cell trains two steps and saves, in a folder of its own: what it held."""
     held = []
     for number, cell in enumerate(cells):
-        setting = varied(**cell._asdict())
+        setting = varied(**keys(cell))
         engine = make_engine(world, setting)
         train(engine, setting, 1, 2)
         if world.rank == 0:
@@ -111,7 +111,7 @@ def load_each(
     step. Loading checks that the weights are the rounded masters; the step after it changes them all."""
     held = {}
     for number, cell in enumerate(cells):
-        setting = varied(**cell._asdict())
+        setting = varied(**keys(cell))
         engine = make_engine(world, setting)
         for saved, loading in pairs:
             if loading == number:
@@ -124,20 +124,20 @@ def load_each(
 
 def taken_up(folder: Path, ranks: tuple[int, int], pairs: list[tuple[int, int]]) -> None:
     """Saved by so many ranks, loaded by so many: bit for bit what was saved."""
-    saved = run(save_each, ranks[0], CELLS, folder, timeout=120)[0]
-    loaded = run(load_each, ranks[1], CELLS, pairs, folder, timeout=300)[0]
+    saved = run(save_each, ranks[0], WHOLE, folder, timeout=120)[0]
+    loaded = run(load_each, ranks[1], WHOLE, pairs, folder, timeout=300)[0]
     assert set(loaded) == set(pairs)
     for (first, second), (adam, found) in loaded.items():
         assert adam == 2
         for key, tensor in saved[first].items():
-            told = f"{CELLS[first]} → {CELLS[second]}: {key}"
+            told = f"{WHOLE[first]} → {WHOLE[second]}: {key}"
             np.testing.assert_array_equal(found[key], tensor, err_msg=told)
 
 
 def test_a_checkpoint_saved_with_is_resumed_without_and_the_reverse(tmp_path: Path) -> None:
     """In every pair of stage and precision."""
-    pairs = [(a, b) for a, b in PAIRS if CELLS[a].offload != CELLS[b].offload]
-    assert len(pairs) == 2 * len(OFFLOADED) * (len(CELLS) - len(OFFLOADED))
+    pairs = [(a, b) for a, b in PAIRS if WHOLE[a].offload != WHOLE[b].offload]
+    assert len(pairs) == 2 * len(OFFLOADED) * (len(WHOLE) - len(OFFLOADED))
     taken_up(tmp_path, (2, 2), pairs)
 
 
@@ -149,7 +149,7 @@ def test_a_checkpoint_of_every_cell_is_resumed_in_every_cell(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("cell", OFFLOADED, ids=str)
 def test_a_resumed_run_goes_on_bit_for_bit(tmp_path: Path, cell: LayoutCell) -> None:
-    setting = varied(**cell._asdict(), steps=4)
+    setting = varied(**keys(cell), steps=4)
     straight, broken = (tmp_path / name for name in ("straight", "broken"))
     straight.mkdir()
     broken.mkdir()

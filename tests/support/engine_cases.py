@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from launcher.distributed.world import World
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig, lr_at, parameter_groups
 from launcher.engine.sharded_state import LayoutMismatch
+from launcher.engine.stages import stage_borders
 from launcher.engine.zero_engine import Engine
 from model.config import ModelConfig
 from model.initialise import initialise
@@ -60,11 +61,20 @@ class Setting:
     optimizer: OptimizerConfig = OPTIMIZER
     compile: bool = False
     offload: str = "none"
+    pipeline: int = 1
+    stages: tuple[int, ...] = ()
+    activation_checkpointing: bool = False
+
+    @property
+    def layout(self) -> LayoutConfig:
+        """Its layout."""
+        names = set(LayoutConfig.model_fields) & {field.name for field in fields(self)}
+        return LayoutConfig(**{name: getattr(self, name) for name in names})
 
 
-def plain(config: ModelConfig = MODEL) -> Transformer:
-    """A model whose weights are not filled."""
-    return Transformer(config, VOCABULARY, HEADS, CORPORA)
+def plain(config: ModelConfig = MODEL, checkpointing: bool = False, part: range | None = None) -> Transformer:
+    """A model whose weights are not filled, or a part of it."""
+    return Transformer(config, VOCABULARY, HEADS, CORPORA, checkpointing, part)
 
 
 def build(config: ModelConfig = MODEL) -> Transformer:
@@ -128,19 +138,27 @@ def reference(setting: Setting) -> tuple[list[float], list[float], dict[str, np.
     return losses, norms, {n: p.detach().numpy().copy() for n, p in model.named_parameters()}
 
 
+def unfilled_engine(world: World, setting: Setting) -> Engine:
+    """An engine of a setting whose weights nobody has filled."""
+    layout = setting.layout
+    world = replace(world, degrees=layout.degrees)
+    build = partial(plain, setting.model, layout.activation_checkpointing)
+    borders = stage_borders(layout, setting.model, VOCABULARY, LENGTH)
+    return Engine(lambda part: build(part=part), borders, setting.optimizer, layout, world, seed=1)
+
+
 def make_engine(world: World, setting: Setting) -> Engine:
     """An engine of a setting."""
-    names = "zero", "micro_batch", "precision", "compile", "offload"
-    layout = LayoutConfig(**{name: getattr(setting, name) for name in names})
-    engine = Engine(partial(plain, setting.model), setting.optimizer, layout, world, seed=1)
+    engine = unfilled_engine(world, setting)
     engine.initialise(SEED)
     return engine
 
 
 def share(world: World, rows: Rows, micro_batch: int) -> list[Rows]:
     """This rank's rows in micro-batches, evened out with blank rows."""
-    own = rows[np.arange(world.rank, len(rows), world.size)]
-    most = -(-len(rows) // world.size)
+    data = world.mesh.data
+    own = rows[np.arange(data.rank, len(rows), data.size)]
+    most = -(-len(rows) // data.size)
     padded = -(-most // micro_batch) * micro_batch
     own = Rows.join([own, Rows.blank(padded - len(own), LENGTH, 0)])
     return [own[slice(i, i + micro_batch)] for i in range(0, padded, micro_batch)]
@@ -252,13 +270,15 @@ def poisoned(engine: Engine, rank: int, value: float) -> Iterator[None]:
     def spoil(_module: Any, entering: tuple, _leaving: tuple) -> tuple:
         return tuple(gradient + value for gradient in entering)
 
-    handle = engine.model.layers[1].mlp.down.register_full_backward_hook(spoil)
-    if engine.world.rank != rank:
-        handle.remove()
+    block = engine.model.blocks[0] if engine.model.blocks else None
+    handle = None
+    if engine.world.rank == rank and block is not None:
+        handle = block.mlp.down.register_full_backward_hook(spoil)
     try:
         yield
     finally:
-        handle.remove()
+        if handle is not None:
+            handle.remove()
 
 
 def judged_run(

@@ -6,14 +6,21 @@ python -m tests.support.layouts        prints the README's table
 from collections.abc import Sequence
 from itertools import combinations
 from textwrap import fill
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from launcher.engine.layout import SUPPORT, LayoutCell, Offload, Precision, Stage
 
 CELLS = [cell for cell, reason in SUPPORT.items() if reason is None]
+WHOLE = [cell for cell in CELLS if not cell.pipeline]
+"""Those in which one process is enough."""
 REFUSED = [cell for cell, reason in SUPPORT.items() if reason is not None]
 
 Row = TypeVar("Row", bound=tuple)
+
+
+def keys(cell: LayoutCell) -> dict[str, Any]:
+    """A cell as keys of `layout:`, with two ranks along each axis that it has."""
+    return cell._asdict() | {"pipeline": 2 if cell.pipeline else 1}
 
 
 def cover(matrix: Sequence[Row]) -> list[Row]:

@@ -102,6 +102,11 @@ def start(model: nn.Module, optimizer: OptimizerConfig, layout: LayoutConfig) ->
     return engine
 
 
+def take_step(engine: Any) -> None:
+    """The end of a step: the update, where the last micro-batch was told to be the last."""
+    engine.step()
+
+
 def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
     """A parameter's shape over all ranks: one that ZeRO 3 has divided is itself an empty vector."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))

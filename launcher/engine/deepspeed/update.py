@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from launcher.engine.deepspeed.start import load
+from model.transformer import Transformer
 
 
 class UpdateLost(Exception):
@@ -45,37 +46,49 @@ class Update(Protocol):
         """Throw the gradients away: weights, moments and Adam's count stay as they are. A collective."""
 
 
-def update_of(engine: Any, zero: int, clip: float) -> Update:
-    """The Update of a DeepSpeed engine of ZeRO stage `zero`. clip: the bound on the norm, 0: none; DeepSpeed
-    was told the same from stage 1 on."""
-    return _ZeroUpdate(engine, _source(engine.optimizer, zero)) if zero else _PlainUpdate(engine, clip)
+def update_of(
+    engine: Any, zero: int, clip: float, model: Transformer, take_step: Callable[[Any], None]
+) -> Update:
+    """The Update of a DeepSpeed engine of ZeRO stage `zero` around `model`. clip: the bound on the norm, 0:
+    none; DeepSpeed was told the same from stage 1 on. take_step: has the engine make its update."""
+    if zero:
+        return _ZeroUpdate(engine, _source(engine.optimizer, zero), take_step)
+    return _PlainUpdate(engine, clip, model, take_step)
 
 
 class _PlainUpdate:
     """Stage 0."""
 
-    def __init__(self, engine: Any, clip: float) -> None:
-        self._engine, self._clip = engine, clip
-        self._parameters = list(engine.module.parameters())
+    def __init__(
+        self, engine: Any, clip: float, model: Transformer, take_step: Callable[[Any], None]
+    ) -> None:
+        self._engine, self._clip, self._take_step = engine, clip, take_step
+        self._parameters, self._twin = list(model.parameters()), model.twin
+        grid = getattr(engine, "grid", None)
+        self._stages = grid.get_pipe_parallel_group() if grid else None
         self._norm = torch.zeros(())
 
     def norm(self) -> float:
-        """Of gradients that DeepSpeed has reduced and left on the parameters."""
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        """Of gradients that DeepSpeed has reduced and left on the parameters of all stages."""
+        gradients = [p.grad for p in self._parameters if p.grad is not None and p is not self._twin]
         self._norm = nn.utils.get_total_norm(gradients)
+        if self._stages is not None:
+            squares = self._norm.square()
+            distributed.all_reduce(squares, group=self._stages)
+            self._norm = squares.sqrt()
         return float(self._norm)
 
     def apply(self) -> None:
         """Clip here: DeepSpeed reports no norm in this stage."""
         if self._clip:
             nn.utils.clip_grads_with_norm_(self._parameters, self._clip, self._norm)
-        self._engine.step()
+        self._take_step(self._engine)
 
     def discard(self) -> None:
         """DeepSpeed counts its step, in which nothing has a gradient."""
         for parameter in self._parameters:  # AdamW passes over a parameter without a gradient
             parameter.grad = None
-        self._engine.step()
+        self._take_step(self._engine)
 
 
 @dataclass(frozen=True)
@@ -114,8 +127,8 @@ def _forget_sums(optimizer: Any) -> None:
 class _ZeroUpdate:
     """Stages 1 to 3."""
 
-    def __init__(self, engine: Any, source: _Source) -> None:
-        self._engine, self._source = engine, source
+    def __init__(self, engine: Any, source: _Source, take_step: Callable[[Any], None]) -> None:
+        self._engine, self._source, self._take_step = engine, source, take_step
         self._ask = getattr(engine.optimizer, source.method)
         self._answer: Any = None
 
@@ -128,14 +141,14 @@ class _ZeroUpdate:
     def apply(self) -> None:
         """DeepSpeed's own step; UpdateLost where it changed nothing."""
         with self._answering(self._answer):
-            self._engine.step()
+            self._take_step(self._engine)
         if not self._engine.was_step_applied():
             raise UpdateLost
 
     def discard(self) -> None:
         """DeepSpeed's own step, told of an infinite norm."""
         with self._answering(self._source.infinite):
-            self._engine.step()
+            self._take_step(self._engine)
         self._source.forget()
 
     @contextmanager

@@ -15,22 +15,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from launcher.distributed.world import World
 from launcher.engine.sharded_state import Fragment, StateMap
+from model.transformer import Transformer
 
 
-def state_map(engine: Any, zero: int, rank: int, size: int) -> StateMap:
-    """The map of a DeepSpeed engine of ZeRO stage `zero`. Moves no data; in stage 3 clears the masters, so
-    that their padding is zero, and not whatever was in memory."""
-    module = engine.module
-    named = dict(module.named_parameters())
+def state_map(engine: Any, zero: int, model: Transformer, world: World) -> StateMap:
+    """The map of a DeepSpeed engine of ZeRO stage `zero` around `model`, whole or a stage's part. Moves no
+    data; in stage 3 clears the masters, so that their padding is zero, and not whatever was in memory."""
+    named: dict[str, Any] = dict(model.named_weights())
+    mesh = world.mesh
     if zero == 0:
         held = [Fragment(name, 0, p.numel(), i, 0) for i, (name, p) in enumerate(named.items())]
         return StateMap(
-            module,
+            named,
             engine.optimizer,
             list(named.values()),
             held,
-            list(_slices(held, rank, size)),
+            _once(model, _slices(held, mesh.data.rank, mesh.data.size)),
             {name: tuple(p.shape) for name, p in named.items()},
             refresh=lambda: None,
             local_weight=lambda p, f: p.detach().view(-1).narrow(0, f.offset, f.length),
@@ -41,7 +43,7 @@ def state_map(engine: Any, zero: int, rank: int, size: int) -> StateMap:
         for flat in optimizer.fp32_partitioned_groups_flat:
             flat.detach().zero_()
         return StateMap(
-            module,
+            named,
             optimizer.optimizer,
             optimizer.fp32_partitioned_groups_flat,
             held,
@@ -53,15 +55,22 @@ def state_map(engine: Any, zero: int, rank: int, size: int) -> StateMap:
     held = list(_stages_1_and_2(named))
     flats = getattr(optimizer, "single_partition_of_fp32_groups", None)
     return StateMap(
-        module,
+        named,
         optimizer.optimizer,
         optimizer.fp32_groups_flat_partition if flats is None else flats,
         held,
-        held,
+        _once(model, held),
         {name: tuple(p.shape) for name, p in named.items()},
         refresh=optimizer.update_lp_params,
         local_weight=lambda p, f: p.detach().view(-1).narrow(0, f.offset, f.length),
     )
+
+
+def _once(model: Transformer, held: Iterable[Fragment]) -> list[Fragment]:
+    """Without those of a tied table whose other copy, the first stage's, is the one that is saved."""
+    twin = model.twin
+    names = {name for name, p in model.named_weights().items() if p is not twin}
+    return [fragment for fragment in held if fragment.name in names]
 
 
 def _slices(held: Iterable[Fragment], rank: int, size: int) -> Iterable[Fragment]:

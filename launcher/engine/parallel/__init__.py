@@ -1,0 +1,1 @@
+"""Layouts in which a rank does not run the whole model over whole rows: stages of a pipeline."""

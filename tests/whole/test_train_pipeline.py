@@ -1,0 +1,131 @@
+"""A run in stages: the rows, losses and checkpoints of one process, killed and resumed bit for bit."""
+
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.stream import loader
+from launcher.distributed.world import World
+from launcher.runs.lineage import merged
+from launcher.runs.run_folder import open_run
+from tests.support.commands import Commands
+from tests.support.helpers import TrainingText
+from tests.support.ranks import start
+from tests.support.training import (
+    TIMEOUT,
+    Left,
+    assert_same_run,
+    begin,
+    begun,
+    config,
+    last_step,
+    rows_of,
+    told,
+    train,
+    trainer,
+)
+
+MODEL = {"layers": 3, "width": 32, "heads": 2, "dropout": 0.1, "attention_dropout": 0.1}
+
+
+def staged(text: TrainingText, folder: Path, pipeline: int, **changes: Any) -> dict[str, Any]:
+    """The usual run, in so many stages; held-out rows and samples too, and rows that do not divide."""
+    layout = {"zero": 1, "micro_batch": 2, "pipeline": pipeline, "activation_checkpointing": pipeline == 4}
+    evaluation = {"every": 4, "samples": {"prompts": ["def main("], "tokens": 4}}
+    plain = {"model": MODEL, "layout": layout, "eval": evaluation, "steps": 8, "checkpoint": {"every": 4}}
+    plain |= {"batch_rows": [[0, 10], [30, 14], [58, 5]]}
+    return config(text, folder, **plain | changes)
+
+
+def assert_close(one: Any, other: Any, at: str = "") -> None:
+    """Every number of two lines, but for those about time and machines, to rounding."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), at
+        for key in one.keys() - {
+            "time",
+            "tokens_per_second",
+            "data_wait",
+            "step_seconds",
+            "memory_gib",
+            "seconds",
+        }:
+            assert_close(one[key], other[key], f"{at}.{key}")
+    elif isinstance(one, float):
+        assert other == pytest.approx(one, rel=2e-5, abs=1e-9), at
+    else:
+        assert one == other, at
+
+
+@pytest.mark.parametrize(("ranks", "pipeline"), [(4, 2), pytest.param(4, 4, marks=pytest.mark.full)])
+def test_stages_report_what_one_process_reports(
+    text: TrainingText, headrace: Commands, tmp_path: Path, ranks: int, pipeline: int
+) -> None:
+    """Seven objectives, dropout, steps of other numbers of rows, evaluations and samples between: every
+    number of every line, and the trace of a step. The masks are those of as many data ranks alone."""
+    alone, cut = tmp_path / "alone", tmp_path / "cut"
+    plain = train(ranks // pipeline, staged(text, alone, pipeline=1))
+    left = train(ranks, staged(text, cut, pipeline))
+    assert rows_of(left) == rows_of(plain)
+    for line, other in zip(lines_of(cut), lines_of(alone), strict=True):
+        assert_close(line, other)
+    for folder in (alone, cut):
+        assert "fingerprint agrees" in headrace.run("data", "trace", folder / "run", "--step", 5).err
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """All lines of a run's metrics."""
+    return list(merged(open_run(folder / "run")))
+
+
+def reading(world: World, plain: dict[str, Any]) -> tuple[Left, int]:
+    """The case: a run, and the loaders that this rank has made."""
+    made, make = [], loader.Loader.__init__
+
+    def counting(self: loader.Loader, *arguments: Any, **options: Any) -> None:
+        made.append(self)
+        make(self, *arguments, **options)
+
+    loader.Loader.__init__ = counting  # type: ignore[method-assign]
+    return trainer(world, plain), len(made)
+
+
+def test_the_first_stage_reads_for_all(text: TrainingText, tmp_path: Path) -> None:
+    found = start(reading, 3, staged(text, tmp_path, 3, steps=2), timeout=TIMEOUT).wait()
+    assert [loaders for _, loaders in found] == [1, 0, 0]
+    assert [len(left.rows) for left, _ in found] == [20, 0, 0]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("ranks", "pipeline", "precision"),
+    [
+        (4, 2, "fp32"),
+        pytest.param(4, 4, "fp32", marks=pytest.mark.full),
+        pytest.param(2, 2, "bf16", marks=pytest.mark.full),
+    ],
+)
+def test_killed_and_resumed_bit_for_bit(
+    text: TrainingText, tmp_path: Path, ranks: int, pipeline: int, precision: str
+) -> None:
+    """With dropout. Every rank is killed; then one of a stage alone, and the others end by themselves."""
+    alone, killed = (
+        staged(text, tmp_path / name, pipeline, steps=12, fingerprint=True) for name in ("alone", "killed")
+    )
+    for plain in (alone, killed):
+        plain["layout"]["precision"] = precision
+    train(ranks, alone)
+    luck = random.Random(5)
+    for one in (False, True):
+        running = begin(ranks, killed)
+        begun(tmp_path / "killed", last_step(tmp_path / "killed") + luck.randint(1, 3), running)
+        for pid in [luck.choice(running.pids)] if one else running.pids:
+            os.kill(pid, signal.SIGKILL)
+        running.outcomes()
+    train(ranks, killed)
+    assert_same_run(tmp_path / "killed", tmp_path / "alone")
+    assert np.isfinite([line["loss"] for line in told(tmp_path / "killed")]).all()
