@@ -21,24 +21,36 @@ def stage_borders(
 ) -> tuple[int, ...]:
     """The numbers of the layers at which the stages of a layout begin, and that of all layers. length: T.
     targets: the share of positions that have one. ValueError where the model has too few blocks."""
+    head_alone = has_vectors_in_head(model)
     if layout.stages:
+        if layout.stages[-1] == 0 and layout.pipeline > 1 and not head_alone:
+            raise ValueError(
+                "layout.stages: expected a block in the last stage too, for with model.norm_placement post "
+                "the head has no vector, and DeepSpeed wants the same kinds of parameters in all; got 0"
+            )
         if sum(layout.stages) != model.layers:
             raise ValueError(
                 f"layout.stages: expected {model.layers} blocks in all, as model.layers says, got "
                 f"{sum(layout.stages)}"
             )
         return borders_of(layout.stages)
-    if layout.pipeline > model.layers + 1:
+    if layout.pipeline > (most := model.layers + head_alone):
         raise ValueError(
-            f"layout.pipeline: expected at most {model.layers + 1} stages for model.layers {model.layers}, "
-            f"got {layout.pipeline}"
+            f"layout.pipeline: expected at most {most} stages for model.layers {model.layers}, got "
+            f"{layout.pipeline}"
         )
-    return cheapest_borders(layer_flops(model, vocabulary, length, targets), layout.pipeline)
+    return cheapest_borders(layer_flops(model, vocabulary, length, targets), layout.pipeline, head_alone)
 
 
-def cheapest_borders(costs: Sequence[float], stages: int) -> tuple[int, ...]:
-    """stages + 1 borders of layers of these costs, Embedding first and Head last, with a block in each stage
-    but the last, so that the dearest stage costs least; of equals the earliest cuts."""
+def has_vectors_in_head(model: ModelConfig) -> bool:
+    """The Head has a normalisation, so that it may be a stage alone: under ZeRO DeepSpeed takes the norm of
+    matrices and that of vectors over all stages, each in turn, and one without vectors would not join in."""
+    return model.norm_placement == "pre"
+
+
+def cheapest_borders(costs: Sequence[float], stages: int, head_alone: bool) -> tuple[int, ...]:
+    """stages + 1 borders of layers of these costs, Embedding first and Head last, with a block in each stage,
+    though not in the last where `head_alone`; the dearest stage costs least, of equals the earliest cuts."""
     total = [0.0, *accumulate(costs)]
     layers = len(costs)
 
@@ -47,10 +59,9 @@ def cheapest_borders(costs: Sequence[float], stages: int) -> tuple[int, ...]:
         """(dearest, borders behind `first`) of the layers from `first` on in `left` stages."""
         if left == 1:
             return total[layers] - total[first], (layers,)
-        # A block in each stage: the first has the Embedding beside it, the last may be the Head alone.
-        begin = first + (2 if first == 0 else 1)
+        begin = first + (2 if first == 0 else 1)  # the Embedding does not count
         found = []
-        for border in range(begin, layers - left + 2):
+        for border in range(begin, layers - left + 1 + head_alone):
             dearest, behind = best(border, left - 1)
             found.append((max(total[border] - total[first], dearest), (border, *behind)))
         return min(found)
