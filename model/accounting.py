@@ -45,12 +45,13 @@ def largest_parameter(config: ModelConfig, vocabulary: int) -> int:
     return max(vocabulary * d, d * (d + 2 * kv), up, d * config.mlp_features, positions)
 
 
-def flops_per_token(config: ModelConfig, vocabulary: int, length: int, targets: float = 1.0) -> float:
+def flops_per_token(config: ModelConfig, vocabulary: int, length: float, targets: float = 1.0) -> float:
     """FLOPs of forward and backward for one position of a row of T = `length`: 6N + 12·L·d·T.
 
     N counts the parameters that multiply a position: the blocks' matrices, and the projection on the
     vocabulary for the share `targets` of positions that have one. Attention counts every pair of the row,
-    masked or not, as PaLM (Chowdhery et al. 2022, appendix B) does. Recomputation is not counted.
+    masked or not, as PaLM (Chowdhery et al. 2022, appendix B) does; with the mean number of keys that a
+    position sees as `length` it counts visible pairs alone. Recomputation is not counted.
     """
     return sum(layer_flops(config, vocabulary, length, targets))
 

@@ -24,10 +24,10 @@ from model.attention import BACK_ENDS
 HEADS, WIDTH, POSITIONS, LAYERS = 6, 64, 4096, 6
 
 
-def packed(length: int, mean: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """start and bound, int32 [POSITIONS / length, length], of random segments."""
+def packed(length: int, mean: float, seed: int = 0, positions: int = POSITIONS) -> tuple[Tensor, Tensor]:
+    """start and bound, int32 [positions / length, length], of random segments."""
     random = np.random.default_rng(seed)
-    rows = POSITIONS // length
+    rows = positions // length
     start = np.zeros((rows, length), np.int32)
     bound = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
     for row in range(rows):

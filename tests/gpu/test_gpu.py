@@ -1,6 +1,6 @@
 """What only a GPU can show: its attention, ZeRO under NCCL, bf16, and a run that is killed and resumed there.
 
-    python -m pytest tests/gpu/test_gpu.py        on a machine with a GPU; docs/gpu.md keeps what it said
+    python -m pytest tests/gpu/test_gpu.py        on a machine with a GPU; the last part of tests/gpu/run.sh
 
 Everywhere else it is skipped. One GPU is enough: each case is one rank, but for the one that must be refused.
 """

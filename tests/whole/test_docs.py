@@ -17,6 +17,8 @@ ALLOWED = {
     "config.yaml": "a run's own file",
     "mine.yaml": "the config that a newcomer makes",
     "c.yaml": "that of a test",
+    "gpu-tables.md": "what tests/gpu/run.sh writes on a machine with a GPU",
+    "gpu-rehearsal.md": "what it writes on one without",
     "model.max_sequence_length": "a key that is set elsewhere, and refused there by a message that names it",
     "launcher/cluster/": "where Slurm's variables may be read as well, once there is such a package",
 }
