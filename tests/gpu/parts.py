@@ -87,11 +87,21 @@ def child(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
+PATIENCE = 120.0
+"""Seconds for the first import of torch and DeepSpeed."""
+
+
 def machine() -> tuple[bool, str]:
     """Whether there is a GPU, and a line on the machine. SystemExit where torch or DeepSpeed are missing."""
-    asked = subprocess.run(child("tests.gpu.machine"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    wrong = f"{sys.executable} cannot measure anything"
+    try:
+        asked = subprocess.run(
+            child("tests.gpu.machine"), cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=PATIENCE
+        )
+    except subprocess.TimeoutExpired:
+        raise SystemExit(f"{wrong}: torch and DeepSpeed were not imported in {PATIENCE:.0f} s") from None
     if asked.returncode:
-        raise SystemExit(f"{sys.executable} cannot measure anything: see above, and tests/gpu/wheels.sh")
+        raise SystemExit(f"{wrong}: see above, and tests/gpu/wheels.sh")
     told = json.loads(asked.stdout.splitlines()[-1])
     return told["gpu"], told["line"]
 

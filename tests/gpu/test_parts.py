@@ -5,14 +5,18 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 from model.attention import dense, visible
+from tests.gpu import attention
 from tests.gpu.budget import CUT, FAILED, FINISHED, NOT_REACHED, Part
 from tests.gpu.kernel_groups import IDLE, OPTIMIZER, OTHER, Ran, by_group, group_of
 from tests.gpu.page import NAMES, Page
@@ -84,6 +88,16 @@ def test_the_script_says_what_it_did_not_reach(tmp_path: Path) -> None:
     assert f"{names} not reached" in ran.stdout
     (page,) = tmp_path.glob("*.md")
     assert f"## Not reached\n\nThe time was up before: {names}.\n" in page.read_text()
+
+
+def test_the_wheels_are_all_that_headrace_needs() -> None:
+    """Beside torch, which is there, and wandb, which no part imports; each in a release that will do."""
+    lines = (ROOT / "tests/gpu/wheels.txt").read_text().splitlines()
+    carried = dict(line.split("==") for line in lines if not line.startswith("#"))
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    for one in map(Requirement, needed):
+        if one.name not in ("torch", "wandb"):
+            assert one.specifier.contains(carried[one.name]), one
 
 
 def test_a_row_has_a_cell_for_each_column(tmp_path: Path) -> None:
@@ -163,9 +177,49 @@ def plain_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, call: Varlen
     return torch.cat(out)
 
 
+SEGMENTS = [[(8, shape) for shape in SHAPES], [(32, "causal")], [(5, "full")] * 6 + [(2, "causal")]]
+
+
+def windowed(q, k, v, cu_q, cu_k, max_q, max_k, *, window_size=(-1, -1)):
+    """torch's varlen_attn, as newer releases spell causal."""
+    assert window_size in ((-1, -1), (-1, 0))
+    return plain_varlen(q, k, v, VarlenCall(q, k, cu_q, cu_k, max_q, max_k, window_size == (-1, 0)))
+
+
+def flagged(q, k, v, cu_q, cu_k, max_q, max_k, is_causal=False):
+    """torch's varlen_attn, as older releases do."""
+    return plain_varlen(q, k, v, VarlenCall(q, k, cu_q, cu_k, max_q, max_k, is_causal))
+
+
+def flash_3_of_old(q, k, v, cu_q, cu_k, max_q, max_k, causal=False):
+    """FlashAttention 3's, when it gave the sums as well."""
+    return plain_varlen(q, k, v, VarlenCall(q, k, cu_q, cu_k, max_q, max_k, causal)), None
+
+
+@pytest.mark.parametrize(
+    ("make", "names", "library"),
+    [
+        (attention.torch_varlen, {"varlen_attn": windowed}, "torch.nn.attention.varlen"),
+        (attention.torch_varlen, {"varlen_attn": flagged}, "torch.nn.attention.varlen"),
+        (attention.flash_3, {"flash_attn_varlen_func": flash_3_of_old}, "flash_attn_interface"),
+    ],
+    ids=["torch, window_size", "torch, is_causal", "FA3"],
+)
+def test_libraries_are_called_as_they_are_spelled(
+    make: attention.Made, names: dict, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The libraries' own kernels need CUDA: here stand functions of the same arguments."""
+    monkeypatch.setattr(attention, "GPU", True)
+    monkeypatch.setitem(sys.modules, library, SimpleNamespace(**names))
+    torch.manual_seed(0)
+    tensors = [torch.randn(3, 32, 2, 8, requires_grad=i < 3) for i in range(4)]
+    start, bound = layout(SEGMENTS, 32)
+    found, expected = (attention.passes(one(start, bound), tensors) for one in (make, dense))
+    assert attention.off(found, expected) < 1e-5
+
+
 def test_two_varlen_calls_follow_the_rule() -> None:
-    segments = [[(8, shape) for shape in SHAPES], [(32, "causal")], [(5, "full")] * 6 + [(2, "causal")]]
-    start, bound = layout(segments, 32)
+    start, bound = layout(SEGMENTS, 32)
     assert [call.causal for call in varlen_calls(start, bound)] == [False, True]
     torch.manual_seed(0)
     q, k, v = (torch.randn(3, 32, 2, 8, dtype=torch.float64) for _ in range(3))

@@ -128,6 +128,7 @@ def fresh_device() -> None:
     second T in one process they would be those for any T, which no run has.)"""
     gc.collect()
     if GPU:
+        torch.cuda.init()  # in a process that has not used the GPU yet there are no figures to reset
         torch.compiler.reset()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -168,7 +169,7 @@ def engine_of(
 
 def one_step(engine: Engine, micro_batches: Sequence[Rows], step: int = 1, judge: Judge = agree) -> float:
     """The loss of one optimizer step, a mean over all targets."""
-    targets = sum(rows.weights[rows.targets >= 0].sum() for rows in micro_batches)
+    targets = sum(float(rows.weights[rows.targets >= 0].sum()) for rows in micro_batches)
     scale = np.full(engine.model.head.objectives, 1 / targets)
     return float(engine.step(micro_batches, scale, step, 1e-5, judge).sums.sum())
 
