@@ -56,7 +56,7 @@ def flops_per_token(config: ModelConfig, vocabulary: int, length: float, targets
     return sum(layer_flops(config, vocabulary, length, targets))
 
 
-def layer_flops(config: ModelConfig, vocabulary: int, length: int, targets: float = 1.0) -> list[float]:
+def layer_flops(config: ModelConfig, vocabulary: int, length: float, targets: float = 1.0) -> list[float]:
     """The FLOPs of flops_per_token layer by layer: Embedding (a look-up: none), blocks, Head."""
     block = 6.0 * block_matrices(config) + 12.0 * config.width * length
     return [0.0, *[block] * config.layers, 6.0 * targets * vocabulary * config.width]
