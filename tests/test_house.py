@@ -119,6 +119,7 @@ DOORS: dict[str, dict[str, str]] = {
         "optimizer": "OptimizerConfig decay_steps lr_at",
         "stages": "stage_borders",
         "sharded_state": "StateMap",
+        "cut": "Cut Runs cover_fault",
         "memory": "enough_memory memory_in_use",
         "host_memory": "host_memory_free",
         "compiler": "found require_compiler",

@@ -2,7 +2,7 @@
 
     step-00000500/
       MANIFEST.json             step, attempt, parent; sizes of all files, sha256 of small ones; written last
-      index.json                parameters and shapes; of each fragment file: which pieces of which parameters
+      index.json                parameters and shapes; of each fragment file: which cuts of which parameters
       progress.json             Adam's step count and the run's own progress
       frag-00000.safetensors    one a rank: w, exp_avg, exp_avg_sq as flat F32, nothing gathered, no padding
       frag-00000.blocks         xxh3_64 of each 1 MiB of that file, little-endian
@@ -12,13 +12,17 @@
 The chain of trust: the manifest holds a hash of itself and of the index, the index holds a hash of each block
 table, a block table one of each block, and a block is checked before any of its bytes is used. Nothing here
 is a pickle, and nothing is run that was read.
+
+A name that a reader does not know (a kind of tensor, a part of index or progress) it passes over where the
+manifest says that it is optional, and refuses where it does not: so a later feature is a name and no format.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +32,20 @@ import xxhash
 from data.durable import sync_folder, written_aside
 from data.errors import BadInput
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, 3)
+"""2 has whole stretches of parameters alone, and the same kinds of each."""
 BLOCK = 1 << 20
 KINDS = ("w", "exp_avg", "exp_avg_sq")
-"""What is kept of each element: fp32 master weight and Adam's two moments."""
+"""What is kept of each element of a parameter that is trained: fp32 master weight and Adam's two moments."""
 MANIFEST, INDEX, PROGRESS = "MANIFEST.json", "index.json", "progress.json"
+KNOWN = {
+    MANIFEST: {"format", "step", "attempt", "parent", "about", "layout", "optional", "sizes", "sha256s"},
+    INDEX: {"format", "block", "kinds", "parameters", "files"},
+    PROGRESS: {"adam_step", "run"},
+    "kinds": {*KINDS},
+}
+"""The names that this reader knows: of the keys of each small file, and of the index's kinds."""
 
 
 class Damaged(Exception):
@@ -47,13 +60,16 @@ class OtherFormat(BadInput):
     """A checkpoint is of another version of headrace. It is refused and never passed over as damaged: what
     the run had reached would be given up in silence."""
 
-    def __init__(self, path: Path, number: int) -> None:
-        older = number < FORMAT
+    def __init__(self, path: Path, number: int, unknown: Sequence[str] = ()) -> None:
+        """unknown: what it holds, though of a format that this one reads."""
+        older = number < READABLE[0]
         self.writer = f"{'an older' if older else 'a newer'} headrace (format {number})"
+        if unknown:
+            self.writer = f"a newer headrace (with {', '.join(unknown)})"
         own = "the headrace that began the run" if older else "that one"
+        reads = "does not know that" if unknown else f"reads formats {' and '.join(map(str, READABLE))}"
         super().__init__(
-            f"{path}: was written by {self.writer}; this one reads format {FORMAT}: go on with {own}, or "
-            "begin a new run"
+            f"{path}: was written by {self.writer}; this one {reads}: go on with {own}, or begin a new run"
         )
 
 
@@ -92,21 +108,23 @@ def sealed(manifest: Mapping[str, Any]) -> bytes:
     return canonical({**manifest, "sha256": sha256(canonical(dict(manifest)))})
 
 
-def header(kinds: Sequence[str], elements: int) -> bytes:
-    """What a safetensors file begins with: flat F32 tensors, one of `elements` for each kind, in order.
+def unknown_names(found: Mapping[str, Iterable[str]], optional: Iterable[str]) -> list[str]:
+    """What of the names found, where KNOWN has them, a reader must know and does not."""
+    return sorted({name for where, names in found.items() for name in {*names} - KNOWN[where] - {*optional}})
+
+
+def header(elements: Mapping[str, int]) -> bytes:
+    """What a safetensors file begins with: flat F32 tensors, one for each kind, in order, and how long it is.
 
     Written here, because the library writes whole files from tensors that it is given, and a save streams a
     rank's buffer: each block is hashed as it goes out, nothing is copied, and the file is fsynced. That the
     library reads what is written is tested. Nobody here reads a header: where a file's data begins stands in
     the index, whose hash was checked.
     """
+    ends = list(itertools.accumulate(4 * count for count in elements.values()))
     entries = {
-        kind: {
-            "dtype": "F32",
-            "shape": [elements],
-            "data_offsets": [number * 4 * elements, (number + 1) * 4 * elements],
-        }
-        for number, kind in enumerate(kinds)
+        kind: {"dtype": "F32", "shape": [count], "data_offsets": [end - 4 * count, end]}
+        for (kind, count), end in zip(elements.items(), ends)
     }
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

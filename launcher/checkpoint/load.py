@@ -19,6 +19,7 @@ from launcher.checkpoint.format import KINDS, Damaged
 from launcher.checkpoint.read import Request, StoredCheckpoint
 from launcher.distributed.collectives import gather, together
 from launcher.distributed.world import World
+from launcher.engine.cut import Cut
 from launcher.engine.sharded_state import StateMap
 
 T = TypeVar("T")
@@ -65,14 +66,18 @@ def load(world: World, stored: StoredCheckpoint, state: StateMap) -> None:
 def read_weights(stored: StoredCheckpoint, weights: Mapping[str, Tensor]) -> None:
     """Fill whole float32 weights on the CPU, by name: it needs no engine and makes no copy. Damaged names the
     file and its bytes."""
-    stored.read([Request("w", name, 0, whole.view(-1).numpy()) for name, whole in weights.items()])
+    stored.read(
+        [
+            Request("w", name, Cut.of(0, whole.numel()), whole.view(-1).numpy())
+            for name, whole in weights.items()
+        ]
+    )
 
 
 def _require(stored: StoredCheckpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """BadInput unless a checkpoint holds all of a model of these shapes, and nothing else."""
-    for kind in KINDS:
-        if kind not in stored.kinds:
-            raise BadInput(f"{stored.path}: holds weights only, it cannot be resumed")
+    if not all(stored.keeps(name, kind) for name in shapes if name in stored.shapes for kind in KINDS):
+        raise BadInput(f"{stored.path}: holds weights only, it cannot be resumed")
     for name, shape in shapes.items():
         if stored.shapes.get(name) != shape:
             found = stored.shapes.get(name, "nothing")
@@ -103,7 +108,7 @@ def _fill(stored: StoredCheckpoint, state: StateMap) -> None:
         arrays = [host.numpy() for host in hosts]
         stored.read(
             [
-                Request(kind, f.name, f.offset, arrays[f.flat][f.position : f.position + f.length])
+                Request(kind, f.name, f.cut, arrays[f.flat][f.position : f.position + f.length])
                 for f in state.held
             ]
         )

@@ -1,9 +1,14 @@
 """Reading a checkpoint: any element of any parameter, from whichever ranks' files hold it, each byte checked.
 
 Opening reads the small files and checks them against each other, so most damage is known before anything
-large is touched; that in the large files is met by whoever reads the block. A reader asks for runs of
-elements by name; which ranks wrote them, and under which layout, does not matter to it. A process opens a
-checkpoint once, and has step, progress, shapes and tensors from that.
+large is touched; that in the large files is met by whoever reads the block. A reader asks for cuts of
+parameters by name; which ranks wrote them, and under which layout, does not matter to it:
+
+    wanted   [ run ]     [ run ]     [ run ]          columns of a matrix, as one rank holds them
+    stored   ── file 0 ──────┤├── file 1 ────         stretches, as others wrote them
+    copies   └─┬───┘     └─┬─┘└┘     └──┬──┘          by byte in each file, so that a block is read once
+
+A process opens a checkpoint once, and has step, progress, shapes and tensors from that.
 """
 
 import json
@@ -20,10 +25,11 @@ import xxhash
 
 from launcher.checkpoint.format import (
     BLOCK,
-    FORMAT,
     INDEX,
+    KNOWN,
     MANIFEST,
     PROGRESS,
+    READABLE,
     Damaged,
     OtherFormat,
     blocks_name,
@@ -32,17 +38,39 @@ from launcher.checkpoint.format import (
     read_at,
     sealed,
     sha256,
+    unknown_names,
 )
+from launcher.engine.cut import Cut, Runs
 
 
 @dataclass(frozen=True)
 class Request:
-    """Read elements [offset, offset + len(out)) of a parameter into `out`, a contiguous float32 view."""
+    """Read a cut of a parameter into `out`, a contiguous float32 view [cut.length]."""
 
     kind: str
     name: str
-    offset: int
+    cut: Cut
     out: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """Bytes of a file and where they go, many of each: int64 [copies]."""
+
+    file: np.ndarray
+    begin: np.ndarray
+    """First byte in the file."""
+    length: np.ndarray
+    request: np.ndarray
+    """Number of the request."""
+    to: np.ndarray
+    """First byte in its `out`."""
+
+    def in_order(self, file: int) -> Iterator[tuple[int, int, int, int]]:
+        """(begin, length, request, to) of one file, from its first byte to its last."""
+        own = np.flatnonzero(self.file == file)
+        own = own[np.argsort(self.begin[own], kind="stable")]
+        return zip(*(part[own].tolist() for part in (self.begin, self.length, self.request, self.to)))
 
 
 class StoredCheckpoint:
@@ -53,19 +81,21 @@ class StoredCheckpoint:
         self.path = path
         self.manifest = read_manifest(path)
         self.index = json.loads(self._small(INDEX))
-        self._progress = json.loads(self._small(PROGRESS))
-        self.kinds: list[str] = self.index["kinds"]
-        self.shapes = {name: tuple(shape) for name, shape in self.index["parameters"]}
+        self.progress_file: dict[str, Any] = json.loads(self._small(PROGRESS))
+        found = {INDEX: self.index, PROGRESS: self.progress_file, "kinds": self.index["kinds"]}
+        if unknown := unknown_names(found, self.manifest.get("optional", ())):
+            raise OtherFormat(path, self.manifest["format"], unknown)
+        self.kinds: list[str] = [kind for kind in self.index["kinds"] if kind in KNOWN["kinds"]]
+        self.shapes = {name: tuple(shape) for name, shape, *_ in self.index["parameters"]}
+        self._kept = {name: {*kinds[0]} for name, _, *kinds in self.index["parameters"] if kinds}
         self._tables = [self._table(file) for file in self.index["files"]]
-        self._where: dict[str, list[tuple[int, int, int, int]]] = {name: [] for name in self.shapes}
         names = list(self.shapes)
-        for number, file in enumerate(self.index["files"]):
-            position = 0
-            for parameter, offset, length in file["fragments"]:
-                self._where[names[parameter]].append((offset, length, number, position))
-                position += length
-        for fragments in self._where.values():
-            fragments.sort()
+        self.fragments: list[list[tuple[str, Cut]]] = [
+            [(names[number], Cut.of(*numbers)) for number, *numbers in file["fragments"]]
+            for file in self.index["files"]
+        ]
+        """Of each file: the cuts of parameters in it, one behind the other."""
+        self._places: dict[str, dict[str, _Places]] = {}
 
     @property
     def step(self) -> int:
@@ -80,31 +110,36 @@ class StoredCheckpoint:
     @property
     def adam_step(self) -> int:
         """Updates that Adam had made."""
-        return self._progress["adam_step"]
+        return self.progress_file["adam_step"]
 
     @property
     def progress(self) -> dict[str, Any]:
         """What the run gave to be kept."""
-        return self._progress["run"]
+        return self.progress_file["run"]
+
+    def keeps(self, name: str, kind: str) -> bool:
+        """Whether this kind is kept of this parameter."""
+        return kind in self.kinds and kind in self._kept.get(name, self.kinds)
 
     def read(self, requests: Sequence[Request]) -> None:
         """Fill every request, each touched block checked first. Damaged names file and bytes."""
-        for file, jobs in self._jobs(requests).items():
+        copies = self._copies(requests)
+        outs = [request.out.data.cast("B") for request in requests]
+        for file in np.unique(copies.file).tolist():
             path = self.path / self.index["files"][file]["name"]
             with _readable(path), open(path, "rb", buffering=0) as opened:
-                number, block = -1, b""
-                for begin, out in sorted(jobs, key=lambda job: job[0]):
-                    at, end = begin, begin + len(out)
+                number, block = -1, memoryview(b"")
+                for begin, length, request, to in copies.in_order(file):
+                    at, end = begin, begin + length
                     while at < end:
                         if at // BLOCK != number:
                             number = at // BLOCK
-                            block = read_at(opened.fileno(), number * BLOCK, BLOCK)
+                            block = memoryview(read_at(opened.fileno(), number * BLOCK, BLOCK))
                             self._check(file, number, block)
-                        stop = min(end, number * BLOCK + len(block))
-                        out[at - begin : stop - begin] = memoryview(block)[
-                            at - number * BLOCK : stop - number * BLOCK
-                        ]
-                        at = stop
+                        first, stop = at - number * BLOCK, min(end - number * BLOCK, len(block))
+                        out = to + at - begin
+                        outs[request][out : out + stop - first] = block[first:stop]
+                        at += stop - first
 
     def problems(self) -> list[str]:
         """A line for every fragment file that is not as it was written, after reading every byte."""
@@ -121,27 +156,41 @@ class StoredCheckpoint:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             return [line for found in pool.map(problem, names, self._tables) for line in found]
 
-    def _jobs(self, requests: Sequence[Request]) -> dict[int, list[tuple[int, memoryview]]]:
-        """Fragment file → (first byte in it, where its bytes go)."""
-        jobs: dict[int, list[tuple[int, memoryview]]] = {}
-        for request in requests:
-            begin, end = request.offset, request.offset + len(request.out)
-            kind = self.kinds.index(request.kind)
-            filled = begin
-            for offset, length, file, position in self._where[request.name]:
-                low, high = max(begin, offset), min(end, offset + length)
-                if low >= high:
-                    continue
-                entry = self.index["files"][file]
-                first = entry["data"] + 4 * (kind * entry["elements"] + position + low - offset)
-                view = request.out[low - begin : high - begin].data.cast("B")
-                jobs.setdefault(file, []).append((first, view))
-                filled = high
-            if filled != end:
-                raise Damaged(f"{INDEX}: {request.name} is not covered from element {filled} on")
-        return jobs
+    def _copies(self, requests: Sequence[Request]) -> _Copy:
+        """All copies that fill the requests, of each parameter and kind in one go."""
+        numbers: dict[tuple[str, str], list[int]] = {}
+        for number, request in enumerate(requests):
+            numbers.setdefault((request.kind, request.name), []).append(number)
+        parts = [np.empty((5, 0), dtype=np.int64)]
+        for (kind, name), own in numbers.items():
+            stored, wanted = self._stored(kind).get(name), [requests[number].cut for number in own]
+            found = stored.copies(wanted) if stored else np.empty((5, 0), dtype=np.int64)
+            filled = np.bincount(found[3], weights=found[2] // 4, minlength=len(own))
+            for cut, count in zip(wanted, filled.tolist()):
+                if count != cut.length:
+                    raise Damaged(
+                        f"{INDEX}: {count:.0f} of {cut.length} elements of {name}, {kind}, are there"
+                    )
+            found[3] = np.array(own)[found[3]]
+            parts.append(found)
+        return _Copy(*np.concatenate(parts, axis=1))
 
-    def _check(self, file: int, number: int, block: bytes) -> None:
+    def _stored(self, kind: str) -> dict[str, "_Places"]:
+        """Parameter → where its elements of this kind are; made when first asked for."""
+        if kind not in self._places:
+            found: dict[str, _Places] = {}
+            for number, fragments in enumerate(self.fragments):
+                at = self.index["files"][number]["data"]
+                for stored in self.index["kinds"]:
+                    for name, cut in fragments:
+                        if stored in self._kept.get(name, self.index["kinds"]):
+                            if stored == kind:
+                                found.setdefault(name, _Places()).add(cut, number, at)
+                            at += 4 * cut.length
+            self._places[kind] = found
+        return self._places[kind]
+
+    def _check(self, file: int, number: int, block: memoryview) -> None:
         table = self._tables[file]
         if number >= len(table) or xxhash.xxh3_64_intdigest(block) != int(table[number]):
             name = self.index["files"][file]["name"]
@@ -161,6 +210,28 @@ class StoredCheckpoint:
         return np.frombuffer(content, dtype="<u8")
 
 
+class _Places:
+    """Where the files hold the elements of one kind of one parameter."""
+
+    def __init__(self) -> None:
+        self._cuts: list[Cut] = []
+        self._at: list[tuple[int, int]] = []
+
+    def add(self, cut: Cut, file: int, begin: int) -> None:
+        """A cut lies in that file from byte `begin` on."""
+        self._cuts.append(cut)
+        self._at.append((file, begin))
+
+    def copies(self, wanted: Sequence[Cut]) -> np.ndarray:
+        """The five rows of a _Copy, `request` numbering the cuts wanted."""
+        here, there = Runs.of(wanted), Runs.of(self._cuts)
+        own, other, begin, length = here.shared(there)
+        file, at = np.array(self._at, dtype=np.int64)[there.cut[other]].T
+        source = at + 4 * (there.local[other] + begin - there.start[other])
+        target = 4 * (here.local[own] + begin - here.start[own])
+        return np.stack([file, source, 4 * length, here.cut[own], target])
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest, checked against its own hash and the step that its folder is named after, and every file
     that it names against its size. Damaged, or OtherFormat."""
@@ -172,8 +243,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise Damaged(f"{MANIFEST}: damaged") from None
     if claimed != sha256(canonical(manifest)) or content != sealed(manifest):
         raise Damaged(f"{MANIFEST}: damaged")
-    if manifest["format"] != FORMAT:
+    if manifest["format"] not in READABLE:
         raise OtherFormat(path, manifest["format"])
+    if unknown := unknown_names({MANIFEST: manifest}, manifest.get("optional", ())):
+        raise OtherFormat(path, manifest["format"], unknown)
     named = path.name.partition("-")[2].partition(".")[0]
     if int(named) != manifest["step"]:
         raise Damaged(f"{MANIFEST}: is of step {manifest['step']}, its folder is called {path.name}")

@@ -136,20 +136,17 @@ def _keep_weights(folder: Path, step: int, attempt: int) -> None:
 
 def _write_weights(stored: StoredCheckpoint, partial: Path) -> None:
     """The weights of a checkpoint into an empty folder, sealed. One rank's part is in memory at a time."""
-    names = list(stored.shapes)
     files = []
-    for file in stored.index["files"]:
-        weights = np.empty(file["elements"], dtype="<f4")
+    for file, fragments in zip(stored.index["files"], stored.fragments):
+        weights = np.empty(sum(cut.length for _, cut in fragments), dtype="<f4")
         position, requests = 0, []
-        for parameter, offset, length in file["fragments"]:
-            out = weights[position : position + length]
-            requests.append(Request("w", names[parameter], offset, out))
-            position += length
+        for name, cut in fragments:
+            requests.append(Request("w", name, cut, weights[position : position + cut.length]))
+            position += cut.length
         stored.read(requests)
-        head = header(["w"], file["elements"])
+        head = header({"w": len(weights)})
         table = write_blocks(partial / file["name"], [head, weights.data]).tobytes()
         write_file(partial / blocks_name(file["name"]), table)
         files.append({**file, "data": len(head), "blocks": sha256(table)})
     manifest = {key: value for key, value in stored.manifest.items() if key not in ("sizes", "sha256s")}
-    progress = {"adam_step": stored.adam_step, "run": stored.progress}
-    seal(partial, manifest, {**stored.index, "kinds": ["w"], "files": files}, progress)
+    seal(partial, manifest, {**stored.index, "kinds": ["w"], "files": files}, stored.progress_file)

@@ -11,6 +11,7 @@ next reduction. What was published before is touched only after the new one has 
 """
 
 import errno
+import math
 import queue
 import shutil
 import threading
@@ -98,8 +99,7 @@ class Checkpoints:
         self.settle_together()
         state = engine.state
         numbers = {name: number for number, name in enumerate(state.shapes)}
-        elements = sum(int(np.prod(shape)) for shape in state.shapes.values())
-        refusal = self._refusal(elements) if self._world.rank == 0 else None
+        refusal = self._refusal(state) if self._world.rank == 0 else None
         flags = self._reducer.start(np.array([refusal is not None, self._error is not None])).wait()
         if flags[1]:
             self.raise_failure()
@@ -112,7 +112,7 @@ class Checkpoints:
             size=self._world.size,
             begin=time.monotonic(),
             data=self._capture(state),
-            fragments=[[numbers[f.name], f.offset, f.length] for f in state.owned],
+            fragments=[(numbers[f.name], f.cut) for f in state.owned],
             parameters=[[name, list(shape)] for name, shape in state.shapes.items()],
             progress={"adam_step": state.adam_step, "run": progress},
             manifest={
@@ -184,7 +184,8 @@ class Checkpoints:
             busy = bool(self._reducer.start(np.array([own])).wait()[0])
         self.settle()
 
-    def _refusal(self, elements: int) -> str | None:
+    def _refusal(self, state: StateMap) -> str | None:
+        elements = sum(math.prod(shape) for shape in state.shapes.values())
         needed = 4 * len(KINDS) * elements + self._world.size * BLOCK + LEFT_FREE
         free = shutil.disk_usage(self.folder).free
         if free >= needed:
@@ -195,8 +196,8 @@ class Checkpoints:
         )
 
     @torch.no_grad()
-    def _capture(self, state: StateMap) -> np.ndarray:
-        """float32 [kinds, elements]: this rank's own pieces, one behind the other, in the kept buffer."""
+    def _capture(self, state: StateMap) -> dict[str, np.ndarray]:
+        """Kind → float32 [elements]: this rank's own pieces, one behind the other, in the kept buffer."""
         elements = sum(fragment.length for fragment in state.owned)
         if self._buffer is None or self._buffer.shape[1] != elements:
             pinned = torch.cuda.is_available()
@@ -209,7 +210,7 @@ class Checkpoints:
                 position += fragment.length
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return self._buffer.numpy()
+        return dict(zip(KINDS, self._buffer.numpy()))
 
     def _work(self, job: SaveJob) -> None:
         try:

@@ -6,6 +6,7 @@ leaves rank-N.json there, one that fails rank-N.failed, and rank 0 then clears t
 
 import contextlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -18,7 +19,6 @@ import numpy as np
 from launcher.checkpoint.format import (
     BLOCK,
     FORMAT,
-    KINDS,
     blocks_name,
     canonical,
     fragment_name,
@@ -30,6 +30,7 @@ from launcher.checkpoint.format import (
     write_blocks,
     write_file,
 )
+from launcher.engine.cut import Cut, cover_fault
 
 
 class SaveFailed(Exception):
@@ -46,9 +47,13 @@ class SaveJob:
     rank: int
     size: int
     begin: float
-    data: np.ndarray
-    fragments: list[list[int]]
+    data: dict[str, np.ndarray]
+    """Kind → float32: this rank's elements of it, of one fragment behind the other, each parameter's where it
+    is kept."""
+    fragments: list[tuple[int, Cut]]
+    """Number of the parameter, and what of it."""
     parameters: list[list[Any]]
+    """Name and shape, and the kinds that are kept of it where that is not all."""
     progress: dict[str, Any]
     manifest: dict[str, Any]
     all_written: bool = False
@@ -67,30 +72,34 @@ class SaveJob:
     def write_own(self) -> None:
         """This rank's fragment file, block table and, last, the note that says so, into `partial`."""
         self._refuse_no_numbers()
-        name, elements = fragment_name(self.rank), self.data.shape[1]
-        head = header(KINDS, elements)
-        table = write_blocks(self.partial / name, [head, *(memoryview(kind) for kind in self.data)])
+        name = fragment_name(self.rank)
+        head = header({kind: len(values) for kind, values in self.data.items()})
+        table = write_blocks(self.partial / name, [head, *(values.data for values in self.data.values())])
         write_file(self.partial / blocks_name(name), table.tobytes())
         note = {
             "name": name,
-            "elements": elements,
             "data": len(head),
-            "fragments": self.fragments,
+            "fragments": [[number, *cut.numbers] for number, cut in self.fragments],
             "blocks": sha256(table.tobytes()),
         }
         write_file(self._note(self.rank), canonical(note))
 
     def _refuse_no_numbers(self) -> None:
         """SaveFailed where a master or a moment is no number: a run could never go on from it."""
-        begin = 0
-        for parameter, offset, length in self.fragments:
-            for kind, values in zip(KINDS, self.data[:, begin : begin + length]):
+        for kind, data in self.data.items():
+            begin = 0
+            for number, cut in self.fragments:
+                name, _, *kept = self.parameters[number]
+                if kept and kind not in kept[0]:
+                    continue
+                values = data[begin : begin + cut.length]
+                begin += cut.length
                 # Both ends, for a NaN is the least and the most of what it stands among: no copy is made.
                 if not np.isfinite([values.min(), values.max()]).all():
-                    at = offset + int(np.flatnonzero(~np.isfinite(values))[0])
-                    name = self.parameters[parameter][0]
-                    raise SaveFailed(f"{name}: element {at} of {kind} is no number ({values[at - offset]})")
-            begin += length
+                    local = int(np.flatnonzero(~np.isfinite(values))[0])
+                    raise SaveFailed(
+                        f"{name}: element {cut.element(local)} of {kind} is no number ({values[local]})"
+                    )
 
     def publish(self, may_publish: Callable[[], bool], patience: float) -> int:
         """Everything else, on rank 0. The checkpoint's size in bytes."""
@@ -100,7 +109,7 @@ class SaveJob:
         index = {
             "format": FORMAT,
             "block": BLOCK,
-            "kinds": list(KINDS),
+            "kinds": list(self.data),
             "parameters": self.parameters,
             "files": notes,
         }
@@ -152,15 +161,10 @@ class SaveJob:
 
     def _check_cover(self, notes: list[dict[str, Any]]) -> None:
         """Each element of each parameter in exactly one fragment."""
-        pieces: dict[int, list[tuple[int, int]]] = {number: [] for number in range(len(self.parameters))}
+        cuts: list[list[Cut]] = [[] for _ in self.parameters]
         for note in notes:
-            for parameter, offset, length in note["fragments"]:
-                pieces[parameter].append((offset, length))
-        for number, (name, shape) in enumerate(self.parameters):
-            at = 0
-            for offset, length in sorted(pieces[number]):
-                if offset != at:
-                    raise SaveFailed(f"{name}: element {min(at, offset)} is saved twice or not at all")
-                at = offset + length
-            if at != int(np.prod(shape)):
-                raise SaveFailed(f"{name}: {at} of {int(np.prod(shape))} elements are saved")
+            for number, *numbers in note["fragments"]:
+                cuts[number].append(Cut.of(*numbers))
+        for (name, shape, *_), own in zip(self.parameters, cuts):
+            if (fault := cover_fault(own, math.prod(shape))) is not None:
+                raise SaveFailed(f"{name}: {fault} in what was saved")

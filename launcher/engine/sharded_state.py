@@ -1,9 +1,9 @@
 """Where each piece of each parameter lies on this rank: the map between DeepSpeed's flat masters and names.
 
 Every ZeRO stage keeps the fp32 master weights and their two Adam moments in flat tensors whose division over
-ranks it alone knows. A Fragment says: elements [offset, offset + length) of the flattened parameter `name`
-are elements [position, …) of this rank's n-th flat. With that map a checkpoint is written and read without a
-gather and without a conversion between layouts.
+ranks it alone knows. A Fragment says: these elements of the flattened parameter `name` (cut.py: a stretch, or
+runs with a stride) are elements [position, …) of this rank's n-th flat. With that map a checkpoint is written
+and read without a gather and without a conversion between layouts.
 
 The map is read off private names of DeepSpeed (launcher/engine/deepspeed/zero_state.py), so `check_guard`
 stands beside it: the rounded master must equal the weight that the model computes with, piece by piece. It
@@ -11,11 +11,13 @@ runs after the masters are filled, drawn or loaded, and after the first step, wh
 hide behind equal values.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from launcher.engine.cut import Cut
 
 
 class LayoutMismatch(Exception):
@@ -24,13 +26,21 @@ class LayoutMismatch(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """Elements [offset, offset + length) of parameter `name` at [position, …) of flat number `flat`."""
+    """Elements of parameter `name` at [position, position + length) of flat number `flat`. Without run and
+    stride they are [offset, offset + length) of the parameter; with them see `cut`."""
 
     name: str
     offset: int
     length: int
     flat: int
     position: int
+    run: int | None = None
+    stride: int | None = None
+
+    @property
+    def cut(self) -> Cut:
+        """Which elements of the whole flattened parameter."""
+        return Cut.of(self.offset, self.length, self.run, self.stride)
 
 
 class StateMap:
@@ -90,7 +100,11 @@ class StateMap:
 
     def _copy(self, whole: Tensor, parts: Sequence[Fragment]) -> None:
         for part in parts:
-            self.piece(part, "w").copy_(whole.view(-1).narrow(0, part.offset, part.length))
+            position = part.position
+            for view in _views(whole.view(-1), part.cut):
+                own = self.tensor(part.flat, "w").narrow(0, position, view.numel())
+                own.view(view.shape).copy_(view)
+                position += view.numel()
 
     @property
     def adam_step(self) -> int:
@@ -113,6 +127,15 @@ class StateMap:
             master = self.piece(fragment, "w").to(weight.dtype).to(weight.device)
             if not ((weight == master) | (weight.isnan() & master.isnan())).all():
                 raise LayoutMismatch(
-                    f"{fragment.name}[{fragment.offset}:{fragment.offset + fragment.length}]: the model's "
+                    f"{fragment.name}, {fragment.length} elements from {fragment.offset} on: the model's "
                     "weight is not its rounded master; this DeepSpeed release lays them out in another way"
                 )
+
+
+def _views(flat: Tensor, cut: Cut) -> Iterator[Tensor]:
+    """A cut as views of a parameter's flat vector: the whole runs [runs, run], then what there is of the last
+    one [rest]."""
+    runs, rest = divmod(cut.length, cut.run)
+    yield flat.as_strided((runs, cut.run), (cut.stride, 1), flat.storage_offset() + cut.offset)
+    if rest:
+        yield flat.narrow(0, cut.offset + runs * cut.stride, rest)

@@ -23,6 +23,7 @@ from launcher.checkpoint.read import Request, StoredCheckpoint
 from launcher.checkpoint.retention import Retention, clean
 from launcher.distributed.collectives import ToldByOtherRank
 from launcher.distributed.world import World
+from launcher.engine.cut import Cut
 from tests.support.engine_cases import checkpoints, make_engine, train_and_save, varied
 from tests.support.ranks import run
 
@@ -135,14 +136,15 @@ def test_safetensors_reads_every_file_as_it_was_saved(two_checkpoints: Path, tmp
                 found = {kind: opened.get_tensor(kind) for kind in kinds}
                 assert opened.metadata() is None
             for kind, array in found.items():
-                assert (array.dtype, array.shape) == (np.float32, (file["elements"],))
-                own = np.full(file["elements"], np.nan, np.float32)
+                assert array.dtype == np.float32
+                own = np.full(array.shape, np.nan, np.float32)
                 position, requests = 0, []
-                for parameter, offset, length in file["fragments"]:
-                    requests.append(
-                        Request(kind, names[parameter], offset, own[position : position + length])
-                    )
-                    position += length
+                for parameter, *numbers in file["fragments"]:
+                    cut = Cut.of(*numbers)
+                    out = own[position : position + cut.length]
+                    requests.append(Request(kind, names[parameter], cut, out))
+                    position += cut.length
+                assert position == len(array)
                 stored.read(requests)
                 np.testing.assert_array_equal(array, own)
                 assert array.any(), "steps were made"

@@ -18,6 +18,7 @@ from launcher.checkpoint.read import StoredCheckpoint
 from launcher.checkpoint.retention import Retention
 from launcher.checkpoint.save import Checkpoints
 from launcher.distributed.world import World
+from launcher.engine.cut import Cut
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig, lr_at, parameter_groups
 from launcher.engine.sharded_state import LayoutMismatch
@@ -203,6 +204,12 @@ def varied(**changes: Any) -> Setting:
     return replace(Setting(), **changes)
 
 
+def elements(cut: Cut) -> np.ndarray:
+    """Which elements of its parameter a cut has, int64 [length]: the formula, one element at a time."""
+    local = np.arange(cut.length)
+    return cut.offset + local // cut.run * cut.stride + local % cut.run
+
+
 def tensors(engine: Engine) -> dict[tuple[str, str], np.ndarray]:
     """(name, kind) → whole fp32 tensor, put together from all ranks' own fragments: master and moments."""
     state = engine.state
@@ -212,8 +219,7 @@ def tensors(engine: Engine) -> dict[tuple[str, str], np.ndarray]:
             vector = np.zeros(int(np.prod(shape)))
             for fragment in state.owned:
                 if fragment.name == name:
-                    piece = state.piece(fragment, kind).cpu().numpy()
-                    vector[fragment.offset : fragment.offset + fragment.length] = piece
+                    vector[elements(fragment.cut)] = state.piece(fragment, kind).cpu().numpy()
             whole[name, kind] = engine.reduce(vector).astype(np.float32).reshape(shape)
     return whole
 

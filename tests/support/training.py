@@ -28,6 +28,7 @@ from launcher.checkpoint.format import KINDS
 from launcher.checkpoint.read import Request
 from launcher.config import run_config
 from launcher.distributed.world import World
+from launcher.engine.cut import Cut
 from launcher.engine.interface import Judge, StepResult
 from launcher.runs import run_folder
 from launcher.runs.lineage import merged, steps
@@ -227,7 +228,12 @@ def saved(folder: Path) -> dict[tuple[str, str], np.ndarray]:
     arrays = {
         (name, kind): np.empty(shape, np.float32) for name, shape in stored.shapes.items() for kind in KINDS
     }
-    stored.read([Request(kind, name, 0, array.reshape(-1)) for (name, kind), array in arrays.items()])
+    stored.read(
+        [
+            Request(kind, name, Cut.of(0, array.size), array.reshape(-1))
+            for (name, kind), array in arrays.items()
+        ]
+    )
     return arrays
 
 

@@ -758,7 +758,7 @@ def test_one_flipped_byte_in_each_file_of_a_checkpoint(headrace: Commands, run: 
     ("number", "writer", "remedy"),
     [
         (1, "an older headrace (format 1)", "the headrace that began the run"),
-        (3, "a newer headrace (format 3)", "that one"),
+        (4, "a newer headrace (format 4)", "that one"),
     ],
 )
 def test_a_checkpoint_of_another_format(
@@ -770,7 +770,7 @@ def test_a_checkpoint_of_another_format(
     del manifest["sha256"]
     (newest / "MANIFEST.json").write_bytes(sealed(manifest | {"format": number}))
     expected = (
-        f"headrace: {newest}: was written by {writer}; this one reads format 2: go on with {remedy}, "
+        f"headrace: {newest}: was written by {writer}; this one reads formats 2 and 3: go on with {remedy}, "
         "or begin a new run"
     )
     before = names(run)
