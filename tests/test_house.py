@@ -120,6 +120,7 @@ DOORS: dict[str, dict[str, str]] = {
         "stages": "stage_borders",
         "sharded_state": "StateMap",
         "cut": "Cut Runs cover_fault",
+        "ema": "EmaConfig WeightAverage weight_average",
         "memory": "enough_memory memory_in_use",
         "host_memory": "host_memory_free",
         "compiler": "found require_compiler",

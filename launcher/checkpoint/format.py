@@ -6,7 +6,7 @@
       progress.json             Adam's step count and the run's own progress
       frag-00000.safetensors    one a rank: w, exp_avg, exp_avg_sq as flat F32, nothing gathered, no padding
       frag-00000.blocks         xxh3_64 of each 1 MiB of that file, little-endian
-    weights-00000500/           the same with w alone: to read from, not to resume
+    weights-00000500/           the same without moments: to read from, not to resume
     step-00000600.partial-0002/ under way, or left by a process that died: never chosen
 
 The chain of trust: the manifest holds a hash of itself and of the index, the index holds a hash of each block
@@ -38,12 +38,14 @@ READABLE = (2, 3)
 BLOCK = 1 << 20
 KINDS = ("w", "exp_avg", "exp_avg_sq")
 """What is kept of each element of a parameter that is trained: fp32 master weight and Adam's two moments."""
+AVERAGES = ("ema",)
+"""Weights too, kept beside `w` where the run has them; a run can go on without."""
 MANIFEST, INDEX, PROGRESS = "MANIFEST.json", "index.json", "progress.json"
 KNOWN = {
     MANIFEST: {"format", "step", "attempt", "parent", "about", "layout", "optional", "sizes", "sha256s"},
     INDEX: {"format", "block", "kinds", "parameters", "files"},
     PROGRESS: {"adam_step", "run"},
-    "kinds": {*KINDS},
+    "kinds": {*KINDS, *AVERAGES},
 }
 """The names that this reader knows: of the keys of each small file, and of the index's kinds."""
 

@@ -52,8 +52,9 @@ def undamaged(world: World, read: Callable[[], T]) -> T:
 def load(world: World, stored: StoredCheckpoint, state: StateMap) -> None:
     """Fill this rank's masters and moments, refresh the model, check the map.
 
-    A collective. FoundDamaged on all ranks: what was filled by then is to be filled again from another.
-    BadInput for a model of other shapes, or weights without moments.
+    Kinds that were added to it are filled where the checkpoint has them (`stored.kinds`), and else left as
+    they are. A collective. FoundDamaged on all ranks: what was filled by then is to be filled again from
+    another. BadInput for a model of other shapes, or weights without moments.
     """
     together(world, lambda: _require(stored, state.shapes))
     undamaged(world, lambda: _fill(stored, state))
@@ -63,12 +64,12 @@ def load(world: World, stored: StoredCheckpoint, state: StateMap) -> None:
 
 
 @torch.no_grad()
-def read_weights(stored: StoredCheckpoint, weights: Mapping[str, Tensor]) -> None:
+def read_weights(stored: StoredCheckpoint, weights: Mapping[str, Tensor], kind: str = "w") -> None:
     """Fill whole float32 weights on the CPU, by name: it needs no engine and makes no copy. Damaged names the
     file and its bytes."""
     stored.read(
         [
-            Request("w", name, Cut.of(0, whole.numel()), whole.view(-1).numpy())
+            Request(kind, name, Cut.of(0, whole.numel()), whole.view(-1).numpy())
             for name, whole in weights.items()
         ]
     )
@@ -97,7 +98,7 @@ def _fill(stored: StoredCheckpoint, state: StateMap) -> None:
     All flats of a kind are read in one pass over the files: neighbouring parameters may lie in different
     flats, and a pass for each flat would read the blocks that they share again.
     """
-    for kind in KINDS:
+    for kind in [kind for kind in state.kinds if kind in stored.kinds]:
         targets = [state.tensor(flat, kind) for flat in range(len(state.flats))]
         hosts = [
             target

@@ -20,6 +20,7 @@ import numpy as np
 
 from data.durable import folder_aside
 from launcher.checkpoint.format import (
+    AVERAGES,
     Damaged,
     OtherFormat,
     blocks_name,
@@ -125,7 +126,8 @@ def _keep_weights(folder: Path, step: int, attempt: int) -> None:
     if target.exists():
         return
     stored = StoredCheckpoint(folder / step_name(step))
-    needed = sum(4 * math.prod(shape) for shape in stored.shapes.values()) + LEFT_FREE
+    kinds = len(_weights_of(stored))
+    needed = 4 * kinds * sum(math.prod(shape) for shape in stored.shapes.values()) + LEFT_FREE
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     partial = target.with_name(f"{target.name}.partial-{attempt:04d}")
@@ -138,15 +140,26 @@ def _write_weights(stored: StoredCheckpoint, partial: Path) -> None:
     """The weights of a checkpoint into an empty folder, sealed. One rank's part is in memory at a time."""
     files = []
     for file, fragments in zip(stored.index["files"], stored.fragments):
-        weights = np.empty(sum(cut.length for _, cut in fragments), dtype="<f4")
-        position, requests = 0, []
-        for name, cut in fragments:
-            requests.append(Request("w", name, cut, weights[position : position + cut.length]))
-            position += cut.length
+        parts: dict[str, np.ndarray] = {}
+        requests = []
+        for kind in _weights_of(stored):
+            kept = [(name, cut) for name, cut in fragments if stored.keeps(name, kind)]
+            weights = parts[kind] = np.empty(sum(cut.length for _, cut in kept), dtype="<f4")
+            position = 0
+            for name, cut in kept:
+                requests.append(Request(kind, name, cut, weights[position : position + cut.length]))
+                position += cut.length
         stored.read(requests)
-        head = header({"w": len(weights)})
-        table = write_blocks(partial / file["name"], [head, weights.data]).tobytes()
+        head = header({kind: len(weights) for kind, weights in parts.items()})
+        datas = [weights.data for weights in parts.values()]
+        table = write_blocks(partial / file["name"], [head, *datas]).tobytes()
         write_file(partial / blocks_name(file["name"]), table)
         files.append({**file, "data": len(head), "blocks": sha256(table)})
     manifest = {key: value for key, value in stored.manifest.items() if key not in ("sizes", "sha256s")}
-    seal(partial, manifest, {**stored.index, "kinds": ["w"], "files": files}, stored.progress_file)
+    index = {**stored.index, "kinds": _weights_of(stored), "files": files}
+    seal(partial, manifest, index, stored.progress_file)
+
+
+def _weights_of(stored: StoredCheckpoint) -> list[str]:
+    """The kinds that are weights, to be read from without the rest."""
+    return [kind for kind in stored.kinds if kind in ("w", *AVERAGES)]

@@ -26,7 +26,7 @@ import torch
 
 from data.errors import BadInput
 from launcher.checkpoint.catalog import abandon
-from launcher.checkpoint.format import BLOCK, FORMAT, KINDS, Damaged, step_name
+from launcher.checkpoint.format import AVERAGES, BLOCK, FORMAT, Damaged, step_name
 from launcher.checkpoint.retention import LEFT_FREE, Retention, clean
 from launcher.checkpoint.save_job import SaveFailed, SaveJob
 from launcher.distributed.collectives import STILL, ToldByOtherRank
@@ -121,6 +121,7 @@ class Checkpoints:
                 "attempt": self._attempt,
                 "parent": dict(self._parent) if self._parent else None,
                 "about": self._about,
+                "optional": [kind for kind in state.kinds if kind in AVERAGES],
                 "layout": {
                     "ranks": self._world.size,
                     "zero": engine.layout.zero,
@@ -186,7 +187,7 @@ class Checkpoints:
 
     def _refusal(self, state: StateMap) -> str | None:
         elements = sum(math.prod(shape) for shape in state.shapes.values())
-        needed = 4 * len(KINDS) * elements + self._world.size * BLOCK + LEFT_FREE
+        needed = 4 * len(state.kinds) * elements + self._world.size * BLOCK + LEFT_FREE
         free = shutil.disk_usage(self.folder).free
         if free >= needed:
             return None
@@ -201,8 +202,9 @@ class Checkpoints:
         elements = sum(fragment.length for fragment in state.owned)
         if self._buffer is None or self._buffer.shape[1] != elements:
             pinned = torch.cuda.is_available()
-            self._buffer = torch.empty((len(KINDS), elements), dtype=torch.float32, pin_memory=pinned)
-        for number, kind in enumerate(KINDS):
+            shape = (len(state.kinds), elements)
+            self._buffer = torch.empty(shape, dtype=torch.float32, pin_memory=pinned)
+        for number, kind in enumerate(state.kinds):
             position = 0
             for fragment in state.owned:
                 target = self._buffer[number].narrow(0, position, fragment.length)
@@ -210,7 +212,7 @@ class Checkpoints:
                 position += fragment.length
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return dict(zip(KINDS, self._buffer.numpy()))
+        return dict(zip(state.kinds, self._buffer.numpy()))
 
     def _work(self, job: SaveJob) -> None:
         try:

@@ -32,6 +32,7 @@ from launcher.config.sections import (
     WandbConfig,
 )
 from launcher.config.yaml_reader import YamlDocument, dump_yaml
+from launcher.engine.ema import EmaConfig
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
 from launcher.engine.stages import stage_borders
@@ -77,6 +78,7 @@ class Config(Section):
     layout: LayoutConfig = LayoutConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
+    ema: EmaConfig = EmaConfig()
     wandb: WandbConfig = WandbConfig()
     fingerprint: bool = False
     """Write the hash of each step's rows into metrics.jsonl."""
@@ -110,6 +112,8 @@ class Config(Section):
             raise ValueError(
                 "checkpoint.weights_only_after: concerns the saves that keep_every keeps; set that as well"
             )
+        if self.ema.every > 1 and self.ema.decay is None:
+            raise ValueError("ema.every: concerns the average that ema.decay keeps; set that as well")
         return self
 
     @property

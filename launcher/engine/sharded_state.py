@@ -66,6 +66,7 @@ class StateMap:
         self._parameters = named
         self._local_weight = local_weight
         self._state = optimizer.state
+        self._added: dict[str, list[Tensor]] = {}
         for flat in self.flats:
             # What AdamW would make at its first step, made now: a load then finds it in place.
             if not self._state[flat]:
@@ -75,10 +76,21 @@ class StateMap:
                     exp_avg_sq=torch.zeros_like(flat, requires_grad=False),
                 )
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What there is of each element, and is saved: the master, its moments, and what was added."""
+        return ("w", "exp_avg", "exp_avg_sq", *self._added)
+
+    def add(self, kind: str, flats: Sequence[Tensor]) -> None:
+        """A further kind: float32 [n] beside each flat."""
+        self._added[kind] = list(flats)
+
     def tensor(self, flat: int, kind: str) -> Tensor:
-        """The flat master ('w') or moment, float32 [n], detached but not copied."""
+        """The flat master ('w'), moment or what was added, float32 [n], detached but not copied."""
         if kind == "w":
             return self.flats[flat].detach().view(-1)
+        if kind in self._added:
+            return self._added[kind][flat]
         return self._state[self.flats[flat]][kind].view(-1)
 
     def piece(self, fragment: Fragment, kind: str) -> Tensor:

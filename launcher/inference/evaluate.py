@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict
+from typing import Any
 
 from data.errors import BadInput
 from launcher import output
@@ -12,10 +13,12 @@ from launcher.inference.held_out import HeldOut
 from launcher.inference.trained_model import load_model
 from launcher.runs.run_folder import RunFolder
 from launcher.runs.stream_settings import open_corpora
+from launcher.tracking.records import EvalCell
 
 
 def evaluate(run: RunFolder, step: int | None, json: bool) -> None:
-    """Print the held-out losses of a run's checkpoint, computed in this process."""
+    """Print the held-out losses of a run's checkpoint, and those of the average of the weights where it has
+    one, computed in this process."""
     with output.progress(f"evaluating {run.path}") as report:
         trained = load_model(run, step)
         done = trained.progress.step
@@ -34,14 +37,23 @@ def evaluate(run: RunFolder, step: int | None, json: bool) -> None:
             )
         if not sys.stderr.isatty():
             print(f"evaluating {run.path}, step {done:,}", file=sys.stderr, flush=True)
-        record = held_out.record(PlainModel(trained.model), HostSums(World()), done, 0, report)
+        plain, reducer = PlainModel(trained.model), HostSums(World())
+        found = {"eval": held_out.cells(plain, reducer, report)}
+        if trained.take_average():
+            found["ema"] = held_out.cells(plain, reducer, report)
     if json:
-        output.say_json({"step": record.step, "eval": asdict(record)["eval"]})
+        output.say_json({"step": done} | {name: _plain(corpora) for name, corpora in found.items()})
         return
-    rows = [
-        [corpus, name, cell.loss, cell.accuracy, cell.bits_per_byte, cell.tokens]
-        for corpus, cells in record.eval.items()
-        for name, cell in cells.items()
-    ]
-    output.say(f"{run.path}, step {record.step:,}: held-out loss in nats a target")
-    output.table(["corpus", "objective", "loss", "accuracy", "bits a byte", "targets"], rows)
+    for name, corpora in found.items():
+        rows = [
+            [corpus, objective, cell.loss, cell.accuracy, cell.bits_per_byte, cell.tokens]
+            for corpus, cells in corpora.items()
+            for objective, cell in cells.items()
+        ]
+        weights = ", the average of the weights" if name == "ema" else ""
+        output.say(f"{run.path}, step {done:,}{weights}: held-out loss in nats a target")
+        output.table(["corpus", "objective", "loss", "accuracy", "bits a byte", "targets"], rows)
+
+
+def _plain(corpora: dict[str, dict[str, EvalCell]]) -> dict[str, Any]:
+    return {corpus: {name: asdict(cell) for name, cell in cells.items()} for corpus, cells in corpora.items()}

@@ -20,6 +20,7 @@ from data.stream.rows import Rows
 from data.tokenization.tokenizer import Tokenizer
 from launcher.distributed.host_reduce import HostSums
 from launcher.distributed.world import World
+from launcher.engine.ema import WeightAverage
 from launcher.engine.interface import Evaluation
 from launcher.output import Report
 from launcher.tracking.records import EvalCell, EvalRecord
@@ -74,10 +75,25 @@ class HeldOut:
         return len(self._sets)
 
     def record(
-        self, evaluator: Evaluator, reducer: HostSums, step: int, attempt: int, report: Report | None = None
+        self,
+        evaluator: Evaluator,
+        reducer: HostSums,
+        step: int,
+        attempt: int,
+        average: WeightAverage | None = None,
     ) -> EvalRecord:
-        """The losses of all sets; report(sets done, sets in all). A collective."""
+        """The losses of all sets, and those of the average of the evaluator's weights. A collective."""
         begin = perf_counter()
+        cells, averaged = self.cells(evaluator, reducer), None
+        if average is not None:
+            with average.in_place():
+                averaged = self.cells(evaluator, reducer)
+        return EvalRecord(step, attempt, cells, perf_counter() - begin, averaged)
+
+    def cells(
+        self, evaluator: Evaluator, reducer: HostSums, report: Report | None = None
+    ) -> dict[str, dict[str, EvalCell]]:
+        """The losses of all sets, [corpus][objective]; report(sets done, sets in all). A collective."""
         own = []
         for number, part in enumerate(self._sets, 1):
             own.append(_own_sums(evaluator, part))
@@ -93,7 +109,7 @@ class HeldOut:
                 bits_per_byte=loss / math.log(2) / part.text_bytes if part.text_bytes else None,
                 tokens=round(targets),
             )
-        return EvalRecord(step=step, attempt=attempt, eval=cells, seconds=perf_counter() - begin)
+        return cells
 
 
 def _micro_batches(rows: Rows, size: int, world: World) -> list[Rows]:

@@ -25,6 +25,19 @@ class Trained:
     tokenizer: Tokenizer
     config: Config
     progress: Progress
+    stored: StoredCheckpoint
+
+    def take_average(self) -> bool:
+        """Fill the model with the average of the weights instead; False where none was kept. BadInput where
+        it is damaged."""
+        if "ema" not in self.stored.kinds:
+            return False
+        weights = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        try:
+            read_weights(self.stored, weights, "ema")
+        except Damaged as damage:
+            raise BadInput(f"{self.stored.path}/{damage}: its average of the weights is damaged") from None
+        return True
 
 
 def load_model(run: RunFolder, step: int | None) -> Trained:
@@ -60,7 +73,7 @@ def _read(run: RunFolder, stored: StoredCheckpoint) -> Trained:
                 f"for ({name}); were they changed since?"
             )
     read_weights(stored, weights)
-    return Trained(model.eval(), tokenizer, config, progress)
+    return Trained(model.eval(), tokenizer, config, progress, stored)
 
 
 def plain_model(config: Config, tokenizer: Tokenizer, corpora: int, part: range | None = None) -> Transformer:

@@ -27,8 +27,11 @@ OPEN_BYTES = 6
 """A byte of text in an open block, at most about (data/stream/block.py): next-sentence; causal takes 1.4."""
 
 
-WHOLE_BYTES, WEIGHTS_BYTES = 12, 4
-"""A parameter in a checkpoint: fp32 weight and two moments; the weight alone."""
+def saved_bytes(config: Config) -> tuple[int, int]:
+    """A parameter in a checkpoint, whole and as weights alone: the fp32 weight and two moments, the weight;
+    and in both the average of the weights where one is kept."""
+    average = 0 if config.ema.decay is None else 4
+    return 12 + average, 4 + average
 
 
 def step(config: Config, plan: Plan, row: int, processes: int) -> dict[str, Any]:
@@ -99,12 +102,14 @@ def _bytes_per_token(corpus: Corpus, tokenizer: Tokenizer) -> float:
 
 def memory(config: Config, vocabulary: int, processes: int) -> dict[str, float]:
     """Bytes a process: `total` of its device, by what they hold, and `host` beside them. ZeRO 1 divides the
-    optimizer's state, 2 the gradients too, 3 the weights too (Rajbhandari et al. 2020); masters and moments
-    are fp32."""
+    optimizer's state, 2 the gradients too, 3 the weights too (Rajbhandari et al. 2020); masters, moments
+    and the average of the weights are fp32, and lie together."""
     layout = config.layout
     half = layout.precision == "bf16"
-    weight, gradient, optimizer = (2.0 if half else 4.0), 4.0, (12.0 if half else 8.0)
+    average = 0.0 if config.ema.decay is None else 4.0
+    weight, gradient, optimizer = (2.0 if half else 4.0), 4.0, (12.0 if half else 8.0) + average
     host = host_bytes(layout.cell)
+    host += average if host else 0.0
     use = model_memory(
         config.model,
         vocabulary,
@@ -144,7 +149,7 @@ def host_memory(config: Config, vocabulary: int, processes: int) -> dict[str, fl
     return {
         "start": 4.0 * largest_parameter(config.model, vocabulary),
         "load": 4.0 * held,
-        "save": WHOLE_BYTES * count / processes,
+        "save": saved_bytes(config)[0] * count / processes,
         "samples": float(PLAIN_BYTES * count) if config.eval.every and config.eval.samples.prompts else 0.0,
     }
 
@@ -157,16 +162,17 @@ def checkpoints(config: Config, count: int) -> dict[str, Any]:
         saved.append(config.steps)
     deleted, bare = Retention(**config.checkpoint.model_dump(exclude={"every"})).plan(saved)
     whole = len(saved) - len(deleted) - len(bare)
+    whole_bytes, weights_bytes = (size * count for size in saved_bytes(config))
     existing = config.path
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
         raise BadInput(f"run.folder: {existing} is a file; expected a folder, or a name that is free")
     return {
-        "bytes": WHOLE_BYTES * count,
+        "bytes": whole_bytes,
         "whole": whole,
         "weights_only": len(bare),
         # One more is written before the oldest is deleted.
-        "disk": (whole + 1) * WHOLE_BYTES * count + len(bare) * WEIGHTS_BYTES * count,
+        "disk": (whole + 1) * whole_bytes + len(bare) * weights_bytes,
         "free": shutil.disk_usage(existing).free,
     }

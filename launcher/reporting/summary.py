@@ -51,6 +51,7 @@ def _show_losses(run: RunFolder, first: dict[str, Any], last: dict[str, Any], to
                 _over_corpora(first, name, "loss"),
                 _over_corpora(last, name, "loss"),
                 _over_corpora(last, name, "accuracy"),
+                *([_over_corpora(last, name, "loss", "ema")] if last.get("ema") else []),
                 sum(cells[name]["tokens"] for cells in last["eval"].values() if name in cells),
                 tokens.get(name, 0),
                 float(asked[name]),
@@ -62,6 +63,7 @@ def _show_losses(run: RunFolder, first: dict[str, Any], last: dict[str, Any], to
         f"loss at {first['step']}",
         f"at {last['step']}",
         "accuracy",
+        *(["loss of the average"] if last.get("ema") else []),
         "on targets",
         "tokens",
         "asked",
@@ -86,9 +88,9 @@ def _bits(cells: dict[str, Any]) -> float | None:
     return cells.get("causal", {}).get("bits_per_byte")
 
 
-def _over_corpora(line: dict[str, Any], objective: str, figure: str) -> float | None:
+def _over_corpora(line: dict[str, Any], objective: str, figure: str, part: str = "eval") -> float | None:
     """The mean of a figure over the corpora, by targets."""
-    cells = [cells[objective] for cells in line["eval"].values() if objective in cells]
+    cells = [cells[objective] for cells in line[part].values() if objective in cells]
     known = [(cell[figure], cell["tokens"]) for cell in cells if cell[figure] is not None]
     weight = sum(tokens for _, tokens in known)
     return sum(value * tokens for value, tokens in known) / weight if weight else None

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.output import clock, number
-from launcher.tracking.records import EvalRecord, Record, SampleRecord, StepRecord
+from launcher.tracking.records import EvalCell, EvalRecord, Record, SampleRecord, StepRecord
 from launcher.tracking.tracker import Observer
 
 
@@ -91,7 +91,8 @@ class LiveConsole:
             self._pace.see(record.step, time.monotonic())
             self._last = record
         elif isinstance(record, EvalRecord):
-            self._console.print(_evaluation_table(record))
+            for weights, corpora in _weights(record).items():
+                self._console.print(_evaluation_table(weights, record.step, corpora))
         else:
             for line in sample_lines(record):
                 self.note(line)
@@ -150,15 +151,21 @@ def step_line(record: StepRecord, steps: int, left: float | None) -> str:
 
 
 def evaluation_lines(record: EvalRecord) -> list[str]:
-    """One line a corpus on a held-out evaluation."""
+    """One line a corpus on a held-out evaluation, and one on that of the average of the weights."""
     lines = []
-    for corpus, cells in record.eval.items():
-        parts = []
-        for name, cell in cells.items():
-            extra = f", {cell.bits_per_byte:.3f} bits/byte" if cell.bits_per_byte is not None else ""
-            parts.append(f"{name} {number(cell.loss, 3)} ({_percent(cell.accuracy)} right{extra})")
-        lines.append(f"held out, step {record.step}, {corpus}: {'  '.join(parts)}")
+    for weights, corpora in _weights(record).items():
+        for corpus, cells in corpora.items():
+            parts = []
+            for name, cell in cells.items():
+                extra = f", {cell.bits_per_byte:.3f} bits/byte" if cell.bits_per_byte is not None else ""
+                parts.append(f"{name} {number(cell.loss, 3)} ({_percent(cell.accuracy)} right{extra})")
+            lines.append(f"{weights}, step {record.step}, {corpus}: {'  '.join(parts)}")
     return lines
+
+
+def _weights(record: EvalRecord) -> dict[str, dict[str, dict[str, EvalCell]]]:
+    """What was evaluated, in words → its cells."""
+    return {"held out": record.eval} | ({"held out, ema": record.ema} if record.ema is not None else {})
 
 
 def sample_lines(record: SampleRecord) -> list[str]:
@@ -170,11 +177,11 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def _evaluation_table(record: EvalRecord) -> Table:
-    table: Any = Table(title=f"held out, step {record.step}", title_justify="left", box=None, padding=(0, 2))
+def _evaluation_table(weights: str, step: int, corpora: dict[str, dict[str, EvalCell]]) -> Table:
+    table: Any = Table(title=f"{weights}, step {step}", title_justify="left", box=None, padding=(0, 2))
     for title in ("corpus", "objective", "loss", "right", "bits/byte", "targets"):
         table.add_column(title, justify="left" if title in ("corpus", "objective") else "right")
-    for corpus, cells in record.eval.items():
+    for corpus, cells in corpora.items():
         for name, cell in cells.items():
             table.add_row(
                 corpus,

@@ -79,6 +79,8 @@ class EvalRecord:
     attempt: int
     eval: dict[str, dict[str, EvalCell]]
     seconds: float
+    ema: dict[str, dict[str, EvalCell]] | None = None
+    """The same with the average of the weights, where one is kept."""
     time: float = field(default_factory=lambda: round(time.time(), 3))
 
 

@@ -72,6 +72,7 @@ def assemble(
         hold=claimed.attempt,
         engine=engine,
         batches=global_batches(batches, engine.reducer, stream.plan, world.mesh.leads),
+        average=restored.average,
         checkpoints=checkpoints,
         stop=stop,
         tracker=tracker,
@@ -100,6 +101,7 @@ def _begin(
         row=stream.at.row,
         checkpoint=str(found.path) if found else None,
         passed_over=restored.passed_over,
+        average=restored.average_note,
         processes=world.size if world.started_by == "headrace" else None,
         tokenizer=stream.tokenizer.hash,
         versions=versions(),
@@ -108,6 +110,8 @@ def _begin(
     tracker = stack.enter_context(tracking(claimed.run, claimed.config, claimed.attempt, terminal))
     for line in restored.passed_over:
         tracker.note(f"passed over: {line}")
+    if restored.average_note:
+        tracker.note(restored.average_note)
     return tracker
 
 

@@ -4,6 +4,7 @@
         lr       ← of this step                                             engine/optimizer.py
         result   ← forward, backward, reduce                                engine/zero_engine.py
         outcome  ← what all ranks learn of it; clip and update if it stands agreement.py
+        average  ← the weights, where one is kept                           engine/ema.py
         progress ← one step later                                           runs/progress.py
         tell; evaluate and save when due; stop when asked                   session.py
 
@@ -45,6 +46,7 @@ def fit(session: Session, progress: Progress) -> End:
         outcome = result.verdict
         if not outcome.apply:
             session.refuse(outcome)
+        session.updated(number)
         progress = progress.after(batch, round(sums.tokens), round(sums.targets.sum()))
         session.tell(Step(progress, global_batch, outcome, result.grad_norm, lr, perf_counter() - begin))
         session.after_step(progress)

@@ -27,6 +27,7 @@ from launcher.config.run_config import Config
 from launcher.distributed.collectives import from_first, together
 from launcher.distributed.world import World
 from launcher.engine.compiler import require_compiler
+from launcher.engine.ema import WeightAverage, weight_average
 from launcher.engine.stages import stage_borders
 from launcher.engine.zero_engine import Engine
 from launcher.inference.trained_model import plain_model
@@ -78,6 +79,18 @@ class Restored:
     """Newer checkpoints that are damaged, and how."""
     stream: Stream
     engine: Engine
+    average: WeightAverage | None
+    """Of the weights, where the config asks for one."""
+
+    @property
+    def average_note(self) -> str | None:
+        """What became of the average of the weights, where that is not what it was at the checkpoint."""
+        if self.checkpoint is None or ("ema" in self.checkpoint.kinds) == (self.average is not None):
+            return None
+        step = f"{self.checkpoint.step:,}"
+        if self.average is not None:
+            return f"ema: the average begins now, as the weights of step {step}"
+        return f"ema: the average of step {step} is dropped, for ema.decay is not set"
 
 
 def restore(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> Restored:
@@ -86,6 +99,7 @@ def restore(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> Restored
     point = claimed.point
     damaged = dict(point.damaged) if point else {}
     engine: Engine | None = None
+    average: WeightAverage | None = None
     while True:
         choice = _choose(world, claimed, point, damaged)
         try:
@@ -94,6 +108,7 @@ def restore(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> Restored
             if engine is None:  # of one shape whatever the step, so one serves all tries
                 engine = _build(world, claimed.config, stream)
                 stack.callback(engine.close)
+                average = weight_average(engine.state, claimed.config.ema)
             if stored is not None:
                 load(world, stored, engine.state)
             else:
@@ -101,9 +116,11 @@ def restore(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> Restored
         except FoundDamaged as found:
             damaged[choice.step], point = found.lines, None
             continue
+        if average is not None and (stored is None or "ema" not in stored.kinds):
+            average.restart()
         # The plan of an older checkpoint may know fewer corpora than the one that the engine was built for.
         engine.count_corpora(len(stream.plan.corpora))
-        return Restored(stored, choice.passed_over, stream, engine)
+        return Restored(stored, choice.passed_over, stream, engine, average)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
     judge         a step over all ranks, before its update                     agreement.py
     refuse        why a step that was not made does not stand
+    updated       the average of the weights                                   ema.py
     tell          the step's record                                            step_record.py
     after_step    garbage, evaluation, checkpoint: each where it is due
     save          the state of engine and streams, in the background
@@ -29,6 +30,7 @@ from launcher.config.run_config import Config
 from launcher.distributed.collectives import ToldByOtherRank, found_by_all, gather
 from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
+from launcher.engine.ema import WeightAverage
 from launcher.engine.memory import memory_in_use
 from launcher.engine.zero_engine import Engine
 from launcher.inference.held_out import HeldOut
@@ -56,6 +58,7 @@ class Session:
     hold: Attempt | None
     """Rank 0's: the ledger."""
     engine: Engine
+    average: WeightAverage | None
     batches: Iterator[GlobalBatch]
     """This rank's, in order and for ever; StreamFailed on all ranks where the stream of one ends."""
     checkpoints: Checkpoints
@@ -89,6 +92,11 @@ class Session:
         self.checkpoints.finish()
         raise self._lost_record() if outcome.record_failed else self._divergence()
 
+    def updated(self, step: int) -> None:
+        """The weights have changed: their average follows, where one is kept and this step is due for it."""
+        if self.average is not None:
+            self.average.update(step)
+
     def tell(self, step: Step) -> None:
         """Write the step's record; with `fingerprint` a collective."""
         fingerprint = self._fingerprint(step.global_batch) if self.config.fingerprint else None
@@ -118,7 +126,7 @@ class Session:
         """Losses on the held-out rows, and samples. A collective."""
         if self.held_out is None:
             return
-        record = self.held_out.record(self.engine, self.engine.reducer, step, self.attempt)
+        record = self.held_out.record(self.engine, self.engine.reducer, step, self.attempt, self.average)
         self._write(record)
         samples = self.sampler.record(self.engine, step, self.attempt) if self.sampler else None
         if samples is not None:

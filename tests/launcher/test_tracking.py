@@ -80,6 +80,8 @@ def test_a_line_has_the_names_of_the_design() -> None:
     assert set(json.loads(to_json(STEP))["corpora"]["code"]) == {"loss", "rows", "share", "epoch"}
     cell = json.loads(to_json(EVAL))["eval"]["code"]["nsp"]
     assert cell == {"loss": 0.7, "accuracy": 0.5, "bits_per_byte": None, "tokens": 9}
+    assert json.loads(to_json(EVAL))["ema"] is None
+    assert set(json.loads(to_json(replace(EVAL, ema=EVAL.eval)))["ema"]) == {"code"}
 
 
 def test_what_is_no_number_is_null() -> None:
@@ -121,7 +123,7 @@ def test_the_plain_console_prints_a_line_every_few_steps(tmp_path: Path) -> None
     tracker = Tracker(tmp_path, [watch(stream, "r", steps=7, every=3)])
     for step in range(1, 8):
         tracker.write(replace(STEP, step=step, loss=None if step == 3 else 6.5))
-    tracker.write(EVAL)
+    tracker.write(replace(EVAL, ema={"code": {"nsp": EvalCell(0.6, 0.75, None, 9)}}))
     tracker.write(SAMPLES)
     tracker.note("checkpoint 7 saved")
     tracker.close()
@@ -132,8 +134,9 @@ def test_the_plain_console_prints_a_line_every_few_steps(tmp_path: Path) -> None
     assert lines[3] == (
         "held out, step 1, code: causal 6.400 (10.0% right, 2.500 bits/byte)  nsp 0.700 (50.0% right)"
     )
-    assert lines[4] == r"sample, step 1: 'def ' → 'f(x):\n'"
-    assert lines[5] == "checkpoint 7 saved"
+    assert lines[4] == "held out, ema, step 1, code: nsp 0.600 (75.0% right)"
+    assert lines[5] == r"sample, step 1: 'def ' → 'f(x):\n'"
+    assert lines[6] == "checkpoint 7 saved"
     assert len(list(read_lines(tmp_path / "metrics.jsonl"))) == 9
 
 

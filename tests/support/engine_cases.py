@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from data.stream.rows import Rows
-from launcher.checkpoint.format import KINDS
 from launcher.checkpoint.load import load
 from launcher.checkpoint.read import StoredCheckpoint
 from launcher.checkpoint.retention import Retention
@@ -215,7 +214,7 @@ def tensors(engine: Engine) -> dict[tuple[str, str], np.ndarray]:
     state = engine.state
     whole = {}
     for name, shape in state.shapes.items():
-        for kind in KINDS:
+        for kind in state.kinds:
             vector = np.zeros(int(np.prod(shape)))
             for fragment in state.owned:
                 if fragment.name == name:

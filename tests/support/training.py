@@ -24,7 +24,6 @@ import pytest
 from data.errors import BadInput
 from data.stream.rows import Rows
 from launcher.checkpoint.catalog import newest
-from launcher.checkpoint.format import KINDS
 from launcher.checkpoint.read import Request
 from launcher.config import run_config
 from launcher.distributed.world import World
@@ -63,7 +62,8 @@ def small_text(corpora: Corpora, folder: Path) -> TrainingText:
 
 
 def config(text: TrainingText, folder: Path, **changes: Any) -> dict[str, Any]:
-    """A run of 40 steps of 10 rows on all objectives with dropout, a checkpoint every 5: plain values."""
+    """A run of 40 steps of 10 rows on all objectives with dropout, a checkpoint every 5, an average of the
+    weights: plain values."""
     plain = {
         "run": {"name": "run", "folder": str(folder)},
         "steps": 40,
@@ -83,6 +83,7 @@ def config(text: TrainingText, folder: Path, **changes: Any) -> dict[str, Any]:
         "optimizer": {"lr": 1e-2, "warmup": 5, "schedule": "constant"},
         "layout": {"zero": 1, "micro_batch": 2},
         "checkpoint": {"every": 5, "keep": 3},
+        "ema": {"decay": 0.9, "every": 2},
         "wandb": {"mode": "disabled"},
         "fingerprint": True,
     }
@@ -226,7 +227,9 @@ def saved(folder: Path) -> dict[tuple[str, str], np.ndarray]:
     assert passed_over == []
     assert stored.step == last_step(folder)
     arrays = {
-        (name, kind): np.empty(shape, np.float32) for name, shape in stored.shapes.items() for kind in KINDS
+        (name, kind): np.empty(shape, np.float32)
+        for name, shape in stored.shapes.items()
+        for kind in stored.kinds
     }
     stored.read(
         [

@@ -16,7 +16,7 @@ from launcher.runs.run_folder import open_run
 from objectives.mixture import Mixture
 from objectives.registry import NAMES
 from tests.support.helpers import TrainingText
-from tests.support.training import config, told, train
+from tests.support.training import config, saved, told, train
 
 UNEQUAL: dict[str, dict[str, float]] = {
     "causal": {"weight": 3},
@@ -123,11 +123,12 @@ def test_held_out_losses_are_those_of_one_rank_and_of_evaluate(
     text: TrainingText, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """1 and 4 ranks (ZeRO 3) agree to 1e-5 on the weights of the seed and after 2 steps; `headrace evaluate`
-    agrees with the run's last evaluation to 1e-6."""
+    agrees with the run's last evaluation to 1e-6. So do the losses of the average of the weights."""
     found = {}
     for ranks, zero in ((1, 1), (4, 3)):
         folder = tmp_path / str(ranks)
         changes = {"steps": 2, "model": WITHOUT_DROPOUT, "eval": {"every": 2, "bytes": 1_500}}
+        changes["ema"] = {"decay": 0.5}
         train(ranks, config(text, folder, **changes, layout={"zero": zero, "micro_batch": 3}))
         found[ranks] = [line for line in merged(open_run(folder / "run")) if "eval" in line]
         assert [line["step"] for line in found[ranks]] == [0, 2]
@@ -135,6 +136,8 @@ def test_held_out_losses_are_those_of_one_rank_and_of_evaluate(
         assert one["eval"].keys() == {"code", "prose"}
         assert one["eval"]["code"].keys() == set(NAMES)
         _assert_close(one["eval"], four["eval"], 1e-5)
+        _assert_close(one["ema"], four["ema"], 1e-5)
+        assert (one["ema"] == one["eval"]) == (one["step"] == 0)
     before, after = (line["eval"]["code"]["causal"] for line in found[1])
     assert after["loss"] != before["loss"]
     assert after["tokens"] == before["tokens"]
@@ -145,4 +148,25 @@ def test_held_out_losses_are_those_of_one_rank_and_of_evaluate(
     told_again = json.loads(printed.out)
     assert list(told_again["eval"]["code"]) == list(NAMES), "in the order of the config"
     assert told_again["step"] == 2
-    _assert_close(found[4][-1]["eval"], told_again["eval"], 1e-6)
+    for weights in ("eval", "ema"):
+        _assert_close(found[4][-1][weights], told_again[weights], 1e-6)
+
+
+def test_an_average_that_begins_or_ends_at_a_resume_is_said(text: TrainingText, tmp_path: Path) -> None:
+    """In the ledger; it begins as the weights of the checkpoint."""
+    on = {"decay": 0.9}
+    for number, ema in enumerate([{}, on, on, {}], 1):
+        (left,) = train(1, config(text, tmp_path, ema=ema, steps=number), tensors=True)
+        kinds = {kind for _, kind in left.loaded}
+        assert ("ema" in kinds) == bool(ema)
+        if number == 2:
+            for (name, kind), tensor in left.loaded.items():
+                if kind == "ema":
+                    np.testing.assert_array_equal(tensor, left.loaded[name, "w"])
+        assert {kind for _, kind in saved(tmp_path)} == kinds
+    begins, dropped = (
+        "ema: the average begins now, as the weights of step 1",
+        "ema: the average of step 3 is dropped, for ema.decay is not set",
+    )
+    starts = [line for line in open_run(tmp_path / "run").ledger() if line["event"] in ("start", "resume")]
+    assert [line["average"] for line in starts] == [None, begins, None, dropped]
