@@ -133,7 +133,8 @@ DOORS: dict[str, dict[str, str]] = {
         "yaml_reader": "Key dotted",
     },
     "launcher.checkpoint": {
-        "catalog": "listing newest verify",
+        "average": "write_average",
+        "catalog": "listing newest verify weights_at",
         "format": "Damaged",
         "read": "StoredCheckpoint",
         "load": "FoundDamaged load read_weights undamaged",
@@ -141,6 +142,7 @@ DOORS: dict[str, dict[str, str]] = {
         "retention": "Retention steps_in",
     },
     "launcher.runs": {
+        "averaged": "average",
         "run_folder": "* Attempt RunFolder going_on open_run",
         "lineage": "first_line lineage merged newest steps",
         "plan_history": "go_on keep record_skip run_tokenizer",

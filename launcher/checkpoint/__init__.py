@@ -2,5 +2,5 @@
 
 Doors: `catalog` (which there are, which is the newest), `read.StoredCheckpoint` (one that was opened),
 `load.load/read_weights` (its tensors, each block checked), `format.Damaged`, `save.Checkpoints`,
-`retention.Retention/steps_in`.
+`average.write_average`, `retention.Retention/steps_in`.
 """

@@ -23,23 +23,27 @@ def newest(
     step: int | None = None,
     rewound: tuple[int, int] | None = None,
     damaged: Mapping[int, Sequence[str]] | None = None,
+    weights: bool = False,
 ) -> tuple[StoredCheckpoint | None, list[str]]:
     """The newest checkpoint whose small files are right, opened, and a line for each newer one passed over.
 
     With `step` that one or BadInput. rewound (attempt, step): that attempt went back to that step, so what
     others saved of later steps was given up, also where it was killed before it had set that aside. damaged:
-    step → what was found wrong by reading that checkpoint. (None, []) where nothing was ever saved; BadInput
+    step → what was found wrong by reading that checkpoint. weights: those that are kept as weights alone
+    serve too, where the step has no whole one. (None, []) where nothing was ever saved; BadInput
     where all that was saved is damaged, or the choice falls on a checkpoint of another format.
     """
     damaged = damaged or {}
+    names = {number: weights_name(number) for number in steps_in(folder, "weights") if weights}
+    names |= {number: step_name(number) for number in steps_in(folder)}
     # One that has gone since it was found damaged counts still, lest the run begin again from nothing.
-    steps = sorted({*steps_in(folder), *damaged})
+    steps = sorted({*names, *damaged})
     if step is not None:
         _require(folder, step, steps)
         steps = [step]
     passed_over: list[str] = []
     for number in reversed(steps):
-        path = folder / step_name(number)
+        path = folder / names.get(number, step_name(number))
         try:
             if number in damaged:
                 raise Damaged(*damaged[number])
@@ -56,6 +60,14 @@ def newest(
     if passed_over:
         raise BadInput(f"no checkpoint is whole: {'; '.join(passed_over)}")
     return None, []
+
+
+def weights_at(folder: Path, step: int) -> StoredCheckpoint:
+    """The checkpoint of that step, whole or weights alone, opened. BadInput where there is none, or its small
+    files are damaged."""
+    stored, _ = newest(folder, step, weights=True)
+    assert stored is not None
+    return stored
 
 
 def abandon(folder: Path, after: int, attempt: int) -> list[str]:

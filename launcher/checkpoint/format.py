@@ -133,7 +133,7 @@ def header(elements: Mapping[str, int]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def blocks(parts: Sequence[memoryview | bytes]) -> Iterator[memoryview]:
+def blocks(parts: Iterable[memoryview | bytes]) -> Iterator[memoryview]:
     """The parts, one behind the other, cut into blocks; copied only where a block spans two parts."""
     held = bytearray()
     for part in parts:
@@ -154,7 +154,7 @@ def blocks(parts: Sequence[memoryview | bytes]) -> Iterator[memoryview]:
         yield memoryview(bytes(held))
 
 
-def write_blocks(path: Path, parts: Sequence[memoryview | bytes]) -> np.ndarray:
+def write_blocks(path: Path, parts: Iterable[memoryview | bytes]) -> np.ndarray:
     """Write the parts as one file, fsynced, and read it back from the disk. The block table, uint64."""
     table = []
     with open(path, "wb", buffering=0) as file:

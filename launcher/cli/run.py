@@ -7,7 +7,7 @@ import typer
 from launcher import output
 from launcher.cli.options import AsJson, RunPath
 
-checkpoint = typer.Typer(help="List and verify the checkpoints of a run.", no_args_is_help=True)
+checkpoint = typer.Typer(help="List, verify and average the checkpoints of a run.", no_args_is_help=True)
 
 AtStep = Annotated[
     int | None, typer.Option("--step", help="The checkpoint of this step; by default the newest.")
@@ -219,3 +219,31 @@ def verify_checkpoints(run: RunPath, step: AtStep = None, json: AsJson = False) 
                 output.say(line)
     if problems:
         raise typer.Exit(2)
+
+
+@checkpoint.command("average")
+def average_checkpoints(
+    run: RunPath,
+    steps: Annotated[list[int], typer.Argument(metavar="STEP…", help="The steps, two or more.")],
+    out: Annotated[str, typer.Option("--out", help="The new folder that it is written to.")],
+    json: AsJson = False,
+) -> None:
+    """Average the weights of several steps.
+
+    All count the same. The new folder is taken where a run is read: by evaluate, generate and init_from. It
+    has no optimizer, so it cannot be resumed.
+
+    \b
+    Example:
+      headrace checkpoint average runs/first 800 900 1000 --out runs/first-mean
+    """
+    from pathlib import Path
+
+    from launcher.runs.averaged import average
+    from launcher.runs.run_folder import open_run
+
+    path = average(open_run(run), steps, Path(out).absolute())
+    if json:
+        output.say_json({"path": str(path)})
+    else:
+        output.say(f"{path}: the mean of the weights of steps {', '.join(map(str, steps))}")

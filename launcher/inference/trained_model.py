@@ -41,11 +41,11 @@ class Trained:
 
 
 def load_model(run: RunFolder, step: int | None) -> Trained:
-    """What a run had trained at a step (None: the newest checkpoint), each weight read into its place. Says
-    what it passed over. BadInput where there is no whole checkpoint."""
+    """What a run had trained at a step (None: the newest checkpoint, be it of weights alone), each weight
+    read into its place. Says what it passed over. BadInput where there is no whole checkpoint."""
     damaged: dict[int, list[str]] = {}
     while True:
-        stored, passed_over = newest(run.checkpoints, step, damaged=damaged)
+        stored, passed_over = newest(run.checkpoints, step, damaged=damaged, weights=True)
         if stored is None:
             raise BadInput(f"{run.path}: has no checkpoint yet")
         try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from data.errors import BadInput
 from launcher.checkpoint.catalog import newest
 from launcher.checkpoint.read import StoredCheckpoint
+from launcher.checkpoint.retention import steps_in
 from launcher.config.run_config import Config
 from launcher.runs.lineage import first_line, lineage
 from launcher.runs.plan_history import refuse_other_tokenizer
@@ -55,5 +56,10 @@ def start_point(
         raise BadInput(
             f"{run.checkpoints}: no checkpoint is there, and the run has saved step {saved[-1]}: bring it "
             "back; to begin again, train under another run.name"
+        )
+    elif steps_in(run.checkpoints, "weights"):
+        raise BadInput(
+            f"{run.checkpoints}: holds weights alone, which cannot be resumed; a new run begins from them "
+            f"with init_from={run.path}"
         )
     return StartPoint(found, passed_over, found is not None and found.step >= config.steps, damaged or {})

@@ -462,6 +462,7 @@ def test_a_terminal_that_knows_ascii_alone(home: Path, one: Path) -> None:
         ["wandb", "X"],
         ["checkpoint", "ls", "X"],
         ["checkpoint", "verify", "X"],
+        ["checkpoint", "average", "X", "1", "2", "--out", "mean"],
         ["data", "trace", "X", "--step", "1"],
         ["data", "seen", "X", "1"],
     ],

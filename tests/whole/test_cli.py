@@ -32,6 +32,7 @@ COMMANDS = [
     "doctor",
     "checkpoint ls",
     "checkpoint verify",
+    "checkpoint average",
     "data pack",
     "data index",
     "data verify",
@@ -43,7 +44,7 @@ COMMANDS = [
 ]
 SHOWING = [
     *("check", "status", "metrics", "evaluate", "generate", "doctor", "checkpoint ls", "checkpoint verify"),
-    *("data verify", "data show", "data trace", "data seen", "tokenizer check"),
+    *("checkpoint average", "data verify", "data show", "data trace", "data seen", "tokenizer check"),
 ]
 
 
@@ -187,7 +188,7 @@ def test_the_private_parts_of_typer_are_where_we_look_for_them(words: str, kind:
 
 
 def test_a_group_without_a_command_shows_its_help() -> None:
-    assert "verify  Read every byte" in headrace("checkpoint", code=2)
+    assert "verify   Read every byte" in headrace("checkpoint", code=2)
 
 
 def test_a_foreign_package_of_the_same_name_is_named(tmp_path: Path) -> None:
