@@ -70,7 +70,7 @@ def test_every_stage_agrees_with_plain_torch() -> None:
     (found,) = run(settings_in_turn, 1, settings, timeout=PATIENCE, gpu=True)
     for setting, (losses, norms, weights) in zip(settings, found, strict=True):
         expected = reference(setting)
-        np.testing.assert_allclose(losses, expected[0], rtol=2e-5, err_msg=str(setting))
+        np.testing.assert_allclose(losses, expected[0], rtol=2e-5, atol=1e-6, err_msg=str(setting))
         np.testing.assert_allclose(norms, expected[1], rtol=2e-4, err_msg=str(setting))
         for name, weight in expected[2].items():
             np.testing.assert_allclose(weights[name], weight, atol=2e-5, err_msg=f"{setting} {name}")
@@ -80,7 +80,7 @@ def test_bf16_agrees_within_its_rounding() -> None:
     settings = [varied(**keys(cell)) for cell in WHOLE if cell.precision == "bf16"]
     (found,) = run(settings_in_turn, 1, settings, timeout=PATIENCE, gpu=True)
     for losses, _, _ in found:
-        np.testing.assert_allclose(losses, reference(varied())[0], rtol=2e-2)
+        np.testing.assert_allclose(losses, reference(varied())[0], rtol=2e-2, atol=1e-3)
 
 
 def on_gpu(text: TrainingText, folder: Path, length: int, **layout: Any) -> dict[str, Any]:

@@ -26,11 +26,14 @@ from launcher.engine.zero_engine import Engine
 from model.config import ModelConfig
 from model.initialise import initialise
 from model.transformer import Transformer
+from objectives.registry import HEADS
 
 VOCABULARY, LENGTH, CORPORA = 61, 24, 2
-HEADS = ("vocabulary", "vocabulary", "binary")
 MODEL = ModelConfig(layers=2, width=16, heads=2, mlp_width=24, max_sequence_length=LENGTH)
 SEED = 3
+SHARES = (1.0, 0.6, 0.1, 0.05, 0.4, 0.2, 0.8)
+COEFFICIENTS = (1.0, 0.5, 2.0, 1.0, 0.25, 1.5, 0.75)
+"""By objective: of a segment's positions, those that have a target; what its loss is multiplied by."""
 OPTIMIZER = OptimizerConfig(lr=1e-2, warmup=2, grad_clip=0.5, eps=1e-6)
 """eps: of a gradient that is nothing but rounding Adam would make a whole step in either direction."""
 
@@ -93,14 +96,14 @@ def rows_of(step: int, rows: int, seed: int = 5) -> Rows:
     arrays["tokens"][:] = random.integers(0, VOCABULARY, (rows, LENGTH))
     for row in range(rows):
         cut = int(random.integers(4, LENGTH - 4))
-        for begin, end in ((0, cut), (cut, LENGTH)):
+        for half, (begin, end) in enumerate(((0, cut), (cut, LENGTH))):
             arrays["start"][row, begin:end] = begin
             prefix = int(random.integers(begin, end))
             arrays["bound"][row, begin:prefix] = max(begin, prefix - 1)
-            objective = int(random.integers(0, 3))
+            objective = (2 * row + half + step) % len(HEADS)
             arrays["objective"][row, begin:end] = objective
             arrays["corpus"][row, begin:end] = random.integers(0, CORPORA)
-            share = (1.0, 0.1, 0.05)[objective] if row % 3 else 0.02
+            share = SHARES[objective] if row % 3 else 0.02
             aimed = begin + np.flatnonzero(random.random(end - begin) < share)
             aimed = aimed if len(aimed) else np.array([begin])
             top = 2 if HEADS[objective] == "binary" else VOCABULARY
@@ -112,12 +115,15 @@ def rows_of(step: int, rows: int, seed: int = 5) -> Rows:
 def scale_of(rows: Rows, normalise: str) -> np.ndarray:
     """The two normalisations of docs/design/loss.md, with coefficients, over the global batch."""
     weight = np.bincount(rows.objective[rows.targets >= 0], rows.weights[rows.targets >= 0], len(HEADS))
-    coefficient = np.array([1.0, 0.5, 2.0])
-    return coefficient / (weight.sum() if normalise == "global" else np.maximum(weight, 0.2 * weight.sum()))
+    return COEFFICIENTS / (weight.sum() if normalise == "global" else np.maximum(weight, 0.2 * weight.sum()))
 
 
-def reference(setting: Setting) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
-    """Plain torch, one process, the whole batch at once: losses, gradient norms, weights at the end."""
+Trained = tuple[list[list[float]], list[float], dict[str, np.ndarray]]
+"""Of each step the loss by objective, and the norm of the gradient; the weights at the end."""
+
+
+def reference(setting: Setting) -> Trained:
+    """Plain torch, one process, the whole batch at once."""
     model = build(setting.model)
     options = setting.optimizer
     groups = parameter_groups(model.named_parameters(), options)
@@ -129,12 +135,12 @@ def reference(setting: Setting) -> tuple[list[float], list[float], dict[str, np.
             group["lr"] = lr_at(step, setting.steps, options)
         weights = rows.weights * np.append(scale_of(rows, setting.normalise), 0)[rows.objective]
         arrays = rows.arrays() | {"weights": weights.astype(np.float32)}
-        loss, _ = model({name: torch.from_numpy(array) for name, array in arrays.items()})
+        loss, sums = model({name: torch.from_numpy(array) for name, array in arrays.items()})
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), options.grad_clip)))
         adam.step()
         adam.zero_grad()
-        losses.append(float(loss.detach()))
+        losses.append(sums.sum(dim=1).tolist())
     return losses, norms, {n: p.detach().numpy().copy() for n, p in model.named_parameters()}
 
 
@@ -166,8 +172,8 @@ def share(world: World, rows: Rows, micro_batch: int) -> list[Rows]:
 
 def train(
     engine: Engine, setting: Setting, first: int = 1, last: int | None = None
-) -> tuple[list[float], list[float]]:
-    """Losses over all ranks, and gradient norms, of steps first … last."""
+) -> tuple[list[list[float]], list[float]]:
+    """Losses over all ranks by objective, and gradient norms, of steps first … last."""
     losses, norms = [], []
     for step in range(first, (last or setting.steps) + 1):
         rows = rows_of(step, setting.rows)
@@ -178,12 +184,12 @@ def train(
             lr_at(step, setting.steps, setting.optimizer),
             agree,
         )
-        losses.append(float(engine.reduce(result.sums.ravel()).sum()))
+        losses.append(engine.reduce(result.sums.ravel()).reshape(result.sums.shape).sum(axis=1).tolist())
         norms.append(result.grad_norm)
     return losses, norms
 
 
-def run_setting(world: World, setting: Setting) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
+def run_setting(world: World, setting: Setting) -> Trained:
     """The case of a parity test: the same three things as `reference`."""
     engine = make_engine(world, setting)
     losses, norms = train(engine, setting)
@@ -195,7 +201,9 @@ def train_and_evaluate(world: World, setting: Setting, heights: tuple[int, ...])
     """The losses of a setting, and after them the sums over evaluated micro-batches of so many rows each."""
     engine = make_engine(world, setting)
     losses, _ = train(engine, setting)
-    return losses + [float(engine.evaluate([rows_of(9, rows)]).sums.sum()) for rows in heights]
+    return np.sum(losses, axis=1).tolist() + [
+        float(engine.evaluate([rows_of(9, rows)]).sums.sum()) for rows in heights
+    ]
 
 
 def varied(**changes: Any) -> Setting:

@@ -4,9 +4,9 @@ python -m tests.support.layouts        prints the README's table
 """
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from textwrap import fill
-from typing import Any, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from launcher.engine.layout import SUPPORT, LayoutCell, Offload, Precision, Stage
 
@@ -23,12 +23,39 @@ def keys(cell: LayoutCell) -> dict[str, Any]:
     return cell._asdict() | {"pipeline": 2 if cell.pipeline else 1}
 
 
+class Placed(NamedTuple):
+    """A layout on a number of ranks."""
+
+    ranks: int
+    layout: dict[str, Any]
+
+    def __str__(self) -> str:
+        words = [f"{key} {value}" for key, value in self.layout.items()]
+        return f"{self.ranks} ranks, {', '.join(words)}"
+
+
+FP32 = [
+    *(Placed(n, {"zero": zero}) for zero in range(4) for n in (1, 2, 4)),
+    *(Placed(n, {"zero": zero, "offload": "optimizer"}) for zero in (1, 2, 3) for n in (1, 2, 4)),
+    *(Placed(n, {"pipeline": p, "zero": zero}) for n, p in ((2, 2), (4, 4), (4, 2)) for zero in (0, 1)),
+]
+"""Every layout in which parity is shown in fp32, on so many ranks: each in all its recipes (RECIPES)."""
+BF16 = [
+    *(Placed(n, {"zero": zero}) for zero in (1, 2, 3) for n in (1, 2)),
+    *(Placed(2, {"zero": zero, "offload": "optimizer"}) for zero in (1, 2, 3)),
+    *(Placed(n, {"pipeline": 2, "zero": 1}) for n in (2, 4)),
+]
+"""And in bf16, in one recipe each."""
+RECIPES = list(product((False, True), (True, False), ("global", "objective")))
+"""(activation checkpointing, tied, normalisation)."""
+
+
 def cover(matrix: Sequence[Row]) -> list[Row]:
     """A few rows of a matrix in which every two values that meet in any of its rows meet. Greedy: each time
     the row that has the most pairs that are still missing, of equals the first."""
 
     def pairs(row: Row) -> set[tuple]:
-        return set(combinations(enumerate(row), 2))
+        return set(combinations(enumerate(map(str, row)), 2))
 
     missing = {pair for row in matrix for pair in pairs(row)}
     chosen = []
