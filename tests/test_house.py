@@ -134,15 +134,16 @@ DOORS: dict[str, dict[str, str]] = {
     },
     "launcher.checkpoint": {
         "average": "write_average",
-        "catalog": "listing newest verify weights_at",
+        "catalog": "listing newest opened verify weights_at",
         "format": "Damaged",
         "read": "StoredCheckpoint",
-        "load": "FoundDamaged load read_weights undamaged",
+        "load": "FoundDamaged load load_weights read_weights undamaged",
         "save": "Checkpoints",
         "retention": "Retention steps_in",
     },
     "launcher.runs": {
         "averaged": "average",
+        "beginning": "beginning on_record",
         "run_folder": "* Attempt RunFolder going_on open_run",
         "lineage": "first_line lineage merged newest steps",
         "plan_history": "go_on keep record_skip run_tokenizer",

@@ -13,7 +13,7 @@ from typing import Any
 
 from data.durable import sync_folder
 from data.errors import BadInput
-from launcher.checkpoint.format import Damaged, OtherFormat, step_name, weights_name
+from launcher.checkpoint.format import MANIFEST, Damaged, OtherFormat, step_name, weights_name
 from launcher.checkpoint.read import StoredCheckpoint, read_manifest
 from launcher.checkpoint.retention import steps_in
 
@@ -60,6 +60,16 @@ def newest(
     if passed_over:
         raise BadInput(f"no checkpoint is whole: {'; '.join(passed_over)}")
     return None, []
+
+
+def opened(path: Path) -> StoredCheckpoint | None:
+    """The checkpoint that a folder itself is; None where it is none. BadInput where it is damaged."""
+    if not (path / MANIFEST).is_file():
+        return None
+    try:
+        return StoredCheckpoint(path)
+    except Damaged as damage:
+        raise BadInput(f"{path}/{damage}") from None
 
 
 def weights_at(folder: Path, step: int) -> StoredCheckpoint:

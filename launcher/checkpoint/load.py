@@ -2,13 +2,14 @@
 
     undamaged(world, read)         a read by every rank, of which all hear where any of them met damage
     load(world, stored, state)     every rank reads what it holds, and checks each block that it reads
+    load_weights(…)                the same of the weights alone: a run that begins, and does not go on
 
 Where any rank met damage all raise FoundDamaged with the lines of all, so a start goes on from an older
 checkpoint on all ranks. Together they read each element of each parameter: nothing that the run needs stays
 unchecked.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -57,8 +58,17 @@ def load(world: World, stored: StoredCheckpoint, state: StateMap) -> None:
     another. BadInput for a model of other shapes, or weights without moments.
     """
     together(world, lambda: _require(stored, state.shapes))
-    undamaged(world, lambda: _fill(stored, state))
+    undamaged(world, lambda: _fill(stored, state, [kind for kind in state.kinds if kind in stored.kinds]))
     state.adam_step = stored.adam_step
+    state.refresh()
+    state.check_guard()
+
+
+def load_weights(world: World, stored: StoredCheckpoint, state: StateMap) -> None:
+    """Fill this rank's masters alone, refresh the model, check the map: the moments stay as they are. A
+    collective. FoundDamaged on all ranks; BadInput for a model of other shapes."""
+    together(world, lambda: _require_shapes(stored, state.shapes, "weights begin a model of their own shape"))
+    undamaged(world, lambda: _fill(stored, state, ["w"]))
     state.refresh()
     state.check_guard()
 
@@ -79,12 +89,16 @@ def _require(stored: StoredCheckpoint, shapes: Mapping[str, tuple[int, ...]]) ->
     """BadInput unless a checkpoint holds all of a model of these shapes, and nothing else."""
     if not all(stored.keeps(name, kind) for name in shapes if name in stored.shapes for kind in KINDS):
         raise BadInput(f"{stored.path}: holds weights only, it cannot be resumed")
+    _require_shapes(stored, shapes, "resume with the model and tokenizer that the run was started with")
+
+
+def _require_shapes(stored: StoredCheckpoint, shapes: Mapping[str, tuple[int, ...]], remedy: str) -> None:
     for name, shape in shapes.items():
         if stored.shapes.get(name) != shape:
             found = stored.shapes.get(name, "nothing")
             raise BadInput(
                 f"{stored.path}: {name} is {found} in the checkpoint and {shape} in the model of the config; "
-                "resume with the model and tokenizer that the run was started with"
+                f"{remedy}"
             )
     for name in stored.shapes:
         if name not in shapes:
@@ -92,13 +106,13 @@ def _require(stored: StoredCheckpoint, shapes: Mapping[str, tuple[int, ...]]) ->
 
 
 @torch.no_grad()
-def _fill(stored: StoredCheckpoint, state: StateMap) -> None:
+def _fill(stored: StoredCheckpoint, state: StateMap, kinds: Sequence[str]) -> None:
     """Straight into the flats on a CPU; onto a GPU through pinned host memory for one kind of them.
 
     All flats of a kind are read in one pass over the files: neighbouring parameters may lie in different
     flats, and a pass for each flat would read the blocks that they share again.
     """
-    for kind in [kind for kind in state.kinds if kind in stored.kinds]:
+    for kind in kinds:
         targets = [state.tensor(flat, kind) for flat in range(len(state.flats))]
         hosts = [
             target

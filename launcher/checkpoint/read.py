@@ -248,7 +248,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if unknown := unknown_names({MANIFEST: manifest}, manifest.get("optional", ())):
         raise OtherFormat(path, manifest["format"], unknown)
     named = path.name.partition("-")[2].partition(".")[0]
-    if int(named) != manifest["step"]:
+    if named != f"{manifest['step']:08d}":
         raise Damaged(f"{MANIFEST}: is of step {manifest['step']}, its folder is called {path.name}")
     wrong = [line for name, size in manifest["sizes"].items() if (line := _size_problem(path / name, size))]
     if wrong:

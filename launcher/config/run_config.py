@@ -25,6 +25,7 @@ from launcher.config.sections import (
     CheckpointConfig,
     DataConfig,
     EvalConfig,
+    LocalPath,
     LogConfig,
     Run,
     Section,
@@ -56,6 +57,8 @@ class Config(Section):
     """Everything that a run is told, complete with defaults."""
 
     run: Run
+    init_from: LocalPath | None = None
+    """Begin from the weights of another run: RUN, RUN@STEP, or the folder of a checkpoint."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     steps: Annotated[int, Field(ge=1, le=10**8)]
     """Optimizer steps; a finished run goes on when this is raised."""

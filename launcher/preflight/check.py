@@ -19,6 +19,7 @@ from launcher.config.run_config import Config, require_files, require_processes
 from launcher.preflight import estimates
 from launcher.preflight.prompts import require_room
 from launcher.preflight.quarantine import refuse_unknown
+from launcher.runs.beginning import beginning
 from launcher.runs.plan_history import go_on, run_tokenizer
 from launcher.runs.progress import Progress
 from launcher.runs.resume_point import StartPoint, start_point
@@ -40,6 +41,7 @@ def report(
         run.refuse_writer()
     tokenizer, corpora, history = _stream(config, run, at)
     require_room(config, tokenizer)
+    initial = beginning(config, tokenizer, run) if at is None else None
     plan = history.newest
     row = at.row if at else 0
     unknown = refuse_unknown(config, corpora, most=math.inf)
@@ -51,6 +53,7 @@ def report(
             "exists": run is not None,
             "step": at.step if at else 0,
             "complete": point.complete,
+            "init_from": str(initial.path) if initial else None,
         },
         "model": {"parameters": count, "vocabulary": tokenizer.size},
         "step": estimates.step(config, plan, row, processes),
@@ -137,6 +140,8 @@ def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
 
 
 def _standing(run: dict[str, Any]) -> str:
+    if run["init_from"]:
+        return f" (begins from the weights of {run['init_from']})"
     if not run["exists"]:
         return ""
     if run["complete"]:

@@ -12,6 +12,7 @@ from launcher.checkpoint.catalog import newest
 from launcher.checkpoint.read import StoredCheckpoint
 from launcher.checkpoint.retention import steps_in
 from launcher.config.run_config import Config
+from launcher.runs.beginning import refuse_other_beginning
 from launcher.runs.lineage import first_line, lineage
 from launcher.runs.plan_history import refuse_other_tokenizer
 from launcher.runs.run_folder import RunFolder
@@ -40,10 +41,12 @@ def start_point(
     """Where `run` goes on under `config`: at its newest checkpoint that is whole, or at that of `step`.
 
     Only the small files of checkpoints are read. Damage in the large ones is met by the start that loads
-    them, which asks again with what it found, in `damaged`: step → lines. BadInput for another tokenizer,
-    checkpoints that are lost, damaged or of another format, and a damaged ledger.
+    them, which asks again with what it found, in `damaged`: step → lines. BadInput for another tokenizer or
+    other weights to begin from, for checkpoints that are lost, damaged or of another format, and for a
+    damaged ledger.
     """
     refuse_other_tokenizer(run, config)
+    refuse_other_beginning(run, config)
     begun = run.attempts()
     rewound = (begun[-1], first_line(run, begun[-1])["step"]) if begun else None
     found, passed_over = newest(run.checkpoints, step, rewound, damaged)

@@ -28,6 +28,7 @@ from launcher.engine.host_memory import host_memory_free
 from launcher.inference.held_out import HeldOut
 from launcher.inference.samples import Sampler, no_room
 from launcher.inference.trained_model import plain_model
+from launcher.runs.beginning import on_record
 from launcher.runs.plan_history import keep, record_skip
 from launcher.runs.progress import Progress
 from launcher.runs.versions import versions
@@ -100,6 +101,7 @@ def _begin(
         parent=found.attempt if found else None,
         row=stream.at.row,
         checkpoint=str(found.path) if found else None,
+        init_from=on_record(restored.initial) if restored.initial else None,
         passed_over=restored.passed_over,
         average=restored.average_note,
         processes=world.size if world.started_by == "headrace" else None,

@@ -6,6 +6,7 @@
     model and engine, built once                                 zero_engine.py
     each rank reads what it holds, and checks what it reads      load.py
     or, at the beginning, draws it                               zero_engine.py
+    or reads the weights alone of another run                    beginning.py, load.py
 
 Where any rank finds damage the checkpoint is passed over on all, and rank 0 chooses again. Nothing of the
 run is written before one is loaded, so an attempt's first line names what it really goes on from.
@@ -21,10 +22,10 @@ from typing import Any
 from data.plan.plan import History, Plan
 from data.shards.corpus import Corpus
 from data.tokenization.tokenizer import Tokenizer
-from launcher.checkpoint.load import FoundDamaged, load, undamaged
+from launcher.checkpoint.load import FoundDamaged, load, load_weights, undamaged
 from launcher.checkpoint.read import StoredCheckpoint
 from launcher.config.run_config import Config
-from launcher.distributed.collectives import from_first, together
+from launcher.distributed.collectives import found_by_all, from_first, together
 from launcher.distributed.world import World
 from launcher.engine.compiler import require_compiler
 from launcher.engine.ema import WeightAverage, weight_average
@@ -32,6 +33,7 @@ from launcher.engine.stages import stage_borders
 from launcher.engine.zero_engine import Engine
 from launcher.inference.trained_model import plain_model
 from launcher.preflight.prompts import require_room
+from launcher.runs.beginning import beginning
 from launcher.runs.plan_history import go_on, run_tokenizer
 from launcher.runs.progress import Progress
 from launcher.runs.resume_point import StartPoint, start_point
@@ -74,7 +76,9 @@ class Restored:
     """Text, model and engine as they stood at a checkpoint."""
 
     checkpoint: StoredCheckpoint | None
-    """None: at the beginning, with the initial weights of the seed."""
+    """None: at the beginning."""
+    initial: StoredCheckpoint | None
+    """At the beginning: whose weights it is; None: those of the seed."""
     passed_over: list[str]
     """Newer checkpoints that are damaged, and how."""
     stream: Stream
@@ -109,10 +113,11 @@ def restore(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> Restored
                 engine = _build(world, claimed.config, stream)
                 stack.callback(engine.close)
                 average = weight_average(engine.state, claimed.config.ema)
+            initial = None
             if stored is not None:
                 load(world, stored, engine.state)
             else:
-                engine.initialise(claimed.config.seed)
+                initial = _begin(world, claimed, stream, engine)
         except FoundDamaged as found:
             damaged[choice.step], point = found.lines, None
             continue
@@ -120,7 +125,28 @@ def restore(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> Restored
             average.restart()
         # The plan of an older checkpoint may know fewer corpora than the one that the engine was built for.
         engine.count_corpora(len(stream.plan.corpora))
-        return Restored(stored, choice.passed_over, stream, engine, average)
+        return Restored(stored, initial, choice.passed_over, stream, engine, average)
+
+
+def _begin(world: World, claimed: ClaimedAttempt, stream: Stream, engine: Engine) -> StoredCheckpoint | None:
+    """The initial weights: those of the seed, or of the checkpoint that init_from names, which is returned. A
+    collective. BadInput on all ranks, also where that is damaged: nobody said from which other to begin."""
+
+    def choose() -> str | None:
+        found = beginning(claimed.config, stream.tokenizer, claimed.run)
+        return str(found.path) if found else None
+
+    path = from_first(world, choose)
+    if path is None:
+        engine.initialise(claimed.config.seed)
+        return None
+    try:
+        stored = undamaged(world, lambda: StoredCheckpoint(Path(path)))
+        load_weights(world, stored, engine.state)
+    except FoundDamaged as found:
+        lines = "; ".join(f"{path}/{line}" for line in found.lines)
+        raise found_by_all(world, f"init_from: is damaged: {lines}; name another checkpoint") from None
+    return stored
 
 
 @dataclass(frozen=True)

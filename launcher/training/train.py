@@ -32,6 +32,7 @@ from launcher.preflight.prompts import require_room
 from launcher.preflight.quarantine import refuse_unknown
 from launcher.reporting.summary import show_summary
 from launcher.runs import run_folder
+from launcher.runs.beginning import beginning
 from launcher.runs.progress import Progress
 from launcher.runs.resume_point import StartPoint, start_point
 from launcher.runs.run_folder import Attempt, RunFolder
@@ -56,7 +57,9 @@ def train(config: Config) -> int:
 def start(config: Config) -> tuple[RunFolder, Config]:
     """run_folder.start; before a new run is written, that what its config names can be opened."""
     if not run_folder.exists(RunFolder(config.path).config_file):
-        require_room(config, Tokenizer.load(config.tokenizer.model))
+        tokenizer = Tokenizer.load(config.tokenizer.model)
+        require_room(config, tokenizer)
+        beginning(config, tokenizer)
         _warn(refuse_unknown(config, open_corpora(config)))
     return run_folder.start(config)
 

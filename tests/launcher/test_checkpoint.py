@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,21 @@ from data.errors import BadInput
 from launcher.checkpoint import retention
 from launcher.checkpoint.catalog import abandon, newest, verify
 from launcher.checkpoint.format import KINDS, MANIFEST, Damaged, sealed, step_name, weights_name
-from launcher.checkpoint.load import read_weights
+from launcher.checkpoint.load import load_weights, read_weights
 from launcher.checkpoint.read import Request, StoredCheckpoint
 from launcher.checkpoint.retention import Retention, clean
 from launcher.distributed.collectives import ToldByOtherRank
 from launcher.distributed.world import World
 from launcher.engine.cut import Cut
-from tests.support.engine_cases import checkpoints, make_engine, train_and_save, varied
+from tests.support.engine_cases import (
+    MODEL,
+    Setting,
+    checkpoints,
+    make_engine,
+    tensors,
+    train_and_save,
+    varied,
+)
 from tests.support.ranks import run
 
 LAYOUTS = [(2, 1), (1, 0), (4, 3), (2, 2), (2, 1)]
@@ -66,6 +76,34 @@ def test_the_same_layout_goes_on_bit_for_bit(tmp_path: Path, ranks: int, zero: i
     assert first["losses"] + second["losses"] == straight["losses"]
     for key, tensor in straight["after"].items():
         np.testing.assert_array_equal(second["after"][key], tensor, err_msg=str(key))
+
+
+def begun_from(world: World, setting: Setting, path: Path) -> dict[str, Any] | str:
+    """An engine with the weights alone of a checkpoint; or what refuses them."""
+    engine = make_engine(world, setting)
+    try:
+        load_weights(world, StoredCheckpoint(path), engine.state)
+    except BadInput as refusal:
+        return str(refusal)
+    return {"tensors": tensors(engine), "adam": engine.state.adam_step}
+
+
+def test_weights_alone_begin_in_any_layout_and_in_no_other_shape(tmp_path: Path) -> None:
+    """From 2 ranks ZeRO 1 with moments: 2 ranks ZeRO 3 in bf16, whose moments stay zero."""
+    after = run(train_and_save, 2, varied(steps=1), tmp_path, None, 1, 1)[0]["after"]
+    path = tmp_path / step_name(1)
+    found = run(begun_from, 2, varied(zero=3, precision="bf16"), path)[0]
+    assert found["adam"] == 0
+    for (name, kind), tensor in found["tensors"].items():
+        expected = after[name, kind] if kind == "w" else np.zeros_like(tensor)
+        np.testing.assert_array_equal(tensor, expected, err_msg=f"{name} {kind}")
+    other = varied(zero=0, model=replace(MODEL, mlp_width=32))
+    line = run(begun_from, 1, other, path)[0]
+    assert re.fullmatch(
+        rf"{path}: layers\.1\.mlp\.\w+\.weight is \(\d+, \d+\) in the checkpoint and \(\d+, \d+\) "
+        "in the model of the config; weights begin a model of their own shape",
+        line,
+    ), line
 
 
 def save_with_logs(world: World, folder: Path, refusing: int | None) -> tuple[list[str], str | None]:
