@@ -33,17 +33,24 @@ def counted(count: int, thing: str, plural: str = "s") -> str:
 
 
 def table(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Aligned columns on stdout: numbers to the right, text to the left, None as –."""
+    """Aligned columns on stdout."""
+    for line in aligned(titles, rows):
+        say(line)
+
+
+def aligned(titles: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """Lines of aligned columns: numbers to the right, text to the left, None as –."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max(len(title), *(len(row[i]) for row in cells), 0) for i, title in enumerate(titles)]
     right = [
         bool(rows) and all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(titles))
     ]
-    for line in [list(titles), *cells]:
-        padded = (
+    return [
+        "  ".join(
             cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True)
-        )
-        say("  ".join(padded).rstrip())
+        ).rstrip()
+        for line in [list(titles), *cells]
+    ]
 
 
 def _cell(value: Any) -> str:

@@ -63,7 +63,7 @@ def write_average(folder: Path, stored: Sequence[StoredCheckpoint], about: Mappi
             "attempt": last.attempt,
             "parent": None,
             "about": {**about, "mean_of": [{"path": str(one.path), "step": one.step} for one in stored]},
-            "layout": {"ranks": 1},
+            "layout": {"processes": 1},
         }
         progress = {"adam_step": last.adam_step, "run": last.progress}
         seal(partial, manifest, index, progress)

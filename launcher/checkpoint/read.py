@@ -108,6 +108,11 @@ class StoredCheckpoint:
         return self.manifest["attempt"]
 
     @property
+    def layout(self) -> dict[str, Any]:
+        """Facts of the layout that it was saved in; nothing of it matters to who reads it."""
+        return self.manifest["layout"]
+
+    @property
     def adam_step(self) -> int:
         """Updates that Adam had made."""
         return self.progress_file["adam_step"]

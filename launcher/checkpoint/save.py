@@ -122,12 +122,7 @@ class Checkpoints:
                 "parent": dict(self._parent) if self._parent else None,
                 "about": self._about,
                 "optional": [kind for kind in state.kinds if kind in AVERAGES],
-                "layout": {
-                    "ranks": self._world.size,
-                    "zero": engine.layout.zero,
-                    "pipeline": engine.layout.pipeline,
-                    "precision": engine.layout.precision,
-                },
+                "layout": engine.layout.facts(self._world.size),
             },
         )
         self._parent = {"step": step, "attempt": self._attempt}

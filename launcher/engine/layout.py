@@ -7,7 +7,7 @@ read. A new way to spread a run is a field of LayoutCell, its values in SUPPORT,
 """
 
 from itertools import product
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -115,6 +115,12 @@ class LayoutConfig(BaseModel):
     def degrees(self) -> Degrees:
         """Ranks along each axis but data."""
         return Degrees(pipeline=self.pipeline)
+
+    def facts(self, processes: int) -> dict[str, Any]:
+        """What of it concerns the division of a run on so many processes, as plain values: a checkpoint's
+        manifest keeps it, and a resume compares."""
+        own = self.model_dump(exclude={"deepspeed", "stages", "compile", "activation_checkpointing"})
+        return {"processes": processes, "data_ranks": processes // self.degrees.ranks, **own}
 
     @field_validator("deepspeed", mode="after")
     @classmethod

@@ -35,6 +35,7 @@ from launcher.runs.versions import versions
 from launcher.tracking.start import tracking
 from launcher.tracking.tracker import Tracker
 from launcher.training.global_batch import global_batches
+from launcher.training.moved import layout_changes, shown
 from launcher.training.restore import ClaimedAttempt, Restored, Stream, restore
 from launcher.training.session import Session
 from launcher.training.shared_rows import shared_batches
@@ -96,6 +97,7 @@ def _begin(
     if claimed.attempt is None:
         return None
     stream, found = restored.stream, restored.checkpoint
+    moved = layout_changes(found.layout, claimed.config.layout, world) if found else []
     claimed.attempt.begin(
         step=stream.at.step,
         parent=found.attempt if found else None,
@@ -104,6 +106,7 @@ def _begin(
         init_from=on_record(restored.initial) if restored.initial else None,
         passed_over=restored.passed_over,
         average=restored.average_note,
+        layout={key: rest for key, *rest in moved} or None,
         processes=world.size if world.started_by == "headrace" else None,
         tokenizer=stream.tokenizer.hash,
         versions=versions(),
@@ -112,6 +115,8 @@ def _begin(
     tracker = stack.enter_context(tracking(claimed.run, claimed.config, claimed.attempt, terminal))
     for line in restored.passed_over:
         tracker.note(f"passed over: {line}")
+    for line in shown(moved) if moved else ():
+        tracker.note(line)
     if restored.average_note:
         tracker.note(restored.average_note)
     return tracker

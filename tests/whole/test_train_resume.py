@@ -96,25 +96,43 @@ def test_sigterm_to_one_rank_saves_and_leaves_with_75(
     assert [event for event in events if event != "checkpoint"] == ["start", "stop", "resume", "stop"]
 
 
+RING: list[tuple[int, dict[str, Any]]] = [
+    (2, {"zero": 1}),
+    (1, {"zero": 0}),
+    (2, {"pipeline": 2}),
+    (4, {"pipeline": 2}),
+    (2, {"zero": 3}),
+    (4, {"zero": 2}),
+    (2, {"offload": "optimizer"}),
+    (2, {"zero": 1}),
+]
+"""(ranks, layout): from each into the next, and at the end back to the first."""
+
+
 def test_layouts_hand_over_every_tensor_and_batch(text: TrainingText, tmp_path: Path) -> None:
-    """2 ranks ZeRO 1 → 1 rank ZeRO 0 → 4 ranks ZeRO 3 → 2 ranks ZeRO 2 with an offloaded optimizer → 2 ranks
-    ZeRO 1, against 2 ranks ZeRO 1 throughout. Without dropout, which is drawn by rank. What a layout has
-    loaded, before its first step, is what the one before saved, bit for bit; the losses of 20 steps agree
-    within 2e-5."""
-    model = {"layers": 2, "width": 32, "heads": 2}
+    """RING from layout to layout, against 2 ranks ZeRO 1 throughout. Without dropout, which is drawn by rank.
+    What a layout has loaded, before its first step, is what the one before saved, bit for bit; the losses
+    agree within 2e-5; the ledger has the table of each move."""
+    plain = {"model": {"layers": 3, "width": 32, "heads": 2}, "ema": {"decay": 0.9}}
     alone, moved = tmp_path / "alone", tmp_path / "moved"
-    straight = train(2, config(text, alone, model=model, steps=20))
+    straight = train(2, config(text, alone, **plain, steps=2 * len(RING)))
     handed = None
     rows: dict[int, int] = {}
-    for number, (ranks, zero) in enumerate([(2, 1), (1, 0), (4, 3), (2, 2), (2, 1)], 1):
-        layout = {"zero": zero, "micro_batch": 2, "offload": "optimizer" if zero == 2 else "none"}
-        left = train(ranks, config(text, moved, model=model, layout=layout, steps=4 * number), tensors=True)
+    for number, (ranks, keys) in enumerate(RING, 1):
+        layout = {"micro_batch": 2} | keys
+        left = train(ranks, config(text, moved, **plain, layout=layout, steps=2 * number), tensors=True)
         if handed is not None:
             for one in left:
                 assert_same_tensors(one.loaded, handed)
         handed = saved(moved)
         rows |= rows_of(left)
     assert rows == rows_of(straight)
+    tables = [line.get("layout") for line in open_run(moved / "run").ledger() if line["event"] == "resume"]
+    assert len(tables) == len(RING) - 1
+    for table, (ranks, keys), (before, _) in zip(tables, RING[1:], RING, strict=False):
+        assert table["processes"] == [before, None, ranks]
+        for key, value in keys.items():
+            assert table[key][1:] == [value, value]
     lines, expected = told(moved), told(alone)
     assert [line["fingerprint"] for line in lines] == [line["fingerprint"] for line in expected]
     losses = np.array([[line["loss"] for line in run] for run in (lines, expected)])
