@@ -176,6 +176,25 @@ def test_an_offloaded_optimizer_is_counted_on_the_host(file: Path, headrace: Com
     assert line.endswith(": the optimizer")
 
 
+def test_an_average_of_the_weights_is_counted_where_it_lies(file: Path) -> None:
+    """Four bytes a parameter: beside the optimizer's state, wherever that is, in saves and on the disk."""
+    edits = ["layout.zero=2", "layout.precision=bf16", "checkpoint.keep_every=20"]
+    for where in ("none", "optimizer"):
+        plain, averaged = (
+            report(run_config.load(file, [*edits, f"layout.offload={where}", *more]), 4)
+            for more in ([], ["ema.decay=0.999"])
+        )
+        count = plain["model"]["parameters"]
+        grown = {
+            key: averaged["memory"][key] - size
+            for key, size in plain["memory"].items()
+            if averaged["memory"][key] != size and key != "total"
+        }
+        assert grown == {"optimizer" if where == "none" else "host": pytest.approx(4 * count / 4)}
+        assert averaged["host_memory"]["save"] - plain["host_memory"]["save"] == count
+        assert averaged["checkpoints"]["bytes"] * 3 == plain["checkpoints"]["bytes"] * 4
+
+
 def test_the_command_needs_no_torch_and_prints_both_ways(file: Path) -> None:
     script = (
         "import sys; sys.argv = ['headrace', 'check', *sys.argv[1:]]\n"

@@ -138,6 +138,8 @@ def test_held_out_losses_are_those_of_one_rank_and_of_evaluate(
         _assert_close(one["eval"], four["eval"], 1e-5)
         _assert_close(one["ema"], four["ema"], 1e-5)
         assert (one["ema"] == one["eval"]) == (one["step"] == 0)
+    first, last = found[1]
+    assert last["ema"] != first["ema"], "it follows the weights"
     before, after = (line["eval"]["code"]["causal"] for line in found[1])
     assert after["loss"] != before["loss"]
     assert after["tokens"] == before["tokens"]
