@@ -8,7 +8,7 @@ from itertools import combinations, product
 from textwrap import fill
 from typing import Any, NamedTuple, TypeVar, get_args
 
-from launcher.engine.layout import SUPPORT, LayoutCell, Offload, Precision, Stage
+from launcher.engine.layout import SUPPORT, LayoutCell, Stage
 
 CELLS = [cell for cell, reason in SUPPORT.items() if reason is None]
 WHOLE = [cell for cell in CELLS if not cell.pipeline]
@@ -66,23 +66,40 @@ def cover(matrix: Sequence[Row]) -> list[Row]:
     return chosen
 
 
+AXES = LayoutCell._fields[3:]
+"""Of a cell: ways to spread a run beside ZeRO, each used or not."""
+
+
 def markdown() -> str:
-    """A line a stage and offload, a column a precision; why a cell is refused stands below."""
-    precisions = get_args(Precision)
+    """A line a way to spread a run, a column a ZeRO stage: the precisions, `all` where each is supported with
+    an offloaded optimizer too. Why something is refused stands below."""
     reasons: list[str] = []
+
+    def numbered(reason: str) -> str:
+        if reason not in reasons:
+            reasons.append(reason)
+        return f"({reasons.index(reason) + 1})"
+
+    def words(group: list[LayoutCell]) -> str:
+        """Of the cells of one line and column: what is supported of them, and why the rest is not."""
+        refused = {numbered(reason): None for cell in group if (reason := SUPPORT[cell])}
+        if not refused:
+            return "all"
+        plain = [cell.precision for cell in group if SUPPORT[cell] is None and cell.offload == "none"]
+        offloaded = [cell.precision for cell in group if SUPPORT[cell] is None and cell.offload != "none"]
+        told = [", ".join(plain) or "no", f"offload {', '.join(offloaded)}" if offloaded else ""]
+        return " ".join([*filter(None, told), *refused])
+
     lines = [
-        f"| `zero` | `offload` | {' | '.join(precisions)} |",
-        f"|{'---|' * (2 + len(precisions))}",
+        f"| | {' | '.join(f'`zero: {zero}`' for zero in get_args(Stage))} |",
+        f"|---|{'---|' * len(get_args(Stage))}",
     ]
-    for zero in get_args(Stage):
-        for offload in get_args(Offload):
-            words = []
-            for precision in precisions:
-                reason = SUPPORT[LayoutCell(precision, zero, offload)]
-                if reason is not None and reason not in reasons:
-                    reasons.append(reason)
-                words.append("yes" if reason is None else f"no ({reasons.index(reason) + 1})")
-            lines.append(f"| {zero} | {offload} | {' | '.join(words)} |")
+    for used in product((False, True), repeat=len(AXES)):
+        name = " × ".join(axis for axis, is_used in zip(AXES, used) if is_used) or "data ranks alone"
+        columns = [
+            [cell for cell in SUPPORT if cell.zero == zero and cell[3:] == used] for zero in get_args(Stage)
+        ]
+        lines.append(f"| {name} | {' | '.join(map(words, columns))} |")
     below = [f"{number}. {reason[0].upper()}{reason[1:]}." for number, reason in enumerate(reasons, 1)]
     return "\n".join([*lines, "", *(fill(line, 118, subsequent_indent="   ") for line in below)])
 
