@@ -2,5 +2,5 @@
 
 Doors: `zero_engine.Engine`, `interface`, `forward.PlainModel`, `stages`, `layout.LayoutConfig`,
 `optimizer.OptimizerConfig/lr_at`, `sharded_state.StateMap`, `cut`, `ema`, `memory`,
-`host_memory.host_memory_free`, `compiler`.
+`host_memory.host_memory_free`, `footprint`, `compiler`.
 """

@@ -17,7 +17,7 @@ from data.shards.corpus import Corpus
 from data.tokenization.tokenizer import Tokenizer
 from launcher.checkpoint.retention import Retention
 from launcher.config.run_config import Config
-from launcher.engine.layout import LayoutCell
+from launcher.engine.footprint import footprint
 from model.accounting import PLAIN_BYTES, largest_parameter, parameters
 from model.accounting import memory as model_memory
 
@@ -101,39 +101,24 @@ def _bytes_per_token(corpus: Corpus, tokenizer: Tokenizer) -> float:
 
 
 def memory(config: Config, vocabulary: int, processes: int) -> dict[str, float]:
-    """Bytes a process: `total` of its device, by what they hold, and `host` beside them. ZeRO 1 divides the
-    optimizer's state, 2 the gradients too, 3 the weights too (Rajbhandari et al. 2020); masters, moments
-    and the average of the weights are fp32, and lie together."""
-    layout = config.layout
-    half = layout.precision == "bf16"
-    average = 0.0 if config.ema.decay is None else 4.0
-    weight, gradient, optimizer = (2.0 if half else 4.0), 4.0, (12.0 if half else 8.0) + average
-    host = host_bytes(layout.cell)
-    host += average if host else 0.0
+    """Bytes a process: `total` of its device, by what they hold, and `host` beside them. The average of the
+    weights is fp32, and lies where the masters lie."""
+    layout, count = config.layout, parameters(config.model, vocabulary)
+    held = footprint(layout, count, largest_parameter(config.model, vocabulary), processes)
+    average = 0.0 if config.ema.decay is None else 4.0 / (processes if layout.zero else 1)
+    host = held.host + (average * count if held.host else 0.0)
     use = model_memory(
         config.model,
         vocabulary,
         rows=layout.micro_batch,
         length=config.sequence_length,
         checkpoint_blocks=layout.activation_checkpointing,
-        weight=weight / (processes if layout.zero >= 3 else 1),
-        gradient=0.0 if host and layout.zero == 3 else gradient / (processes if layout.zero >= 2 else 1),
-        optimizer=0.0 if host else optimizer / (processes if layout.zero >= 1 else 1),
-        element=2 if half else 4,
+        weight=held.weights / count,
+        gradient=held.gradients / count,
+        optimizer=held.optimizer / count + (0.0 if held.host else average),
+        element=2 if layout.precision == "bf16" else 4,
     )
-    held = host * parameters(config.model, vocabulary) / processes
-    return asdict(use) | {"total": use.total, "host": held}
-
-
-def host_bytes(cell: LayoutCell) -> float:
-    """What all hosts together hold of a parameter: with an offloaded optimizer the master, two moments and
-    the gradient of the update, 4 bytes each, and DeepSpeed's copies: the new weight in ZeRO 1 and 2, the sum
-    over micro-batches in fp32 ZeRO 2 and in ZeRO 3. Else nothing."""
-    if cell.offload == "none":
-        return 0.0
-    weight, summed = (2.0, 0.0) if cell.precision == "bf16" else (4.0, 4.0)
-    copies = {1: weight, 2: weight + summed, 3: 4.0}[cell.zero]
-    return 16.0 + copies
+    return asdict(use) | {"total": use.total, "host": host}
 
 
 def host_memory(config: Config, vocabulary: int, processes: int) -> dict[str, float]:

@@ -15,8 +15,8 @@ from launcher.checkpoint.format import KINDS, step_name
 from launcher.checkpoint.load import load
 from launcher.checkpoint.read import StoredCheckpoint
 from launcher.distributed.world import World
+from launcher.engine.footprint import host_bytes
 from launcher.engine.layout import LayoutCell
-from launcher.preflight import estimates
 from tests.support.engine_cases import (
     checkpoints,
     make_engine,
@@ -84,7 +84,7 @@ def test_what_check_says_of_the_host_is_what_lies_there(cell: LayoutCell) -> Non
     """5 %: parts are filled up to a multiple of the ranks, and a parameter on two ranks is summed on both."""
     for ranks in (1, 2):
         for held, parameters in run(on_the_host, ranks, cell):
-            assert held == pytest.approx(estimates.host_bytes(cell) * parameters / ranks, rel=0.05)
+            assert held == pytest.approx(host_bytes(cell) * parameters / ranks, rel=0.05)
 
 
 def save_each(world: World, cells: list[LayoutCell], folder: Path) -> list[dict]:

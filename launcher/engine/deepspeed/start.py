@@ -23,11 +23,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from launcher.engine.footprint import usual_bucket
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig, parameter_groups
-
-LARGEST_BUCKET = 200_000_000
-"""Elements that are reduced together at most."""
 
 
 @functools.cache
@@ -62,7 +60,7 @@ def config(layout: LayoutConfig, optimizer: OptimizerConfig, parameters: int) ->
 
     The number of micro-batches is not in it: each step says itself which one is its last.
     """
-    bucket = max(2, min(parameters, LARGEST_BUCKET) // 2 * 2)
+    bucket = usual_bucket(parameters)
     zero: dict[str, Any] = {
         "stage": layout.zero,
         "contiguous_gradients": True,
