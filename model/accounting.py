@@ -21,16 +21,25 @@ def block_matrices(config: ModelConfig) -> int:
     return d * (d + 2 * kv) + d * d + mlp
 
 
-def parameters(config: ModelConfig, vocabulary: int) -> int:
-    """Parameters of the whole model, a tied table once."""
-    d = config.width
+def parameters(config: ModelConfig, vocabulary: int, part: range | None = None) -> int:
+    """Parameters of the model, or of the layers of these numbers; a tied table once."""
+    d, layers = config.width, range(config.layers + 2) if part is None else part
     block = block_matrices(config) + 2 * _norm(config, d)
     if config.qk_norm:
         block += 2 * _norm(config, config.head_width)
-    tables = vocabulary * d * (1 if config.tie_embeddings else 2)
+    table = vocabulary * d
     positions = config.max_sequence_length * d if config.positions == "learned" else 0
-    last = _norm(config, d) if config.norm_placement == "pre" else 0
-    return config.layers * block + tables + positions + last + 2 * d
+    embedding = table + positions if 0 in layers else 0
+    head = 0
+    if config.layers + 1 in layers:
+        own_table = 0 if config.tie_embeddings and 0 in layers else table
+        head = own_table + 2 * d + (_norm(config, d) if config.norm_placement == "pre" else 0)
+    return embedding + _blocks(config, layers) * block + head
+
+
+def _blocks(config: ModelConfig, part: range) -> int:
+    """Blocks among layers of these numbers."""
+    return sum(0 < number <= config.layers for number in part)
 
 
 PLAIN_BYTES = 4
@@ -107,23 +116,34 @@ def memory(
     gradient: float = 4.0,
     optimizer: float = 8.0,
     element: int = 4,
+    part: range | None = None,
+    in_flight: int = 1,
 ) -> MemoryUse:
     """An estimate for micro-batches [rows, length]; targets: the share of positions that have one.
 
     weight, gradient, optimizer: bytes a parameter that one process holds; whoever spreads a model over
-    several processes divides them before. element: bytes of an activation. The head holds the gradients of
-    the table and of the selected states from the forward pass on, and three times a chunk's logits.
+    several processes divides them before. element: bytes of an activation. part: the layers of these
+    numbers; in_flight: micro-batches that have gone forward and not yet backward. The head holds the
+    gradients of the table and of the selected states from the forward pass on, and three times a chunk's
+    logits.
     """
-    n, positions = parameters(config, vocabulary), rows * length
+    part = range(config.layers + 2) if part is None else part
+    n, positions, blocks = parameters(config, vocabulary, part), rows * length, _blocks(config, part)
     per_block = positions * block_activations(config, config.attention in ("auto", "segments"))
     if checkpoint_blocks:
-        kept = config.layers * positions * config.width + per_block
+        kept = in_flight * blocks * positions * config.width + per_block
     else:
-        kept = config.layers * per_block
-    selected = targets * positions
-    head = 4.0 * vocabulary * config.width + selected * 4 * config.width * element
-    head += 3 * 4.0 * min(config.loss_chunk, max(selected, 1)) * vocabulary
+        kept = in_flight * blocks * per_block
+    head = 0.0
+    if config.layers + 1 in part:
+        head = _head_bytes(config, vocabulary, targets * positions, element)
     return MemoryUse(n * weight, n * gradient, n * optimizer, float(kept * element), head)
+
+
+def _head_bytes(config: ModelConfig, vocabulary: int, selected: float, element: int) -> float:
+    """What the head holds with so many positions that have a target."""
+    head = 4.0 * vocabulary * config.width + selected * 4 * config.width * element
+    return head + 3 * 4.0 * min(config.loss_chunk, max(selected, 1)) * vocabulary
 
 
 _PEAKS = (

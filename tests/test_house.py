@@ -118,7 +118,7 @@ DOORS: dict[str, dict[str, str]] = {
         "layout": "LayoutConfig",
         "footprint": "footprint",
         "optimizer": "OptimizerConfig decay_steps lr_at",
-        "stages": "stage_borders",
+        "stages": "stage_borders stage_costs",
         "sharded_state": "StateMap",
         "cut": "Cut Runs cover_fault",
         "ema": "EmaConfig WeightAverage weight_average",

@@ -7,6 +7,7 @@ measured), memory. Needs no torch: the model's figures are formulas over its con
 
 import math
 import os
+from operator import itemgetter
 from typing import Any
 
 from data.plan.make import make_plan
@@ -69,11 +70,13 @@ def report(
             if part.name in corpora  # a run's plan keeps those that an edit took away
         ],
         "objectives": _objectives(config, row, rows),
-        "memory": estimates.memory(config, tokenizer.size, processes),
         "host_memory": estimates.host_memory(config, tokenizer.size, processes),
         "checkpoints": estimates.checkpoints(config, count),
     }
-    facts["open_blocks"] = estimates.open_blocks(plan, facts["corpora"], processes)
+    facts["open_blocks"] = estimates.open_blocks(plan, facts["corpora"], facts["step"]["data_ranks"])
+    facts["stages"] = estimates.stages(config, tokenizer.size, processes, facts["step"]["micro_batches"])
+    facts["memory"] = max((stage["memory"] for stage in facts["stages"]), key=itemgetter("total"))
+    facts["bubble"] = estimates.bubble(config.layout.pipeline, facts["step"]["micro_batches"])
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
     return facts | {"warnings": [*passed_over, *unknown, *_warnings(config, facts)]}
 
@@ -116,7 +119,7 @@ def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
     if step["blank_rows"]:
         lines.append(
             f"{output.counted(step['blank_rows'], 'blank row')} a step: {step['rows']} rows and "
-            f"{config.lanes} lanes do not divide into {output.counted(step['processes'], 'process', 'es')} × "
+            f"{config.lanes} lanes do not divide into {output.counted(step['data_ranks'], 'data rank')} × "
             f"micro-batches of {config.layout.micro_batch}"
         )
     if config.optimizer.warmup >= config.steps:
@@ -149,6 +152,17 @@ def _standing(run: dict[str, Any]) -> str:
     return f" (exists: training goes on after step {run['step']:,})"
 
 
+def _stages(facts: dict[str, Any]) -> str:
+    stages = facts["stages"]
+    blocks = ", ".join(str(stage["blocks"]) for stage in stages)
+    sizes = ", ".join(output.size(stage["memory"]["total"]) for stage in stages)
+    dearest = max(stage["cost"] for stage in stages)
+    return (
+        f"{len(stages)} stages of {blocks} blocks; the dearest costs {dearest:.2f} of the mean; each waits "
+        f"{100 * facts['bubble']:.1f} % of a step; memory ≈ {sizes}"
+    )
+
+
 def _memory(held: dict[str, float]) -> str:
     parts = ", ".join(f"{name} {output.size(held[name])}" for name in held if name not in ("total", "host"))
     beside = f"; and of the host ≈ {output.size(held['host'])}: the optimizer" if held["host"] else ""
@@ -158,17 +172,20 @@ def _memory(held: dict[str, float]) -> str:
 def show(facts: dict[str, Any]) -> None:
     """The facts as lines for the eye."""
     run, model, step, whole = facts["run"], facts["model"], facts["step"], facts["whole"]
+    shared = "" if step["data_ranks"] == step["processes"] else f" ({step['data_ranks']} of the data)"
     output.say(f"run          {run['folder']}{_standing(run)}")
     output.say(f"model        {model['parameters']:,} parameters, vocabulary {model['vocabulary']:,}")
     output.say(
         f"step         {step['rows']:,} rows × {step['length']:,} = {step['positions']:,} positions, on "
-        f"{output.counted(step['processes'], 'process', 'es')} in "
+        f"{output.counted(step['processes'], 'process', 'es')}{shared} in "
         f"{output.counted(step['micro_batches'], 'micro-batch', 'es')} each"
     )
     output.say(
         f"whole run    {whole['steps']:,} steps, {whole['rows']:,} rows, {whole['positions']:,} positions, "
         f"{whole['flops']:.3g} FLOPs"
     )
+    if len(facts["stages"]) > 1:
+        output.say(f"pipeline     {_stages(facts)}")
     output.say(f"memory       {_memory(facts['memory'])}")
     host = {
         name: f"{output.size(part)} ({part / model['parameters']:.3g} bytes a parameter)"

@@ -6,6 +6,7 @@ two units of each corpus; padding, about 0.6 row a block (measured on packed blo
 
 import shutil
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from data.tokenization.tokenizer import Tokenizer
 from launcher.checkpoint.retention import Retention
 from launcher.config.run_config import Config
 from launcher.engine.footprint import footprint
-from model.accounting import PLAIN_BYTES, largest_parameter, parameters
+from launcher.engine.stages import stage_borders, stage_costs
+from model.accounting import PLAIN_BYTES, largest_parameter, layer_flops, parameters
 from model.accounting import memory as model_memory
 
 WASTE = 0.6
@@ -36,8 +38,8 @@ def saved_bytes(config: Config) -> tuple[int, int]:
 
 def step(config: Config, plan: Plan, row: int, processes: int) -> dict[str, Any]:
     """The step that begins at a global row: the first that the start would make."""
-    rows = plan.rows_at(row)
-    shares = np.bincount(np.arange(rows) % plan.lanes % processes, minlength=processes)
+    rows, ranks = plan.rows_at(row), processes // config.layout.degrees.ranks
+    shares = np.bincount(np.arange(rows) % plan.lanes % ranks, minlength=ranks)
     micro = config.layout.micro_batch
     largest = -(-int(shares.max()) // micro) * micro
     return {
@@ -45,8 +47,9 @@ def step(config: Config, plan: Plan, row: int, processes: int) -> dict[str, Any]
         "length": plan.length,
         "positions": rows * plan.length,
         "processes": processes,
+        "data_ranks": ranks,
         "micro_batches": largest // micro,
-        "blank_rows": largest * processes - rows,
+        "blank_rows": largest * ranks - rows,
     }
 
 
@@ -76,11 +79,11 @@ def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, tokenizer: Tokenizer, r
     }
 
 
-def open_blocks(plan: Plan, corpora: list[dict[str, Any]], processes: int) -> dict[str, int]:
-    """How many blocks a process draws from at a time, one of each stream that its lanes follow, and about the
-    most bytes that they hold."""
+def open_blocks(plan: Plan, corpora: list[dict[str, Any]], ranks: int) -> dict[str, int]:
+    """How many blocks one of so many data ranks draws from at a time, one of each stream that its lanes
+    follow, and about the most bytes that they hold."""
     number = size = 0
-    lanes = np.arange(0, plan.lanes, processes)
+    lanes = np.arange(0, plan.lanes, ranks)
     for corpus in corpora:
         streams = len(np.unique(lanes % corpus["streams"]))
         number += streams
@@ -100,10 +103,39 @@ def _bytes_per_token(corpus: Corpus, tokenizer: Tokenizer) -> float:
     return sum(len(text.encode()) for text in texts) / max(tokens, 1) or 1.0
 
 
-def memory(config: Config, vocabulary: int, processes: int) -> dict[str, float]:
+def stages(config: Config, vocabulary: int, processes: int, micro_batches: int) -> list[dict[str, Any]]:
+    """Of each stage of a pipeline, or of the whole model: blocks, parameters, cost (its FLOPs over the mean
+    of all stages) and `memory` of a process. Stage s holds the activations of P − s micro-batches, where
+    there are as many (1F1B, Narayanan et al. 2021)."""
+    layout, model = config.layout, config.model
+    borders = stage_borders(layout, model, vocabulary, config.sequence_length)
+    costs = stage_costs(layer_flops(model, vocabulary, config.sequence_length), borders)
+    found = []
+    for number, (begin, end) in enumerate(pairwise(borders)):
+        part, in_flight = range(begin, end), min(micro_batches, layout.pipeline - number)
+        found.append(
+            {
+                "blocks": sum(0 < layer <= model.layers for layer in part),
+                "parameters": parameters(model, vocabulary, part),
+                "cost": costs[number] / sum(costs) * len(costs),
+                "memory": memory(config, vocabulary, processes // layout.pipeline, part, in_flight),
+            }
+        )
+    return found
+
+
+def bubble(stages: int, micro_batches: int) -> float:
+    """The share of a step in which a stage waits for the others (Narayanan et al. 2021)."""
+    return (stages - 1) / (micro_batches + stages - 1)
+
+
+def memory(
+    config: Config, vocabulary: int, processes: int, part: range | None = None, in_flight: int = 1
+) -> dict[str, float]:
     """Bytes a process: `total` of its device, by what they hold, and `host` beside them. The average of the
-    weights is fp32, and lies where the masters lie."""
-    layout, count = config.layout, parameters(config.model, vocabulary)
+    weights is fp32, and lies where the masters lie. processes: that share the layers of `part`; in_flight:
+    micro-batches whose activations it holds."""
+    layout, count = config.layout, parameters(config.model, vocabulary, part)
     held = footprint(layout, count, largest_parameter(config.model, vocabulary), processes)
     average = 0.0 if config.ema.decay is None else 4.0 / (processes if layout.zero else 1)
     host = held.host + (average * count if held.host else 0.0)
@@ -117,6 +149,8 @@ def memory(config: Config, vocabulary: int, processes: int) -> dict[str, float]:
         gradient=held.gradients / count,
         optimizer=held.optimizer / count + (0.0 if held.host else average),
         element=2 if layout.precision == "bf16" else 4,
+        part=part,
+        in_flight=in_flight,
     )
     return asdict(use) | {"total": use.total, "host": host}
 

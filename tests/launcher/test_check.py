@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,13 @@ from data.plan.plan import History
 from data.plan.segments import PlanSegments
 from data.stream.block import Opener
 from launcher.config import run_config
+from launcher.engine.stages import stage_borders
 from launcher.preflight import estimates
 from launcher.preflight.check import report
 from launcher.preflight.quarantine import refuse_unknown
 from launcher.runs.run_folder import RunFolder, start
 from launcher.runs.stream_settings import open_corpora, stream_settings
+from model.transformer import Transformer
 from objectives.registry import HEADS
 from tests.support.commands import Commands
 from tests.support.helpers import Corpora, TrainingText
@@ -52,8 +55,6 @@ def file(tmp_path: Path, corpora: Corpora) -> Path:
 
 
 def test_exact_figures(file: Path, corpora: Corpora) -> None:
-    from model.transformer import Transformer
-
     config = run_config.load(file)
     facts = report(config, 2)
     # Ten steps of 8 rows, then ninety of 16.
@@ -63,6 +64,7 @@ def test_exact_figures(file: Path, corpora: Corpora) -> None:
         "length": 128,
         "positions": 1024,
         "processes": 2,
+        "data_ranks": 2,
         "micro_batches": 1,
         "blank_rows": 0,
     }
@@ -87,6 +89,26 @@ def test_exact_figures(file: Path, corpora: Corpora) -> None:
     sampled = run_config.load(file, ["eval.every=50", "eval.samples.prompts=[a]", "layout.zero=0"])
     host = {"start": 4 * largest, "load": 4 * count, "save": 6 * count, "samples": 4 * count}
     assert report(sampled, 2)["host_memory"] == host
+
+
+def test_a_pipeline_is_asked_stage_by_stage(file: Path, headrace: Commands) -> None:
+    """Its bubble, the dearest stage over the mean, the memory of each; rows are those of data ranks."""
+    edits = ["layout.pipeline=2", "layout.micro_batch=1", "model.layers=5", "batch_rows=8"]
+    facts = json.loads(headrace.ok("check", file, *edits, "--processes", "4", "--json"))
+    step, stages = facts["step"], facts["stages"]
+    assert (step["processes"], step["data_ranks"], step["micro_batches"]) == (4, 2, 4)
+    assert sum(stage["blocks"] for stage in stages) == 5
+    assert facts["bubble"] == 1 / 5
+    config = run_config.load(file, edits)
+    borders = stage_borders(config.layout, config.model, facts["model"]["vocabulary"], 128)
+    for stage, (begin, end) in zip(stages, pairwise(borders), strict=True):
+        part = Transformer(config.model, facts["model"]["vocabulary"], HEADS, 2, part=range(begin, end))
+        assert stage["parameters"] == sum(p.numel() for p in part.parameters())
+    assert sum(stage["cost"] for stage in stages) == pytest.approx(2)
+    assert facts["memory"] == max((stage["memory"] for stage in stages), key=lambda held: held["total"])
+    shown = headrace.ok("check", file, *edits, "--processes", "4")
+    assert "4 processes (2 of the data) in 4 micro-batches each" in shown
+    assert "each waits 20.0 % of a step" in shown
 
 
 def test_a_run_that_goes_on_is_asked_at_its_row(file: Path, headrace: Commands) -> None:
