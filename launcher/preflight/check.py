@@ -28,6 +28,9 @@ from launcher.runs.run_folder import RunFolder
 from launcher.runs.stream_settings import open_corpora, stream_settings
 from model.accounting import flops_per_token, parameters
 
+BUBBLE = 0.2
+"""A share of a step that stages may wait without a warning: that of 8 micro-batches in 3 stages."""
+
 
 def report(
     config: Config, processes: int, run: RunFolder | None = None, step: int | None = None
@@ -121,6 +124,12 @@ def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
             f"{output.counted(step['blank_rows'], 'blank row')} a step: {step['rows']} rows and "
             f"{config.lanes} lanes do not divide into {output.counted(step['data_ranks'], 'data rank')} × "
             f"micro-batches of {config.layout.micro_batch}"
+        )
+    if facts["bubble"] > BUBBLE:
+        lines.append(
+            f"layout.pipeline: each stage waits {100 * facts['bubble']:.0f} % of a step; with more than "
+            f"{output.counted(step['micro_batches'], 'micro-batch', 'es')} a step (a smaller "
+            "layout.micro_batch, more batch_rows) it waits less"
         )
     if config.optimizer.warmup >= config.steps:
         lines.append(f"optimizer.warmup: {config.optimizer.warmup} steps, the run has {config.steps}")
