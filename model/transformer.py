@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.attention_context import AttentionContext, attention_context
+from model.attention_context import AttentionContext, Columns, attention_context
 from model.config import ModelConfig
 from model.layers import Block, Embedding, Linear, TokenTable, norm
 from model.loss import cross_entropy, sums
@@ -130,7 +130,11 @@ class Transformer(nn.Module):
             self.layers.add_module(str(number), layer)
 
     def forward(
-        self, batch: Mapping[str, Tensor], accuracy: bool = False, reseed: Reseed | None = None
+        self,
+        batch: Mapping[str, Tensor],
+        accuracy: bool = False,
+        reseed: Reseed | None = None,
+        columns: Columns | None = None,
     ) -> tuple[Tensor, ...]:
         """(loss, sums), or (loss, sums, correct), of a micro-batch.
 
@@ -138,11 +142,12 @@ class Transformer(nn.Module):
         objective, corpus (integers, −1 where there is no target), all [rows, T]. loss: 0-dim,
         Σ weight·(cross-entropy + z_loss·lse²). sums: float32 [objectives, corpora], without gradient, of the
         very terms weight·cross-entropy. correct: the number of targets that have the largest logit, in the
-        same shape; only in a pass without gradients.
+        same shape; only in a pass without gradients. columns: the batch has these alone of each array but
+        start and bound, and loss and sums are theirs.
         """
         if accuracy and torch.is_grad_enabled():
             raise ValueError("accuracy is counted in passes without gradients (torch.no_grad)")
-        return self.head(self.hidden(batch, reseed=reseed), batch, accuracy)
+        return self.head(self.hidden(batch, None, reseed, columns), batch, accuracy)
 
     @property
     def has_head(self) -> bool:
@@ -174,11 +179,15 @@ class Transformer(nn.Module):
         return named
 
     def hidden(
-        self, batch: Mapping[str, Tensor], hidden: Tensor | None = None, reseed: Reseed | None = None
+        self,
+        batch: Mapping[str, Tensor],
+        hidden: Tensor | None = None,
+        reseed: Reseed | None = None,
+        columns: Columns | None = None,
     ) -> Tensor:
-        """[rows, T, width]: what the Head, or the next part, is given. Needs start, bound; and tokens, or in
-        a part behind the first `hidden`, of the part before it."""
-        context = attention_context(batch["start"], batch["bound"], self.config)
+        """[rows, T or `columns`, width]: what the Head, or the next part, is given. Needs start, bound; and
+        tokens, or in a part behind the first `hidden`, of the part before it."""
+        context = attention_context(batch["start"], batch["bound"], self.config, columns=columns)
         for number in self.part:
             if number > self.config.layers:
                 break

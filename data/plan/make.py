@@ -38,10 +38,18 @@ class CorpusSettings:
     held_out: float
 
 
+LONG_ROWS_BLOCK = 16 << 20
+"""Bytes of text: blocks are no larger, unless so few rows would leave much padding."""
+
+
 def usual_block_bytes(max_length: int) -> int:
     """Bytes of text a block for rows of up to `max_length` positions: among its few hundred rows half a
-    row of padding is little, and so is what a block costs whatever its size."""
-    return 1024 * max_length
+    row of padding is little, and so is what a block costs whatever its size.
+
+    Long rows get fewer a block, down to 16 or so, for the blocks must be many: a corpus has one stream for
+    each 64 of them, and all that are open are held in memory.
+    """
+    return min(1024 * max_length, max(LONG_ROWS_BLOCK, 64 * max_length))
 
 
 @dataclass(frozen=True)

@@ -80,14 +80,18 @@ class Rows:
         parts = np.split(content, np.cumsum(sizes)[:-1] * positions)
         return Rows(*(part.view(dtype).reshape(rows, -1) for part, dtype in zip(parts, DTYPES.values())))
 
-    def tally(self, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """float64 of `shape` (objectives, corpora), twice: loss weight of the targets, and their number."""
-        aimed = self.targets >= 0
-        cell = self.objective[aimed].astype(np.int64) * shape[1] + self.corpus[aimed]
+    def tally(self, shape: tuple[int, int], columns: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """float64 of `shape` (objectives, corpora), twice: loss weight of the targets in these columns, and
+        their number."""
+        targets, weights, objective, corpus = (
+            array[:, columns] for array in (self.targets, self.weights, self.objective, self.corpus)
+        )
+        aimed = targets >= 0
+        cell = objective[aimed].astype(np.int64) * shape[1] + corpus[aimed]
         cells = shape[0] * shape[1]
-        weight = np.bincount(cell, self.weights[aimed], cells)
-        targets = np.bincount(cell, minlength=cells).astype(np.float64)
-        return weight.reshape(shape), targets.reshape(shape)
+        weight = np.bincount(cell, weights[aimed], cells)
+        number = np.bincount(cell, minlength=cells).astype(np.float64)
+        return weight.reshape(shape), number.reshape(shape)
 
     @staticmethod
     def of(arrays: dict[str, np.ndarray]) -> "Rows":

@@ -11,6 +11,7 @@ called by whoever starts something. After `load` a Config never changes; what a 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,6 +112,7 @@ class Config(Section):
         if self.eval.samples.prompts and not self.eval.every:
             raise ValueError("eval.samples.prompts: are written at evaluations; set eval.every as well")
         stage_borders(self.layout, self.model, 1, self.sequence_length)  # ValueError: too few blocks
+        self._require_columns()
         if self.checkpoint.weights_only_after and not self.checkpoint.keep_every:
             raise ValueError(
                 "checkpoint.weights_only_after: concerns the saves that keep_every keeps; set that as well"
@@ -118,6 +120,26 @@ class Config(Section):
         if self.ema.every > 1 and self.ema.decay is None:
             raise ValueError("ema.every: concerns the average that ema.decay keeps; set that as well")
         return self
+
+    def _require_columns(self) -> None:
+        """ValueError where the ranks of a sequence cannot share rows, or would not compute what one does."""
+        parts = self.layout.sequence
+        if parts == 1:
+            return
+        lengths = {
+            "sequence_length": self.sequence_length,
+            "max_sequence_length": self.max_sequence_length,
+            "model.heads": self.model.heads,
+        }
+        for key, number in lengths.items():
+            if number % parts:
+                raise ValueError(f"{key}: expected a multiple of layout.sequence ({parts}), got {number}")
+        for key in ("dropout", "attention_dropout"):
+            if rate := getattr(self.model, key):
+                raise ValueError(
+                    f"model.{key}: expected 0 with layout.sequence {parts}, got {rate:g}: each process would "
+                    "draw masks for its part of a row, which are not those of a whole one"
+                )
 
     @property
     def path(self) -> Path:
@@ -206,9 +228,10 @@ def require_processes(config: Config, processes: int) -> None:
         raise BadInput(f"--processes: expected 1 or more, got {processes}")
     together = config.layout.degrees.ranks
     if processes % together:
+        asked = [f"layout.{axis} {n}" for axis, n in asdict(config.layout.degrees).items() if n > 1]
         raise BadInput(
-            f"layout.pipeline: {config.layout.pipeline} stages cannot be shared by "
-            f"{counted(processes, 'process', 'es')}; start a multiple of {together} (--processes {together})"
+            f"{' × '.join(asked)}: cannot be shared by {counted(processes, 'process', 'es')}; start a "
+            f"multiple of {together} (--processes {together})"
         )
     ranks, most = processes // together, config.lanes * together
     if processes > most:

@@ -124,7 +124,8 @@ class DataConfig(Section):
 
     corpora: Annotated[dict[Name, CorpusConfig], Field(min_length=1, max_length=127)]
     block_bytes: Annotated[int, Field(ge=1)] | None = None
-    """Bytes of text that are packed together; by default 1024 times max_sequence_length."""
+    """Bytes of text that are packed together; by default 1024 times max_sequence_length; of rows above
+    16384 positions at most 16 MiB, or 64 times max_sequence_length."""
     cache: CacheOptions = CacheOptions()
     on_bad: OnBad = OnBad()
     threads: Annotated[int, Field(ge=0, le=256)] = 1

@@ -62,6 +62,13 @@ class Mesh:
         return self.pipeline.is_first and self.sequence.is_first and self.tensor.is_first
 
     @property
+    def replicas(self) -> Axis:
+        """Its place among the ranks that have the same weights, data by data and sequence by sequence: over
+        them gradients are added up, and ZeRO divides."""
+        data, sequence = self.data, self.sequence
+        return Axis(data.rank * sequence.size + sequence.rank, data.size * sequence.size)
+
+    @property
     def needs_rows(self) -> bool:
         """The first stage reads tokens, the last targets; what lies between is sent all that it needs."""
         return self.pipeline.is_first or self.pipeline.is_last

@@ -8,13 +8,18 @@ from torch import Tensor
 
 from data.stream.rows import DTYPES, Rows
 from launcher.engine.interface import Evaluation
+from launcher.engine.parallel.sequence import WHOLE_ROWS, SequenceColumns
 from model.transformer import Transformer
 
 
-def to_device(rows: Rows, scale: np.ndarray, device: torch.device) -> dict[str, Tensor]:
-    """Rows as the model wants them, on a device, weights multiplied by scale[objective]."""
-    table = np.append(scale, 0.0)  # objective −1, nothing predicted: the last entry
-    arrays = rows.arrays() | {"weights": (rows.weights * table[rows.objective]).astype(np.float32)}
+def to_device(
+    rows: Rows, scale: np.ndarray, device: torch.device, columns: SequenceColumns = WHOLE_ROWS
+) -> dict[str, Tensor]:
+    """Rows as the model wants them, on a device, weights multiplied by scale[objective]; but for start and
+    bound, which are of whole rows always, these columns of them."""
+    table, own = np.append(scale, 0.0), columns.of(rows.length)  # objective −1: the last entry
+    arrays = {n: a if n in ("start", "bound") else a[:, own] for n, a in rows.arrays().items()}
+    arrays["weights"] = (arrays["weights"] * table[arrays["objective"]]).astype(np.float32)
     return {
         name: torch.from_numpy(np.ascontiguousarray(arrays[name])).to(device, non_blocking=True)
         for name in DTYPES
@@ -27,15 +32,17 @@ def evaluate(
     micro_batches: Sequence[Rows],
     device: torch.device,
     shape: tuple[int, int],
+    columns: SequenceColumns = WHOLE_ROWS,
 ) -> Evaluation:
-    """The sums that forward(batch, accuracy=True) makes of rows, weights as they are in the rows.
-    shape: (objectives, corpora)."""
+    """The sums that forward(batch, accuracy=True, columns=columns) makes of these columns of the rows,
+    weights as they are in the rows. shape: (objectives, corpora)."""
     sums, weights, targets, correct = (np.zeros(shape) for _ in range(4))
     for rows in micro_batches:
-        _, lost, right = forward(to_device(rows, np.ones(shape[0]), device), accuracy=True)
+        batch = to_device(rows, np.ones(shape[0]), device, columns)
+        _, lost, right = forward(batch, accuracy=True, columns=columns)
         sums += lost.cpu().numpy()
         correct += right.cpu().numpy()
-        weight, aimed = rows.tally(shape)
+        weight, aimed = rows.tally(shape, columns.of(rows.length))
         weights += weight
         targets += aimed
     return Evaluation(sums, weights, targets, correct)

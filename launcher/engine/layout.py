@@ -26,10 +26,13 @@ class LayoutCell(NamedTuple):
     offload: Offload = "none"
     pipeline: bool = False
     """Cut into stages."""
+    sequence: bool = False
+    """Rows cut into columns."""
 
     def __str__(self) -> str:
         words = [f"precision {self.precision} with zero {self.zero}"]
         words += ["pipeline"] if self.pipeline else []
+        words += ["sequence"] if self.sequence else []
         words += [f"offload {self.offload}"] if self.offload != "none" else []
         return " and ".join(words)
 
@@ -59,7 +62,8 @@ def why_not(cell: LayoutCell) -> str | None:
 SUPPORT: dict[LayoutCell, str | None] = {
     cell: why_not(cell)
     for cell in map(
-        LayoutCell._make, product(get_args(Precision), get_args(Stage), get_args(Offload), (False, True))
+        LayoutCell._make,
+        product(get_args(Precision), get_args(Stage), get_args(Offload), (False, True), (False, True)),
     )
 }
 """Every cell → None where it is supported, or why it is refused. The refusal of a config, the cells of the
@@ -103,18 +107,21 @@ class LayoutConfig(BaseModel):
     stages: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Blocks of each stage, such as [9, 8, 7]; by default such that the dearest stage costs least. The
     embedding goes with the first, the head with the last."""
+    sequence: Annotated[int, Field(ge=1, le=2**10)] = 1
+    """Processes that share each row, for rows too long for one: each has 1/S of its positions, and of what
+    layers keep of them. Must divide the rows' length and the model's heads."""
     deepspeed: dict[str, int | bool] = {}
     """Raw keys of DeepSpeed's zero_optimization section (RAW_KEYS)."""
 
     @property
     def cell(self) -> LayoutCell:
         """Where it stands in the table of what is supported."""
-        return LayoutCell(self.precision, self.zero, self.offload, self.pipeline > 1)
+        return LayoutCell(self.precision, self.zero, self.offload, self.pipeline > 1, self.sequence > 1)
 
     @property
     def degrees(self) -> Degrees:
         """Ranks along each axis but data."""
-        return Degrees(pipeline=self.pipeline)
+        return Degrees(pipeline=self.pipeline, sequence=self.sequence)
 
     def facts(self, processes: int) -> dict[str, Any]:
         """What of it concerns the division of a run on so many processes, as plain values: a checkpoint's

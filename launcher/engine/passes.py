@@ -4,7 +4,8 @@
     evaluate   forward alone
 
 The engine asks for them and does everything else alike for all layouts (zero_engine.py). Here are those of a
-rank that holds the whole model, as one process or under ZeRO; parallel/pipeline.py has those of a stage.
+rank that holds the whole model, as one process or under ZeRO; parallel/pipeline.py has those of a stage. Both
+may have whole rows, or some columns of them (parallel/sequence.py).
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from launcher.engine.dropout import reseeding
 from launcher.engine.forward import evaluate, to_device
 from launcher.engine.interface import Evaluation
 from launcher.engine.layout import LayoutConfig
+from launcher.engine.parallel.sequence import SequenceColumns
 from model.transformer import Transformer
 
 
@@ -48,6 +50,7 @@ class WholePasses:
         model: Transformer,
         layout: LayoutConfig,
         mesh: Mesh,
+        columns: SequenceColumns,
         device: torch.device,
         reducer: HostSums,
         seed: int,
@@ -56,12 +59,13 @@ class WholePasses:
         """seed: of dropout."""
         self.shape = shape
         self._deepspeed, self._model, self._layout = deepspeed, model, layout
-        self._mesh, self._device, self._reducer, self._seed = mesh, device, reducer, seed
+        self._mesh, self._columns, self._device = mesh, columns, device
+        self._reducer, self._seed = reducer, seed
 
     def train(self, micro_batches: Sequence[Rows], scale: np.ndarray, step: int) -> np.ndarray:
         """DeepSpeed is told which micro-batch is the last and never divides by their number, so that may
         differ from step to step."""
-        engine, ranks = self._deepspeed, self._mesh.data.size
+        engine, ranks = self._deepspeed, self._mesh.replicas.size
         engine.train()
         total: Tensor | None = None
         last = len(micro_batches) - 1
@@ -71,7 +75,8 @@ class WholePasses:
                 self._model.config, self._seed, self._device, step, number, self._mesh.data.rank
             )
             # DeepSpeed's mean over its ranks then gives the sum.
-            loss, sums = engine(to_device(rows, scale * ranks, self._device), reseed=reseed)
+            batch = to_device(rows, scale * ranks, self._device, self._columns)
+            loss, sums = engine(batch, reseed=reseed, columns=self._columns)
             engine.backward(loss, scale_wrt_gas=False)
             total = sums if total is None else total + sums
             if number < last:
@@ -86,6 +91,6 @@ class WholePasses:
         batches = list(micro_batches)
         if self._layout.zero == 3:
             most = self._reducer.start(np.array([len(batches)]), largest=True).wait()
-            length = batches[0].length if batches else 8
+            length = batches[0].length if batches else 8 * self._columns.axis.size
             batches += [Rows.blank(1, length, 0)] * (int(most[0]) - len(batches))
-        return evaluate(self._deepspeed, batches, self._device, self.shape)
+        return evaluate(self._deepspeed, batches, self._device, self.shape, self._columns)

@@ -33,6 +33,7 @@ from launcher.engine.interface import Evaluation, Judge, StepResult, V
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
 from launcher.engine.parallel.pipeline import Stage, StagePasses
+from launcher.engine.parallel.sequence import sequence_columns
 from launcher.engine.passes import Passes, WholePasses
 from launcher.engine.sharded_state import StateMap
 from model.initialise import init_parameter
@@ -80,15 +81,17 @@ class Engine:
     def _start(self, optimizer: OptimizerConfig, seed: int) -> tuple[Any, Passes]:
         """DeepSpeed's engine, and the passes that it makes."""
         model, mesh = self.model, self.world.mesh
-        shape = (model.objectives, model.corpora)
+        shape, columns = (model.objectives, model.corpora), sequence_columns(self.world)
         if mesh.pipeline.size > 1:
-            stage = Stage(model, mesh, self.device, seed)
+            stage = Stage(model, mesh, columns, self.device, seed)
             engine = deepspeed_pipeline.start_stage(stage, optimizer, self.layout, self.world)
             return engine, StagePasses(engine, stage, mesh, shape)
         engine = engine_deepspeed.start(model, optimizer, self.layout)
         if self.layout.zero == 0 and self.world.size == 1:
             engine.enable_backward_allreduce = False
-        return engine, WholePasses(engine, model, self.layout, mesh, self.device, self.reducer, seed, shape)
+        return engine, WholePasses(
+            engine, model, self.layout, mesh, columns, self.device, self.reducer, seed, shape
+        )
 
     def _whole_shapes(self) -> dict[str, int]:
         """Tell the state map of the parameters of all stages, in the order of stages. The first rank that has

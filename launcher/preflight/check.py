@@ -122,8 +122,8 @@ def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
     if step["blank_rows"]:
         lines.append(
             f"{output.counted(step['blank_rows'], 'blank row')} a step: {step['rows']} rows and "
-            f"{config.lanes} lanes do not divide into {output.counted(step['data_ranks'], 'data rank')} × "
-            f"micro-batches of {config.layout.micro_batch}"
+            f"{config.lanes} lanes do not divide into {_ranks(step)} × micro-batches of "
+            f"{config.layout.micro_batch}"
         )
     if facts["bubble"] > BUBBLE:
         lines.append(
@@ -149,6 +149,13 @@ def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
     if step["processes"] > cores:
         lines.append(f"{step['processes']} processes, this machine has {output.counted(cores, 'core')}")
     return lines
+
+
+def _ranks(step: dict[str, Any]) -> str:
+    """Who shares the rows of a step."""
+    if step["data_ranks"] == step["processes"]:
+        return output.counted(step["processes"], "process", "es")
+    return output.counted(step["data_ranks"], "data-parallel rank")
 
 
 def _standing(run: dict[str, Any]) -> str:

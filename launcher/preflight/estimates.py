@@ -38,7 +38,7 @@ def saved_bytes(config: Config) -> tuple[int, int]:
 
 def step(config: Config, plan: Plan, row: int, processes: int) -> dict[str, Any]:
     """The step that begins at a global row: the first that the start would make."""
-    rows, ranks = plan.rows_at(row), processes // config.layout.degrees.ranks
+    rows, ranks = plan.rows_at(row), data_ranks(config, processes)
     shares = np.bincount(np.arange(rows) % plan.lanes % ranks, minlength=ranks)
     micro = config.layout.micro_batch
     largest = -(-int(shares.max()) // micro) * micro
@@ -51,6 +51,11 @@ def step(config: Config, plan: Plan, row: int, processes: int) -> dict[str, Any]
         "micro_batches": largest // micro,
         "blank_rows": largest * ranks - rows,
     }
+
+
+def data_ranks(config: Config, processes: int) -> int:
+    """Groups of processes that share no rows."""
+    return processes // config.layout.degrees.ranks
 
 
 def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
@@ -143,7 +148,7 @@ def memory(
         config.model,
         vocabulary,
         rows=layout.micro_batch,
-        length=config.sequence_length,
+        length=config.sequence_length // layout.sequence,
         checkpoint_blocks=layout.activation_checkpointing,
         weight=held.weights / count,
         gradient=held.gradients / count,

@@ -9,8 +9,9 @@ import pytest
 
 from data.errors import BadInput
 from data.plan.blocks import Blocks
+from data.plan.corpus_mix import streams_for
 from data.plan.epochs import BlockOrder, Era
-from data.plan.make import CorpusSettings
+from data.plan.make import CorpusSettings, usual_block_bytes
 from data.plan.plan import History, Plan, Skip, append_skip, read_history
 from data.plan.positions import StreamPositions
 from data.plan.steps import rows_of_step, step_length, step_of_row
@@ -250,3 +251,18 @@ def test_a_run_keeps_its_blocks_where_none_are_asked_for(
     edited = edit(history, replace(asked, block_bytes=None, batch_rows=9), 17, StreamPositions())
     assert edited.newest.block_bytes == 512 * 128
     assert start(replace(asked, block_bytes=None)).newest.block_bytes == 1024 * 128
+
+
+def test_long_rows_leave_a_corpus_its_streams() -> None:
+    """Blocks of 1024 · T bytes up to T 16 384, and of at least 16 rows of 4 bytes a token whatever T is."""
+    usual = {length: usual_block_bytes(length) for length in (1024, 16_384, 16_385, 131_072, 1 << 20)}
+    assert usual == {
+        1024: 1 << 20,
+        16_384: 16 << 20,
+        16_385: 16 << 20,
+        131_072: 16 << 20,
+        1 << 20: 64 << 20,
+    }
+    # 12 GiB of text: as many streams as at T 16 384, and not one.
+    assert streams_for(12, (12 << 30) // usual[131_072]) == streams_for(12, (12 << 30) // usual[16_384]) == 12
+    assert streams_for(12, (12 << 30) // (1024 * 131_072)) == 1

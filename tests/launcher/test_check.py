@@ -155,6 +155,20 @@ def test_blank_rows_are_counted_as_the_ranks_will_have_them(file: Path) -> None:
     assert "blank rows" in facts["warnings"][0]
 
 
+def test_processes_that_share_rows_are_counted_as_one(file: Path) -> None:
+    """Six processes in groups of two: as three that have whole rows, but for what layers keep."""
+    plain = report(run_config.load(file), 3)
+    for edits in (["layout.sequence=2"], ["layout.pipeline=2"]):
+        facts = report(run_config.load(file, edits), 6)
+        assert (facts["step"]["processes"], facts["step"]["data_ranks"]) == (6, 3)
+        for figure in ("micro_batches", "blank_rows"):
+            assert facts["step"][figure] == plain["step"][figure]
+        assert facts["open_blocks"] == plain["open_blocks"]
+        assert "do not divide into 3 data-parallel ranks × micro-batches of 4" in facts["warnings"][0]
+    cut = report(run_config.load(file, ["layout.sequence=2"]), 6)
+    assert cut["memory"]["activations"] == plain["memory"]["activations"] / 2
+
+
 def test_too_little_memory_for_the_blocks_in_use_is_told(
     file: Path, text: TrainingText, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """A config is read, or refused in one line naming the file, the line, the key and the nearest right key."""
 
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -258,6 +259,49 @@ def test_more_processes_than_lanes_are_refused(file: Path) -> None:
     run_config.require_processes(config, 12)
     with pytest.raises(BadInput, match="lanes: 12 lanes cannot be shared by 13 processes"):
         run_config.require_processes(config, 13)
+
+
+def test_processes_that_cannot_be_grouped_are_refused(file: Path) -> None:
+    config = run_config.load(file, ["layout={pipeline: 2, sequence: 2}"])
+    run_config.require_processes(config, 48)
+    for processes, line in [
+        (6, "layout.pipeline 2 × layout.sequence 2: cannot be shared by 6 processes; start a multiple of 4 "),
+        (52, "lanes: 12 lanes cannot be shared by 13 data-parallel ranks; start at most 48 processes"),
+    ]:
+        with pytest.raises(BadInput, match=f"^{re.escape(line)}"):
+            run_config.require_processes(config, processes)
+    with pytest.raises(
+        BadInput, match=r"^layout\.sequence 4: cannot be shared by 1 process; .*--processes 4"
+    ):
+        run_config.require_processes(run_config.load(file, ["layout.sequence=4"]), 1)
+
+
+@pytest.mark.parametrize(
+    ("edits", "expected"),
+    [
+        (["sequence_length=127"], "sequence_length: expected a multiple of layout.sequence (2), got 127"),
+        (
+            ["max_sequence_length=129"],
+            "max_sequence_length: expected a multiple of layout.sequence (2), got 129",
+        ),
+        (
+            ["model={width: 96, heads: 3}"],
+            "model.heads: expected a multiple of layout.sequence (2), got 3",
+        ),
+        (["model.dropout=0.1"], "model.dropout: expected 0 with layout.sequence 2, got 0.1: each process"),
+        (
+            ["model.attention_dropout=0.2"],
+            "model.attention_dropout: expected 0 with layout.sequence 2, got 0.2: each process",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_shared_are_refused(file: Path, edits: list[str], expected: str) -> None:
+    """At a start, and where a run is edited; heads of keys and values may be any."""
+    assert run_config.load(file, edits).layout.sequence == 1
+    assert expected in refusal(file, *edits, "layout.sequence=2")
+    config = run_config.load(file, ["layout.sequence=2", "model={width: 48, heads: 6, kv_heads: 3}"])
+    with pytest.raises(BadInput, match=re.escape(expected)):
+        run_config.edit(config, edits)
 
 
 def test_a_missing_tokenizer_is_named(file: Path) -> None:

@@ -13,7 +13,7 @@ from tests.support.sources import ROOT
 
 
 def test_every_cell_is_accepted_or_refused_with_its_reason() -> None:
-    assert len(SUPPORT) == len(CELLS) + len(REFUSED) == 2 * 4 * 2 * 2
+    assert len(SUPPORT) == len(CELLS) + len(REFUSED) == 2 * 4 * 2 * 2 * 2
     for cell in CELLS:
         assert LayoutConfig(**keys(cell)).cell == cell
     for cell in REFUSED:

@@ -37,7 +37,7 @@ from tests.support.engine_cases import (
     varied,
 )
 from tests.support.helpers import TrainingText
-from tests.support.layouts import CELLS, WHOLE, keys
+from tests.support.layouts import UNCUT, WHOLE, keys
 from tests.support.ranks import run
 from tests.support.training import config, trainer
 
@@ -59,7 +59,7 @@ def started(world: World, setting: Setting) -> tuple[int, dict[str, tuple[np.nda
     return len(engine.state.held), found
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=str)
+@pytest.mark.parametrize("cell", UNCUT, ids=str)
 @pytest.mark.parametrize("tied", [True, False])
 def test_initial_weights_are_those_of_name_and_seed(cell: LayoutCell, tied: bool) -> None:
     model = MODEL if tied else varied_model()
@@ -166,7 +166,7 @@ def drawn_bytes(world: World, setting: Setting) -> tuple[int, int, int, list[str
     return most, max(sizes), sum(sizes), names
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=str)
+@pytest.mark.parametrize("cell", UNCUT, ids=str)
 def test_one_parameter_is_drawn_at_a_time(cell: LayoutCell) -> None:
     setting = varied(**keys(cell))
     ranks = run(drawn_bytes, 2, setting)

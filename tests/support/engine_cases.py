@@ -66,6 +66,7 @@ class Setting:
     offload: str = "none"
     pipeline: int = 1
     stages: tuple[int, ...] = ()
+    sequence: int = 1
     activation_checkpointing: bool = False
 
     @property

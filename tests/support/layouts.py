@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, TypeVar, get_args
 from launcher.engine.layout import SUPPORT, LayoutCell, Stage
 
 CELLS = [cell for cell, reason in SUPPORT.items() if reason is None]
-WHOLE = [cell for cell in CELLS if not cell.pipeline]
+UNCUT = [cell for cell in CELLS if not cell.sequence]
+"""Those that keep rows whole. To DeepSpeed the others are the same with more data ranks."""
+WHOLE = [cell for cell in UNCUT if not cell.pipeline]
 """Those in which one process is enough."""
 REFUSED = [cell for cell, reason in SUPPORT.items() if reason is not None]
 
@@ -20,7 +22,12 @@ Row = TypeVar("Row", bound=tuple)
 
 def keys(cell: LayoutCell) -> dict[str, Any]:
     """A cell as keys of `layout:`, with two ranks along each axis that it has."""
-    return cell._asdict() | {"pipeline": 2 if cell.pipeline else 1}
+    return cell._asdict() | {axis: 2 if getattr(cell, axis) else 1 for axis in ("pipeline", "sequence")}
+
+
+def ranks_of(cell: LayoutCell, least: int = 1) -> int:
+    """The fewest ranks, at least so many, that `keys` of a cell can be spread over."""
+    return max(least, 2 ** (cell.pipeline + cell.sequence))
 
 
 class Placed(NamedTuple):
@@ -38,12 +45,16 @@ FP32 = [
     *(Placed(n, {"zero": zero}) for zero in range(4) for n in (1, 2, 4)),
     *(Placed(n, {"zero": zero, "offload": "optimizer"}) for zero in (1, 2, 3) for n in (1, 2, 4)),
     *(Placed(n, {"pipeline": p, "zero": zero}) for n, p in ((2, 2), (4, 4), (4, 2)) for zero in (0, 1)),
+    *(Placed(n, {"sequence": 2, "zero": zero}) for n in (2, 4) for zero in range(4)),
+    *(Placed(4, {"pipeline": 2, "sequence": 2, "zero": zero}) for zero in (0, 1)),
 ]
 """Every layout in which parity is shown in fp32, on so many ranks: each in all its recipes (RECIPES)."""
 BF16 = [
     *(Placed(n, {"zero": zero}) for zero in (1, 2, 3) for n in (1, 2)),
     *(Placed(2, {"zero": zero, "offload": "optimizer"}) for zero in (1, 2, 3)),
     *(Placed(n, {"pipeline": 2, "zero": 1}) for n in (2, 4)),
+    *(Placed(2, {"sequence": 2, "zero": zero}) for zero in (1, 2, 3)),
+    Placed(4, {"pipeline": 2, "sequence": 2, "zero": 1}),
 ]
 """And in bf16, in one recipe each."""
 RECIPES = list(product((False, True), (True, False), ("global", "objective")))

@@ -219,6 +219,11 @@ def told(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """All lines of a run's metrics."""
+    return list(merged(run_folder.open_run(folder / "run")))
+
+
 def saved(folder: Path) -> dict[tuple[str, str], np.ndarray]:
     """(name, kind) → tensor of the newest checkpoint, which is that of the newest step and whole."""
     run_ = run_folder.open_run(folder / "run")
@@ -255,3 +260,22 @@ def assert_same_run(folder: Path, other: Path) -> None:
     assert [line["fingerprint"] for line in lines] == [line["fingerprint"] for line in expected]
     assert [line["loss"] for line in lines] == [line["loss"] for line in expected]
     assert_same_tensors(saved(folder), saved(other))
+
+
+def assert_close(one: Any, other: Any, at: str = "") -> None:
+    """Every number of two lines, but for those about time and machines, to rounding."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), at
+        for key in one.keys() - {
+            "time",
+            "tokens_per_second",
+            "data_wait",
+            "step_seconds",
+            "memory_gib",
+            "seconds",
+        }:
+            assert_close(one[key], other[key], f"{at}.{key}")
+    elif isinstance(one, float):
+        assert other == pytest.approx(one, rel=2e-5, abs=1e-9), at
+    else:
+        assert one == other, at

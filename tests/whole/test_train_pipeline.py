@@ -11,19 +11,19 @@ import pytest
 
 from data.stream import loader
 from launcher.distributed.world import World
-from launcher.runs.lineage import merged
-from launcher.runs.run_folder import open_run
 from tests.support.commands import Commands
 from tests.support.helpers import TrainingText
 from tests.support.ranks import start
 from tests.support.training import (
     TIMEOUT,
     Left,
+    assert_close,
     assert_same_run,
     begin,
     begun,
     config,
     last_step,
+    lines_of,
     rows_of,
     told,
     train,
@@ -42,25 +42,6 @@ def staged(text: TrainingText, folder: Path, pipeline: int, **changes: Any) -> d
     return config(text, folder, **plain | changes)
 
 
-def assert_close(one: Any, other: Any, at: str = "") -> None:
-    """Every number of two lines, but for those about time and machines, to rounding."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), at
-        for key in one.keys() - {
-            "time",
-            "tokens_per_second",
-            "data_wait",
-            "step_seconds",
-            "memory_gib",
-            "seconds",
-        }:
-            assert_close(one[key], other[key], f"{at}.{key}")
-    elif isinstance(one, float):
-        assert other == pytest.approx(one, rel=2e-5, abs=1e-9), at
-    else:
-        assert one == other, at
-
-
 @pytest.mark.parametrize(("ranks", "pipeline"), [(4, 2), pytest.param(4, 4, marks=pytest.mark.full)])
 def test_stages_report_what_one_process_reports(
     text: TrainingText, headrace: Commands, tmp_path: Path, ranks: int, pipeline: int
@@ -75,11 +56,6 @@ def test_stages_report_what_one_process_reports(
         assert_close(line, other)
     for folder in (alone, cut):
         assert "fingerprint agrees" in headrace.run("data", "trace", folder / "run", "--step", 5).err
-
-
-def lines_of(folder: Path) -> list[dict[str, Any]]:
-    """All lines of a run's metrics."""
-    return list(merged(open_run(folder / "run")))
 
 
 def reading(world: World, plain: dict[str, Any]) -> tuple[Left, int]:

@@ -44,7 +44,7 @@ def start_stage(
     modules: list[nn.Module | None] = [None] * own.pipeline.size
     modules[own.pipeline.rank] = stage
     topology = pipe.topology.PipeModelDataParallelTopology(
-        num_pp=own.pipeline.size, num_mp=own.tensor.size, num_dp=own.data.size * own.sequence.size
+        num_pp=own.pipeline.size, num_mp=own.tensor.size, num_dp=own.replicas.size
     )
     with redirect_stdout(sys.stderr):  # it prints
         module = pipe.PipelineModule(layers=modules, topology=topology, partition_method="uniform")
@@ -79,7 +79,7 @@ class _Tie:
     def __init__(self, table: nn.Parameter | None, world: World) -> None:
         """table: this rank's copy; None in the stages between. A collective."""
         self._table = table
-        self._counts = world.mesh.data.is_first and world.mesh.sequence.is_first
+        self._counts = world.mesh.replicas.is_first
         self._ends = None
         last = world.degrees.pipeline - 1
         for ranks in ranks_along(world.size, world.degrees, "pipeline", "data", "sequence"):

@@ -24,7 +24,6 @@ def state_map(engine: Any, zero: int, model: Transformer, world: World) -> State
     """The map of a DeepSpeed engine of ZeRO stage `zero` around `model`, whole or a stage's part. Moves no
     data; in stage 3 clears the masters, so that their padding is zero, and not whatever was in memory."""
     named: dict[str, Any] = dict(model.named_weights())
-    mesh = world.mesh
     if zero == 0:
         held = [Fragment(name, 0, p.numel(), i, 0) for i, (name, p) in enumerate(named.items())]
         return StateMap(
@@ -32,7 +31,7 @@ def state_map(engine: Any, zero: int, model: Transformer, world: World) -> State
             engine.optimizer,
             list(named.values()),
             held,
-            _once(model, _slices(held, mesh.data.rank, mesh.data.size)),
+            _once(model, _slices(held, *world.mesh.replicas)),
             {name: tuple(p.shape) for name, p in named.items()},
             refresh=lambda: None,
             local_weight=lambda p, f: p.detach().view(-1).narrow(0, f.offset, f.length),

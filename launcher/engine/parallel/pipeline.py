@@ -6,7 +6,8 @@
 
 All stages of a pipeline stand for one data rank, so the first and the last are given the same rows, and
 targets, weights and ids never travel. Stages between are given rows of the same shape, of whatever content.
-Each micro-batch comes to a stage in its turn, so a counter tells which one it is.
+Each micro-batch comes to a stage in its turn, so a counter tells which one it is. The ranks of a sequence are
+neighbours of those that have the same columns in the other stages: hidden is of these, start and bound whole.
 
 How the micro-batches are interleaved is DeepSpeed's affair (deepspeed/pipeline.py) and stands behind
 StagePasses: another schedule would be another `_run`.
@@ -24,16 +25,19 @@ from launcher.distributed.mesh import Mesh
 from launcher.engine.dropout import reseeding
 from launcher.engine.forward import to_device
 from launcher.engine.interface import Evaluation
+from launcher.engine.parallel.sequence import SequenceColumns
 from model.transformer import Transformer
 
 
 class Stage(nn.Module):
     """What DeepSpeed runs on this rank: one micro-batch after the other through its layers."""
 
-    def __init__(self, model: Transformer, mesh: Mesh, device: torch.device, seed: int) -> None:
-        """model: the part of it that this stage has. seed: of dropout."""
+    def __init__(
+        self, model: Transformer, mesh: Mesh, columns: SequenceColumns, device: torch.device, seed: int
+    ) -> None:
+        """model: the part of it that this stage has. columns: of its rows. seed: of dropout."""
         super().__init__()
-        self.model = model
+        self.model, self.columns = model, columns
         self._mesh, self._device, self._seed = mesh, device, seed
         self.begin([], np.zeros(0), step=0)
 
@@ -49,7 +53,7 @@ class Stage(nn.Module):
     def inputs(self) -> Iterator[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
         """What DeepSpeed asks for: what enters the first stage; of the last one's rows it learns nothing."""
         for rows in self._rows:
-            arrays = to_device(rows, self._scale, self._device) if self._mesh.pipeline.is_first else {}
+            arrays = self._on_device(rows) if self._mesh.pipeline.is_first else {}
             yield tuple(arrays[name] for name in ("tokens", "start", "bound") if arrays), ()
 
     def forward(self, arrays: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
@@ -66,12 +70,15 @@ class Stage(nn.Module):
         if self.training:
             rank = self._mesh.data.rank
             reseed = reseeding(self.model.config, self._seed, self._device, self._step, number, rank)
-        hidden = self.model.hidden(batch, hidden, reseed)
+        hidden = self.model.hidden(batch, hidden, reseed, self.columns)
         if not self._mesh.pipeline.is_last:
             return hidden, start, bound
-        loss, *found = self.model.head(hidden, to_device(rows, self._scale, self._device), self._accuracy)
+        loss, *found = self.model.head(hidden, self._on_device(rows), self._accuracy)
         self.found.append(tuple(found))
         return loss
+
+    def _on_device(self, rows: Rows) -> dict[str, Tensor]:
+        return to_device(rows, self._scale, self._device, self.columns)
 
 
 class StagePasses:
@@ -83,7 +90,7 @@ class StagePasses:
 
     def train(self, micro_batches: Sequence[Rows], scale: np.ndarray, step: int) -> np.ndarray:
         """1F1B over the micro-batches, whose number may differ from step to step."""
-        engine, ranks = self._deepspeed, self._mesh.data.size
+        engine, ranks = self._deepspeed, self._mesh.replicas.size
         if not micro_batches:
             raise ValueError("a step needs at least one micro-batch")
         batches = self._level(micro_batches)
@@ -99,7 +106,8 @@ class StagePasses:
     @torch.no_grad()
     def evaluate(self, micro_batches: Sequence[Rows]) -> Evaluation:
         """Forward alone; pipelines may bring unequal numbers, and one without rows runs a blank one."""
-        batches = self._level(micro_batches or [Rows.blank(1, 8, 0)])
+        columns = self._stage.columns
+        batches = self._level(micro_batches or [Rows.blank(1, 8 * columns.axis.size, 0)])
         self._stage.begin(batches, np.ones(self.shape[0]), step=0, accuracy=True)
         self._deepspeed.eval_batch(
             self._stage.inputs(),
@@ -112,7 +120,7 @@ class StagePasses:
         for rows, (lost, right) in zip(batches, self._stage.found):
             sums += lost.cpu().numpy()
             correct += right.cpu().numpy()
-            weight, aimed = rows.tally(self.shape)
+            weight, aimed = rows.tally(self.shape, columns.of(rows.length))
             weights += weight
             targets += aimed
         return Evaluation(sums, weights, targets, correct)
