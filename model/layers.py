@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from model.attention_context import AttentionContext
 from model.config import ModelConfig
 from model.rotary import apply_rotary
+from model.share import WHOLE, Passage, Sections, Share
 
 Result = TypeVar("Result")
 
@@ -35,32 +36,50 @@ class Linear(nn.Module):
         return F.linear(x, self.weight)
 
 
+class ColumnLinear(Linear):
+    """The first matrix of a half of a block: of each section of its outputs a share (share.py)."""
+
+    def __init__(self, inputs: int, sections: tuple[int, ...], share: Share) -> None:
+        super().__init__(inputs, sum(sections) // share.of)
+        self.sections = Sections(0, sections)
+
+
+class RowLinear(Linear):
+    """The last matrix of a half of a block: it takes a share of the inputs and gives a term of the result."""
+
+    def __init__(self, inputs: int, outputs: int, share: Share) -> None:
+        super().__init__(inputs // share.of, outputs)
+        self.sections = Sections(1, (inputs,))
+
+
 class RMSNorm(nn.Module):
     """x / √(mean x² + ε) · gain over the last dimension (Zhang and Sennrich 2019)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, enter: Passage) -> None:
         super().__init__()
         self.weight = weight(width)
+        self.enter = enter
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
+        return F.rms_norm(x, self.weight.shape, self.enter(self.weight), 1e-6)
 
 
 class LayerNorm(nn.Module):
     """(x − mean) / √(variance + ε) · gain + bias over the last dimension (Ba et al. 2016)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, enter: Passage) -> None:
         super().__init__()
         self.weight = weight(width)
         self.bias = weight(width)
+        self.enter = enter
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
+        return F.layer_norm(x, self.weight.shape, self.enter(self.weight), self.enter(self.bias), 1e-5)
 
 
-def norm(config: ModelConfig, width: int) -> nn.Module:
-    """The normalisation that the config names."""
-    return RMSNorm(width) if config.norm == "rms" else LayerNorm(width)
+def norm(config: ModelConfig, width: int, enter: Passage = WHOLE.enter) -> nn.Module:
+    """The normalisation that the config names. enter: of a share, where what it normalises is one."""
+    return RMSNorm(width, enter) if config.norm == "rms" else LayerNorm(width, enter)
 
 
 class TokenTable(nn.Module):
@@ -112,19 +131,21 @@ class KVCache:
 
 
 class Attention(nn.Module):
-    """Self-attention over what `context` lets a position see; q, k, v come from one matrix."""
+    """Self-attention over what `context` lets a position see; q, k, v come from one matrix. Of a share: with
+    its heads alone."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, share: Share) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_width = config.heads, config.num_kv_heads, config.head_width
-        self.dropout = config.attention_dropout
-        self.qkv = Linear(config.width, (self.heads + 2 * self.kv_heads) * self.head_width)
-        self.out = Linear(config.width, config.width)
-        self.q_norm = norm(config, self.head_width) if config.qk_norm else None
-        self.k_norm = norm(config, self.head_width) if config.qk_norm else None
+        self.heads, self.kv_heads = config.heads // share.of, config.num_kv_heads // share.of
+        self.head_width, self.dropout = config.head_width, config.attention_dropout
+        kv = config.num_kv_heads * config.head_width
+        self.qkv = ColumnLinear(config.width, (config.width, kv, kv), share)
+        self.out = RowLinear(config.width, config.width, share)
+        self.q_norm = norm(config, self.head_width, share.enter) if config.qk_norm else None
+        self.k_norm = norm(config, self.head_width, share.enter) if config.qk_norm else None
 
     def forward(self, hidden: Tensor, context: AttentionContext, cache: KVCache | None = None) -> Tensor:
-        rows, length, width = hidden.shape
+        rows, length, _ = hidden.shape
         qkv = self.qkv(hidden).view(rows, length, -1, self.head_width)
         qk, v = qkv.split([self.heads + self.kv_heads, self.kv_heads], dim=2)
         if self.q_norm is not None and self.k_norm is not None:
@@ -136,17 +157,17 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extend(k, v)
         seen = context.attend(q, k, v, self.dropout if self.training else 0.0)
-        return self.out(seen.reshape(rows, length, width))
+        return self.out(seen.reshape(rows, length, -1))
 
 
 class MLP(nn.Module):
     """down(silu(gate)·up) (SwiGLU, Shazeer 2020; gate and up are one matrix) or down(gelu(up))."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, share: Share) -> None:
         super().__init__()
         self.gated = config.activation == "swiglu"
-        self.up = Linear(config.width, config.mlp_features * (2 if self.gated else 1))
-        self.down = Linear(config.mlp_features, config.width)
+        self.up = ColumnLinear(config.width, (config.mlp_features,) * (2 if self.gated else 1), share)
+        self.down = RowLinear(config.mlp_features, config.width, share)
 
     def forward(self, hidden: Tensor) -> Tensor:
         if self.gated:
@@ -161,21 +182,22 @@ class Block(nn.Module):
     Normalised before each half (pre: GPT-2, Llama) or after each sum (post: the 2017 Transformer, BERT).
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, share: Share = WHOLE) -> None:
         super().__init__()
         self.pre = config.norm_placement == "pre"
-        self.dropout = config.dropout
+        self.dropout, self.share = config.dropout, share
         self.attention_norm = norm(config, config.width)
-        self.attention = Attention(config)
+        self.attention = Attention(config, share)
         self.mlp_norm = norm(config, config.width)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config, share)
 
     def forward(self, hidden: Tensor, context: AttentionContext, cache: KVCache | None = None) -> Tensor:
         if self.pre:
-            hidden = hidden + self._drop(self.attention(self.attention_norm(hidden), context, cache))
-            return hidden + self._drop(self.mlp(self.mlp_norm(hidden)))
-        hidden = self.attention_norm(hidden + self._drop(self.attention(hidden, context, cache)))
-        return self.mlp_norm(hidden + self._drop(self.mlp(hidden)))
+            hidden = hidden + self._half(self.attention, self.attention_norm(hidden), context, cache)
+            return hidden + self._half(self.mlp, self.mlp_norm(hidden))
+        hidden = self.attention_norm(hidden + self._half(self.attention, hidden, context, cache))
+        return self.mlp_norm(hidden + self._half(self.mlp, hidden))
 
-    def _drop(self, x: Tensor) -> Tensor:
+    def _half(self, half: nn.Module, x: Tensor, *more: AttentionContext | KVCache | None) -> Tensor:
+        x = self.share.leave(half(self.share.enter(x), *more))
         return F.dropout(x, self.dropout, self.training) if self.dropout else x

@@ -24,8 +24,9 @@ from torch.utils.checkpoint import checkpoint
 
 from model.attention_context import AttentionContext, Columns, attention_context
 from model.config import ModelConfig
-from model.layers import Block, Embedding, Linear, TokenTable, norm
+from model.layers import Block, ColumnLinear, Embedding, Linear, RowLinear, TokenTable, norm
 from model.loss import cross_entropy, sums
+from model.share import WHOLE, Sections, Share
 
 HEADS = ("vocabulary", "binary")
 """Outputs that an objective may use: the vocabulary, or two classes."""
@@ -89,16 +90,16 @@ Reseed = Callable[[int], None]
 
 
 def build_layers(
-    config: ModelConfig, vocabulary: int, heads: Sequence[str], corpora: int, part: range
+    config: ModelConfig, vocabulary: int, heads: Sequence[str], corpora: int, part: range, share: Share
 ) -> list[nn.Module | None]:
     """Embedding, Block × layers, Head; None for those whose numbers are not in `part`. heads: the output of
-    each objective id, of HEADS."""
+    each objective id, of HEADS. share: of each block."""
     for head in heads:
         if head not in HEADS:
             raise ValueError(f"heads: expected {' or '.join(HEADS)}, got {head!r}")
     last = config.layers + 1
     embedding = Embedding(config, vocabulary) if 0 in part else None
-    blocks = [Block(config) if number in part else None for number in range(1, last)]
+    blocks = [Block(config, share) if number in part else None for number in range(1, last)]
     if last not in part:
         return [embedding, *blocks, None]
     tied = embedding is not None and config.tie_embeddings
@@ -118,15 +119,17 @@ class Transformer(nn.Module):
         corpora: int,
         checkpoint_blocks: bool = False,
         part: range | None = None,
+        share: Share = WHOLE,
     ) -> None:
-        """part: the numbers of the layers that it has; None: all."""
+        """part: the numbers of the layers that it has; None: all. share: of each block, what it has."""
         super().__init__()
         self.config, self.vocabulary = config, vocabulary
         self.objectives, self.corpora = len(heads), corpora
         self.checkpoint_blocks = checkpoint_blocks
         self.part = range(config.layers + 2) if part is None else part
+        self.share = share
         self.layers = nn.ModuleList()
-        for number, layer in enumerate(build_layers(config, vocabulary, heads, corpora, self.part)):
+        for number, layer in enumerate(build_layers(config, vocabulary, heads, corpora, self.part, share)):
             self.layers.add_module(str(number), layer)
 
     def forward(
@@ -177,6 +180,16 @@ class Transformer(nn.Module):
         if self.twin is not None:
             named[TABLE] = named.pop(f"layers.{self.config.layers + 1}.table.weight")
         return named
+
+    def shared_weights(self) -> dict[str, Sections]:
+        """How those of its parameters are shared of which it has only a part, by name."""
+        if self.share.of == 1:
+            return {}
+        return {
+            f"{name}.weight": module.sections
+            for name, module in self.named_modules()
+            if isinstance(module, ColumnLinear | RowLinear)
+        }
 
     def hidden(
         self,

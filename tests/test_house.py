@@ -103,7 +103,7 @@ DOORS: dict[str, dict[str, str]] = {
     "launcher.distributed": {
         "world": "World discover",
         "mesh": "Axis Degrees Mesh mesh ranks_along",
-        "process_group": "connect device_of disconnect",
+        "process_group": "connect device_of disconnect group_along",
         "host_reduce": "HostSums Pending",
         "collectives": "STILL ToldByOtherRank found_by_all from_first gather together",
         "local_launch": "launch",
@@ -115,7 +115,7 @@ DOORS: dict[str, dict[str, str]] = {
         "zero_engine": "Engine",
         "interface": "Evaluation",
         "forward": "PlainModel",
-        "layout": "LayoutConfig",
+        "layout": "LayoutConfig require_shares",
         "footprint": "footprint",
         "optimizer": "OptimizerConfig decay_steps lr_at",
         "stages": "stage_borders stage_costs",

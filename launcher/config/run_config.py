@@ -11,7 +11,6 @@ called by whoever starts something. After `load` a Config never changes; what a 
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +34,7 @@ from launcher.config.sections import (
 )
 from launcher.config.yaml_reader import YamlDocument, dump_yaml
 from launcher.engine.ema import EmaConfig
-from launcher.engine.layout import LayoutConfig
+from launcher.engine.layout import LayoutConfig, require_shares
 from launcher.engine.optimizer import OptimizerConfig
 from launcher.engine.stages import stage_borders
 from launcher.output import counted
@@ -113,6 +112,7 @@ class Config(Section):
             raise ValueError("eval.samples.prompts: are written at evaluations; set eval.every as well")
         stage_borders(self.layout, self.model, 1, self.sequence_length)  # ValueError: too few blocks
         self._require_columns()
+        require_shares(self.layout, self.model)
         if self.checkpoint.weights_only_after and not self.checkpoint.keep_every:
             raise ValueError(
                 "checkpoint.weights_only_after: concerns the saves that keep_every keeps; set that as well"
@@ -228,10 +228,9 @@ def require_processes(config: Config, processes: int) -> None:
         raise BadInput(f"--processes: expected 1 or more, got {processes}")
     together = config.layout.degrees.ranks
     if processes % together:
-        asked = [f"layout.{axis} {n}" for axis, n in asdict(config.layout.degrees).items() if n > 1]
         raise BadInput(
-            f"{' × '.join(asked)}: cannot be shared by {counted(processes, 'process', 'es')}; start a "
-            f"multiple of {together} (--processes {together})"
+            f"layout: {config.layout.degrees} cannot be made of {counted(processes, 'process', 'es')}; "
+            f"start a multiple of {together} (--processes {together})"
         )
     ranks, most = processes // together, config.lanes * together
     if processes > most:

@@ -24,6 +24,10 @@ class Degrees:
     sequence: int = 1
     tensor: int = 1
 
+    def __str__(self) -> str:
+        degrees = {"pipeline": self.pipeline, "sequence": self.sequence, "tensor": self.tensor}
+        return " × ".join(f"{axis} {size}" for axis, size in degrees.items() if size > 1)
+
     @property
     def ranks(self) -> int:
         """Ranks that share the rows of one data rank."""
@@ -77,10 +81,7 @@ class Mesh:
 def mesh(rank: int, size: int, degrees: Degrees) -> Mesh:
     """The coordinates of `rank` of `size`. ValueError where the degrees do not divide `size`."""
     if size % degrees.ranks:
-        raise ValueError(
-            f"{size} processes are not a multiple of {degrees.ranks} (pipeline {degrees.pipeline} × sequence "
-            f"{degrees.sequence} × tensor {degrees.tensor})"
-        )
+        raise ValueError(f"{size} processes are not a multiple of {degrees.ranks} ({degrees})")
     coordinates = []
     sizes = (degrees.tensor, degrees.sequence, size // degrees.ranks, degrees.pipeline)
     for along in sizes:

@@ -12,6 +12,7 @@ from torch import distributed
 from torch.distributed import distributed_c10d
 
 from launcher.distributed.collectives import found_by_all, gather
+from launcher.distributed.mesh import ranks_along
 from launcher.distributed.world import World
 
 
@@ -49,6 +50,17 @@ def refuse_shared(world: World, gpu: Any) -> None:
                 f"a GPU ({len(set(gpus))} here, not {world.size}), or CUDA_VISIBLE_DEVICES= to train on the "
                 "CPU",
             )
+
+
+def group_along(world: World, *axes: str) -> Any:
+    """The process group of the ranks that differ from this one in the coordinates of `axes` alone. All ranks
+    ask for the same groups, in the same order."""
+    own = None
+    for ranks in ranks_along(world.size, world.degrees, *axes):
+        group = distributed.new_group(ranks)
+        if world.rank in ranks:
+            own = group
+    return own
 
 
 def disconnect() -> None:

@@ -20,6 +20,11 @@ class Evaluation:
     correct: np.ndarray
     """Those whose target had the largest logit."""
 
+    @staticmethod
+    def of_nothing(shape: tuple[int, int]) -> "Evaluation":
+        """The sums over no rows. shape: (objectives, corpora)."""
+        return Evaluation(*(np.zeros(shape) for _ in range(4)))
+
 
 class Verdict(Protocol):
     """What was found of a step before its update; the same on every rank."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from launcher.distributed.mesh import Degrees
+from model.config import ModelConfig
 
 Precision = Literal["fp32", "bf16"]
 Stage = Literal[0, 1, 2, 3]
@@ -28,11 +29,14 @@ class LayoutCell(NamedTuple):
     """Cut into stages."""
     sequence: bool = False
     """Rows cut into columns."""
+    tensor: bool = False
+    """Each block shared by several ranks."""
 
     def __str__(self) -> str:
         words = [f"precision {self.precision} with zero {self.zero}"]
         words += ["pipeline"] if self.pipeline else []
         words += ["sequence"] if self.sequence else []
+        words += ["tensor"] if self.tensor else []
         words += [f"offload {self.offload}"] if self.offload != "none" else []
         return " and ".join(words)
 
@@ -63,7 +67,7 @@ SUPPORT: dict[LayoutCell, str | None] = {
     cell: why_not(cell)
     for cell in map(
         LayoutCell._make,
-        product(get_args(Precision), get_args(Stage), get_args(Offload), (False, True), (False, True)),
+        product(get_args(Precision), get_args(Stage), get_args(Offload), *[(False, True)] * 3),
     )
 }
 """Every cell → None where it is supported, or why it is refused. The refusal of a config, the cells of the
@@ -110,18 +114,23 @@ class LayoutConfig(BaseModel):
     sequence: Annotated[int, Field(ge=1, le=2**10)] = 1
     """Processes that share each row, for rows too long for one: each has 1/S of its positions, and of what
     layers keep of them. Must divide the rows' length and the model's heads."""
+    tensor: Annotated[int, Field(ge=1, le=2**10)] = 1
+    """Ranks that share every block, each with some of its attention heads and MLP features: a larger model
+    fits, and two sums over them a block and pass want a fast link, so within a node."""
     deepspeed: dict[str, int | bool] = {}
     """Raw keys of DeepSpeed's zero_optimization section (RAW_KEYS)."""
 
     @property
     def cell(self) -> LayoutCell:
         """Where it stands in the table of what is supported."""
-        return LayoutCell(self.precision, self.zero, self.offload, self.pipeline > 1, self.sequence > 1)
+        return LayoutCell(
+            self.precision, self.zero, self.offload, self.pipeline > 1, self.sequence > 1, self.tensor > 1
+        )
 
     @property
     def degrees(self) -> Degrees:
         """Ranks along each axis but data."""
-        return Degrees(pipeline=self.pipeline, sequence=self.sequence)
+        return Degrees(self.pipeline, self.sequence, self.tensor)
 
     def facts(self, processes: int) -> dict[str, Any]:
         """What of it concerns the division of a run on so many processes, as plain values: a checkpoint's
@@ -154,3 +163,23 @@ class LayoutConfig(BaseModel):
         if 0 in self.stages[:-1]:
             raise ValueError("stages: expected a block in each stage but the last, got 0")
         return self
+
+
+def require_shares(layout: LayoutConfig, model: ModelConfig) -> None:
+    """ValueError unless each tensor rank can have an equal part of every block."""
+    ranks = layout.tensor
+    for key, number in (
+        ("heads", model.heads),
+        ("kv_heads", model.num_kv_heads),
+        ("mlp_width", model.mlp_features),
+    ):
+        if number % ranks:
+            raise ValueError(
+                f"layout.tensor: {ranks} ranks cannot have equal parts of model.{key} {number}; expected a "
+                f"divisor of {number}"
+            )
+    if ranks > 1 and model.attention_dropout:
+        raise ValueError(
+            "model.attention_dropout: with layout.tensor the masks would depend on the number of ranks that "
+            f"share the heads; expected 0, or layout.tensor 1, got {model.attention_dropout:g}"
+        )

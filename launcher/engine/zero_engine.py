@@ -6,8 +6,9 @@
         norm          ← of the whole gradient
         judge(sums, norm)     → clip and update, or neither    all ranks alike: nothing has changed so far
 
-A model, or the part of it that a stage has, is built where its layout keeps it (deepspeed/construct.py), and
-its fp32 masters are drawn one parameter at a time (sharded_state.py) or come from a checkpoint.
+A model, or the part of it that this rank has (the layers of a stage, a tensor rank's share of each block), is
+built where its layout keeps it (deepspeed/construct.py), and its fp32 masters are drawn one parameter at a
+time (sharded_state.py) or come from a checkpoint. Tensor ranks find the same sums; the first reports them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +23,12 @@ from torch import Tensor, distributed
 from data.stream.rows import Rows
 from launcher.distributed.collectives import found_by_all, gather
 from launcher.distributed.host_reduce import HostSums
-from launcher.distributed.process_group import device_of
+from launcher.distributed.process_group import device_of, group_along
 from launcher.distributed.world import World
 from launcher.engine.deepspeed import pipeline as deepspeed_pipeline
 from launcher.engine.deepspeed import start as engine_deepspeed
 from launcher.engine.deepspeed.construct import construct
+from launcher.engine.deepspeed.ranks import ModelRanks
 from launcher.engine.deepspeed.update import UpdateLost, update_of
 from launcher.engine.deepspeed.zero_state import state_map
 from launcher.engine.interface import Evaluation, Judge, StepResult, V
@@ -34,9 +36,11 @@ from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
 from launcher.engine.parallel.pipeline import Stage, StagePasses
 from launcher.engine.parallel.sequence import sequence_columns
+from launcher.engine.parallel.tensor import gathered, share_of
 from launcher.engine.passes import Passes, WholePasses
 from launcher.engine.sharded_state import StateMap
 from model.initialise import init_parameter
+from model.share import WHOLE, Share
 from model.transformer import Transformer
 
 
@@ -45,27 +49,35 @@ class Engine:
 
     def __init__(
         self,
-        build: Callable[[range], Transformer],
+        build: Callable[[range, Share], Transformer],
         borders: Sequence[int],
         optimizer: OptimizerConfig,
         layout: LayoutConfig,
         world: World,
         seed: int,
     ) -> None:
-        """`build` makes a part of the model, the layers of these numbers, of which every parameter comes from
-        model.layers.weight; its weights are no numbers until `initialise` or a checkpoint
-        (launcher.checkpoint.load) fills them. borders: of the stages, from 0 to the number of layers.
-        seed: of dropout. torch.distributed is connected (launcher.distributed.process_group.connect)."""
+        """`build` makes a part of the model: the layers of these numbers, of their blocks this share. Every
+        parameter comes from model.layers.weight; its weights are no numbers until `initialise` or a
+        checkpoint (launcher.checkpoint.load) fills them. borders: of the stages, from 0 to the number of
+        layers. seed: of dropout. torch.distributed is connected
+        (launcher.distributed.process_group.connect)."""
         self.world, self.layout = world, layout
         self.device = device_of(world)
         self.reducer = HostSums(world)
-        own = range(*borders[world.mesh.pipeline.rank :][:2])
-        self.model = construct(partial(build, own), optimizer, layout, self.device, world.local_rank)
+        own, share, ranks = range(*borders[world.mesh.pipeline.rank :][:2]), WHOLE, None
+        self._tensor_group: Any = None
+        if world.mesh.tensor.size > 1:
+            self._tensor_group = group_along(world, "tensor")
+            share = share_of(world.mesh.tensor, self._tensor_group)
+            ranks = ModelRanks(self._tensor_group, group_along(world, "data", "sequence"))
+        self.model = construct(
+            partial(build, own, share), optimizer, layout, self.device, world.local_rank, ranks
+        )
         """The module, or this rank's stage; its weights are whole except in ZeRO 3 (see `each_weight`)."""
         if layout.compile:
             for block in self.model.blocks:  # in place: names and hooks stay as they are
                 block.compile()
-        self._deepspeed, self._passes = self._start(optimizer, seed)
+        self._deepspeed, self._passes = self._start(optimizer, seed, ranks)
         pipelined = world.mesh.pipeline.size > 1
         self.state: StateMap = state_map(self._deepspeed, layout.zero, self.model, world)
         self._holders = self._whole_shapes() if pipelined else {}
@@ -74,11 +86,12 @@ class Engine:
             layout.zero,
             optimizer.grad_clip,
             self.model,
+            world,
             deepspeed_pipeline.take_step if pipelined else engine_deepspeed.take_step,
         )
         self._updates = 0
 
-    def _start(self, optimizer: OptimizerConfig, seed: int) -> tuple[Any, Passes]:
+    def _start(self, optimizer: OptimizerConfig, seed: int, ranks: ModelRanks | None) -> tuple[Any, Passes]:
         """DeepSpeed's engine, and the passes that it makes."""
         model, mesh = self.model, self.world.mesh
         shape, columns = (model.objectives, model.corpora), sequence_columns(self.world)
@@ -86,7 +99,7 @@ class Engine:
             stage = Stage(model, mesh, columns, self.device, seed)
             engine = deepspeed_pipeline.start_stage(stage, optimizer, self.layout, self.world)
             return engine, StagePasses(engine, stage, mesh, shape)
-        engine = engine_deepspeed.start(model, optimizer, self.layout)
+        engine = engine_deepspeed.start(model, optimizer, self.layout, ranks)
         if self.layout.zero == 0 and self.world.size == 1:
             engine.enable_backward_allreduce = False
         return engine, WholePasses(
@@ -132,7 +145,7 @@ class Engine:
         """
         for group in self._base_optimizer.param_groups:
             group["lr"] = lr
-        sums = self._passes.train(micro_batches, scale, step)
+        sums = self._passes.train(micro_batches, scale, step) * self.world.mesh.tensor.is_first
         norm = self._update.norm()
         verdict = judge(sums, norm)
         if verdict.apply:
@@ -156,7 +169,8 @@ class Engine:
 
     def evaluate(self, micro_batches: Sequence[Rows]) -> Evaluation:
         """The sums over this rank's rows, weights as in the rows. Ranks may bring unequal numbers."""
-        return self._passes.evaluate(micro_batches)
+        found = self._passes.evaluate(micro_batches)
+        return found if self.world.mesh.tensor.is_first else Evaluation.of_nothing(self._passes.shape)
 
     def reduce(self, vector: np.ndarray) -> np.ndarray:
         """float64: the sum of a small vector over all ranks. `reducer.start` does it in the background."""
@@ -165,15 +179,15 @@ class Engine:
     def each_weight(self) -> Iterator[tuple[str, Tensor]]:
         """(name, whole weight), one parameter after the other, a tied one once; the weight is valid until the
         next is asked for. A collective, on all ranks to its end: each is made whole on every rank."""
-        own = self.model.named_weights()
+        own, sections = self.model.named_weights(), self.model.shared_weights()
         for name, shape in self.state.shapes.items():
-            if name in self._holders:  # in some stage
-                whole = own[name].detach() if name in own else self._empty(shape)
-                distributed.broadcast(whole, self._holders[name])
-                yield name, whole
-                continue
             with engine_deepspeed.gathered([own[name]]) if self.layout.zero == 3 else nullcontext():
-                yield name, own[name].detach()
+                whole = own[name].detach() if name in own else self._empty(shape)
+                if name in sections:
+                    whole = gathered(whole, sections[name], self._tensor_group)
+                if name in self._holders:  # in some stage
+                    distributed.broadcast(whole, self._holders[name])
+                yield name, whole
 
     def _empty(self, shape: Sequence[int]) -> Tensor:
         return torch.empty(*shape, dtype=next(self.model.parameters()).dtype, device=self.device)

@@ -13,6 +13,7 @@ from launcher.config.run_config import Config
 from launcher.runs.plan_history import run_tokenizer
 from launcher.runs.progress import Progress
 from launcher.runs.run_folder import RunFolder
+from model.share import WHOLE, Share
 from model.transformer import Transformer
 from objectives.registry import HEADS
 
@@ -76,8 +77,11 @@ def _read(run: RunFolder, stored: StoredCheckpoint) -> Trained:
     return Trained(model.eval(), tokenizer, config, progress, stored)
 
 
-def plain_model(config: Config, tokenizer: Tokenizer, corpora: int, part: range | None = None) -> Transformer:
-    """A model of the run's shape whose weights are not filled; part: the numbers of the layers to make."""
+def plain_model(
+    config: Config, tokenizer: Tokenizer, corpora: int, part: range | None = None, share: Share = WHOLE
+) -> Transformer:
+    """A model of the run's shape whose weights are not filled; part: the numbers of the layers to make;
+    share: of each block, what to make."""
     return Transformer(
         config.model,
         tokenizer.size,
@@ -85,4 +89,5 @@ def plain_model(config: Config, tokenizer: Tokenizer, corpora: int, part: range 
         corpora,
         checkpoint_blocks=config.layout.activation_checkpointing,
         part=part,
+        share=share,
     )

@@ -37,6 +37,7 @@ from launcher.engine.stages import stage_borders
 from launcher.engine.zero_engine import Engine
 from model.accounting import largest_parameter, parameters
 from model.config import ModelConfig
+from model.share import Share
 from model.transformer import Transformer
 
 
@@ -60,8 +61,8 @@ def measured(work: Callable[[], Any]) -> tuple[Any, int, int]:
 def engine_of(config: ModelConfig, vocabulary: int, layout: LayoutConfig, world: World) -> Engine:
     """An engine whose weights are not filled."""
 
-    def build(part: range) -> Transformer:
-        return Transformer(config, vocabulary, ("vocabulary",), 1, part=part)
+    def build(part: range, share: Share) -> Transformer:
+        return Transformer(config, vocabulary, ("vocabulary",), 1, part=part, share=share)
 
     borders = stage_borders(layout, config, vocabulary, config.max_sequence_length)
     return Engine(build, borders, OptimizerConfig(), layout, world, seed=0)

@@ -28,6 +28,7 @@ from launcher.engine.optimizer import OptimizerConfig, parameter_groups
 from launcher.engine.stages import stage_borders
 from launcher.engine.zero_engine import Engine
 from model.initialise import initialise
+from model.share import WHOLE, Share
 from model.transformer import Transformer
 from tests.bench.model import CONFIG, T
 from tests.support.engine_cases import agree
@@ -51,9 +52,9 @@ def packed(rows: int, segments: int = 4) -> Rows:
     return Rows.of(arrays)
 
 
-def model(part: range | None = None) -> Transformer:
+def model(part: range | None = None, share: Share = WHOLE) -> Transformer:
     """The model or a part of it, its weights not filled."""
-    return Transformer(CONFIG, VOCABULARY, ("vocabulary",), 1, part=part)
+    return Transformer(CONFIG, VOCABULARY, ("vocabulary",), 1, part=part, share=share)
 
 
 class Plain:

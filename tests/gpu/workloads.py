@@ -146,7 +146,7 @@ def engine_of(
     the end; its memory is free once the caller has let go of it and the next one is made."""
     fresh_device()
     engine = Engine(
-        lambda part: Transformer(config, vocabulary, heads, corpora, part=part),
+        lambda part, share: Transformer(config, vocabulary, heads, corpora, part=part, share=share),
         (0, config.layers + 2),
         OptimizerConfig(),
         layout,

@@ -28,7 +28,7 @@ from tests.support.engine_cases import (
     train,
     varied,
 )
-from tests.support.layouts import CELLS, UNCUT, keys, ranks_of
+from tests.support.layouts import CELLS, keys, ranks_of, usual_first
 from tests.support.ranks import run
 
 NOTHING: frozenset[int] = frozenset()
@@ -42,25 +42,25 @@ def assert_equal_runs(found: dict[str, Any], straight: dict[str, Any]) -> None:
         assert np.array_equal(found["after"][name], tensor), name
 
 
-@pytest.mark.parametrize("cell", UNCUT, ids=str)
+@pytest.mark.parametrize("cell", usual_first(), ids=str)
 def test_a_refused_step_leaves_the_run_as_if_it_had_not_been_made(cell: LayoutCell) -> None:
     """The first step, one in the midst and the last; also one whose gradient is no number on one rank."""
     setting = varied(**keys(cell), micro_batch=2, rows=8, steps=3)
-    (straight, *_) = run(judged_run, 2, setting, NOTHING)
+    (straight, *_) = run(judged_run, ranks_of(cell, 2), setting, NOTHING)
     for poison in (None, (1, math.nan), (0, math.inf)):
-        for found in run(judged_run, 2, setting, frozenset({1, 2, 3}), poison):
+        for found in run(judged_run, ranks_of(cell, 2), setting, frozenset({1, 2, 3}), poison):
             assert_equal_runs(found, straight)
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("ranks", [1, 4])
+@pytest.mark.parametrize("size", [1, 4])
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-def test_a_refused_step_leaves_no_trace_on_any_number_of_ranks(ranks: int, cell: LayoutCell) -> None:
-    ranks = ranks_of(cell, ranks)
+def test_a_refused_step_leaves_no_trace_on_any_number_of_ranks(size: int, cell: LayoutCell) -> None:
+    size = ranks_of(cell, size)
     setting = varied(**keys(cell), micro_batch=1, rows=8, steps=3)
-    (straight, *_) = run(judged_run, ranks, setting, NOTHING)
-    for poison in (None, (ranks - 1, math.nan)):
-        for found in run(judged_run, ranks, setting, frozenset({1, 3}), poison):
+    (straight, *_) = run(judged_run, size, setting, NOTHING)
+    for poison in (None, (size - 1, math.nan)):
+        for found in run(judged_run, size, setting, frozenset({1, 3}), poison):
             assert_equal_runs(found, straight)
 
 
@@ -70,16 +70,16 @@ def norms_told(world: World, setting: Setting) -> tuple[list[float], list[float]
     told, reported = [], []
     for step in range(1, setting.steps + 1):
         told += train(engine, setting, step, step)[1]
-        reported.append(float(engine._deepspeed.get_global_grad_norm()))
+        reported.append(float(engine._deepspeed.get_global_grad_norm() or 0.0))
     return told, reported
 
 
-@pytest.mark.parametrize("cell", [cell for cell in UNCUT if cell.zero], ids=str)
+@pytest.mark.parametrize("cell", usual_first(), ids=str)
 def test_the_norm_that_is_judged_is_the_norm_that_clips(cell: LayoutCell) -> None:
     setting = varied(**keys(cell))
     _, norms, _ = reference(setting)
-    for told, reported in run(norms_told, 2, setting):
-        assert told == reported
+    for told, reported in run(norms_told, ranks_of(cell, 2), setting):
+        assert told == reported or not cell.zero  # where headrace clips itself
         np.testing.assert_allclose(told, norms, rtol=2e-4 if cell.precision == "fp32" else 2e-2)
 
 

@@ -34,7 +34,7 @@ def test_a_reason_says_what_to_take_instead() -> None:
         assert SUPPORT[cell] is None
 
 
-@pytest.mark.parametrize("cell", REFUSED, ids=str)
+@pytest.mark.parametrize("cell", cover(REFUSED), ids=str)
 def test_check_refuses_in_the_same_words(headrace: Commands, cell: LayoutCell) -> None:
     edits = [f"layout.{key}={value}" for key, value in keys(cell).items()]
     line = headrace.refused("check", ROOT / "configs" / "first.yaml", *edits)

@@ -25,6 +25,7 @@ from launcher.engine.stages import stage_borders
 from launcher.engine.zero_engine import Engine
 from model.config import ModelConfig
 from model.initialise import initialise
+from model.share import WHOLE, Share
 from model.transformer import Transformer
 from objectives.registry import HEADS
 
@@ -65,6 +66,7 @@ class Setting:
     compile: bool = False
     offload: str = "none"
     pipeline: int = 1
+    tensor: int = 1
     stages: tuple[int, ...] = ()
     sequence: int = 1
     activation_checkpointing: bool = False
@@ -76,9 +78,14 @@ class Setting:
         return LayoutConfig(**{name: getattr(self, name) for name in names})
 
 
-def plain(config: ModelConfig = MODEL, checkpointing: bool = False, part: range | None = None) -> Transformer:
+def plain(
+    config: ModelConfig = MODEL,
+    checkpointing: bool = False,
+    part: range | None = None,
+    share: Share = WHOLE,
+) -> Transformer:
     """A model whose weights are not filled, or a part of it."""
-    return Transformer(config, VOCABULARY, HEADS, CORPORA, checkpointing, part)
+    return Transformer(config, VOCABULARY, HEADS, CORPORA, checkpointing, part, share)
 
 
 def build(config: ModelConfig = MODEL) -> Transformer:
@@ -151,7 +158,7 @@ def unfilled_engine(world: World, setting: Setting) -> Engine:
     world = replace(world, degrees=layout.degrees)
     build = partial(plain, setting.model, layout.activation_checkpointing)
     borders = stage_borders(layout, setting.model, VOCABULARY, LENGTH)
-    return Engine(lambda part: build(part=part), borders, setting.optimizer, layout, world, seed=1)
+    return Engine(build, borders, setting.optimizer, layout, world, seed=1)
 
 
 def make_engine(world: World, setting: Setting) -> Engine:

@@ -8,12 +8,14 @@ from itertools import combinations, product
 from textwrap import fill
 from typing import Any, NamedTuple, TypeVar, get_args
 
+import pytest
+
 from launcher.engine.layout import SUPPORT, LayoutCell, Stage
 
+AXES = LayoutCell._fields[3:]
+"""Of a cell: ways to spread a run beside ZeRO, each used or not."""
 CELLS = [cell for cell, reason in SUPPORT.items() if reason is None]
-UNCUT = [cell for cell in CELLS if not cell.sequence]
-"""Those that keep rows whole. To DeepSpeed the others are the same with more data ranks."""
-WHOLE = [cell for cell in UNCUT if not cell.pipeline]
+WHOLE = [cell for cell in CELLS if not any(cell[3:])]
 """Those in which one process is enough."""
 REFUSED = [cell for cell, reason in SUPPORT.items() if reason is not None]
 
@@ -22,12 +24,12 @@ Row = TypeVar("Row", bound=tuple)
 
 def keys(cell: LayoutCell) -> dict[str, Any]:
     """A cell as keys of `layout:`, with two ranks along each axis that it has."""
-    return cell._asdict() | {axis: 2 if getattr(cell, axis) else 1 for axis in ("pipeline", "sequence")}
+    return cell._asdict() | {axis: 1 + getattr(cell, axis) for axis in AXES}
 
 
 def ranks_of(cell: LayoutCell, least: int = 1) -> int:
     """The fewest ranks, at least so many, that `keys` of a cell can be spread over."""
-    return max(least, 2 ** (cell.pipeline + cell.sequence))
+    return max(least, 2 ** sum(cell[3:]))
 
 
 class Placed(NamedTuple):
@@ -47,6 +49,9 @@ FP32 = [
     *(Placed(n, {"pipeline": p, "zero": zero}) for n, p in ((2, 2), (4, 4), (4, 2)) for zero in (0, 1)),
     *(Placed(n, {"sequence": 2, "zero": zero}) for n in (2, 4) for zero in range(4)),
     *(Placed(4, {"pipeline": 2, "sequence": 2, "zero": zero}) for zero in (0, 1)),
+    *(Placed(n, {"tensor": 2, "zero": zero}) for n in (2, 4) for zero in range(4)),
+    *(Placed(4, {"tensor": 2, "sequence": 2, "zero": zero}) for zero in range(4)),
+    *(Placed(n, {"pipeline": 2, "tensor": 2, "zero": zero}) for n in (4, 8) for zero in (0, 1)),
 ]
 """Every layout in which parity is shown in fp32, on so many ranks: each in all its recipes (RECIPES)."""
 BF16 = [
@@ -55,18 +60,22 @@ BF16 = [
     *(Placed(n, {"pipeline": 2, "zero": 1}) for n in (2, 4)),
     *(Placed(2, {"sequence": 2, "zero": zero}) for zero in (1, 2, 3)),
     Placed(4, {"pipeline": 2, "sequence": 2, "zero": 1}),
+    *(Placed(2, {"tensor": 2, "zero": zero}) for zero in (1, 2, 3)),
+    Placed(4, {"tensor": 2, "sequence": 2, "zero": 1}),
+    Placed(4, {"pipeline": 2, "tensor": 2, "zero": 1}),
 ]
 """And in bf16, in one recipe each."""
 RECIPES = list(product((False, True), (True, False), ("global", "objective")))
 """(activation checkpointing, tied, normalisation)."""
 
 
-def cover(matrix: Sequence[Row]) -> list[Row]:
-    """A few rows of a matrix in which every two values that meet in any of its rows meet. Greedy: each time
-    the row that has the most pairs that are still missing, of equals the first."""
+def cover(matrix: Sequence[Row], together: int = 2) -> list[Row]:
+    """A few rows of a matrix in which every two values that meet in any of its rows meet; with `together` 1
+    every value stands. Greedy: each time the row that has the most pairs that are still missing, of equals
+    the first."""
 
     def pairs(row: Row) -> set[tuple]:
-        return set(combinations(enumerate(map(str, row)), 2))
+        return set(combinations(enumerate(map(str, row)), together))
 
     missing = {pair for row in matrix for pair in pairs(row)}
     chosen = []
@@ -77,8 +86,14 @@ def cover(matrix: Sequence[Row]) -> list[Row]:
     return chosen
 
 
-AXES = LayoutCell._fields[3:]
-"""Of a cell: ways to spread a run beside ZeRO, each used or not."""
+def usual_first() -> list[Any]:
+    """CELLS as parameters of a test; of those with sequence or tensor ranks a few, the others with `full`."""
+    rare = [cell for cell in CELLS if cell.sequence or cell.tensor]
+    usual = cover(rare, together=1)
+    return [
+        pytest.param(cell, marks=pytest.mark.full) if cell in rare and cell not in usual else cell
+        for cell in CELLS
+    ]
 
 
 def markdown() -> str:

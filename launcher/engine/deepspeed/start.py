@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from launcher.engine.deepspeed.ranks import ModelRanks
 from launcher.engine.footprint import usual_bucket
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig, parameter_groups
@@ -82,12 +83,18 @@ def config(layout: LayoutConfig, optimizer: OptimizerConfig, parameters: int) ->
         "communication_data_type": "fp32",
         "zero_force_ds_cpu_optimizer": False,  # torch's AdamW on the host too: no compiler, the same numbers
         "zero_optimization": zero | layout.deepspeed,
+        "pipeline": {
+            "pipe_partitioned": False,
+            "grad_partitioned": False,
+        },  # tensor ranks send what they have
     }
 
 
-def start(model: nn.Module, optimizer: OptimizerConfig, layout: LayoutConfig) -> Any:
-    """The DeepSpeed engine around a model from construct.py, which has told DeepSpeed the local rank.
-    torch.distributed is connected."""
+def start(
+    model: nn.Module, optimizer: OptimizerConfig, layout: LayoutConfig, ranks: ModelRanks | None = None
+) -> Any:
+    """The DeepSpeed engine around a model from construct.py, which has told DeepSpeed the local rank. ranks:
+    where not all are data ranks. torch.distributed is connected."""
     deepspeed = load()
     parameters = sum(math.prod(whole_shape(parameter)) for parameter in model.parameters())
     groups = parameter_groups(model.named_parameters(), optimizer, whole_shape)
@@ -95,7 +102,11 @@ def start(model: nn.Module, optimizer: OptimizerConfig, layout: LayoutConfig) ->
         groups, lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps, fused=True, weight_decay=0.0
     )
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=adam, config=config(layout, optimizer, parameters), dist_init_required=False
+        model=model,
+        optimizer=adam,
+        config=config(layout, optimizer, parameters),
+        dist_init_required=False,
+        mpu=ranks,
     )
     return engine
 

@@ -23,6 +23,8 @@ from typing import Any, Protocol
 import torch
 from torch import distributed, nn
 
+from launcher.distributed.process_group import group_along
+from launcher.distributed.world import World
 from launcher.engine.deepspeed.start import load
 from model.transformer import Transformer
 
@@ -47,34 +49,40 @@ class Update(Protocol):
 
 
 def update_of(
-    engine: Any, zero: int, clip: float, model: Transformer, take_step: Callable[[Any], None]
+    engine: Any, zero: int, clip: float, model: Transformer, world: World, take_step: Callable[[Any], None]
 ) -> Update:
     """The Update of a DeepSpeed engine of ZeRO stage `zero` around `model`. clip: the bound on the norm, 0:
-    none; DeepSpeed was told the same from stage 1 on. take_step: has the engine make its update."""
+    none; DeepSpeed was told the same from stage 1 on. take_step: has the engine make its update. A
+    collective."""
     if zero:
         return _ZeroUpdate(engine, _source(engine.optimizer, zero), take_step)
-    return _PlainUpdate(engine, clip, model, take_step)
+    return _PlainUpdate(engine, clip, model, world, take_step)
 
 
 class _PlainUpdate:
     """Stage 0."""
 
     def __init__(
-        self, engine: Any, clip: float, model: Transformer, take_step: Callable[[Any], None]
+        self, engine: Any, clip: float, model: Transformer, world: World, take_step: Callable[[Any], None]
     ) -> None:
         self._engine, self._clip, self._take_step = engine, clip, take_step
-        self._parameters, self._twin = list(model.parameters()), model.twin
-        grid = getattr(engine, "grid", None)
-        self._stages = grid.get_pipe_parallel_group() if grid else None
+        self._parameters, mesh = list(model.parameters()), world.mesh
+        self._counted = [  # each once over the ranks that hold a model together
+            p
+            for p in self._parameters
+            if p is not model.twin and (mesh.tensor.is_first or hasattr(p, "tensor_model_parallel"))
+        ]
+        together = mesh.pipeline.size * mesh.tensor.size > 1
+        self._group = group_along(world, "pipeline", "tensor") if together else None
         self._norm = torch.zeros(())
 
     def norm(self) -> float:
-        """Of gradients that DeepSpeed has reduced and left on the parameters of all stages."""
-        gradients = [p.grad for p in self._parameters if p.grad is not None and p is not self._twin]
+        """Of gradients that DeepSpeed has reduced and left on the parameters of all stages and parts."""
+        gradients = [p.grad for p in self._counted if p.grad is not None]
         self._norm = nn.utils.get_total_norm(gradients)
-        if self._stages is not None:
-            squares = self._norm.square()
-            distributed.all_reduce(squares, group=self._stages)
+        if self._group is not None:
+            squares = self._norm.square().to(self._engine.device)
+            distributed.all_reduce(squares, group=self._group)
             self._norm = squares.sqrt()
         return float(self._norm)
 

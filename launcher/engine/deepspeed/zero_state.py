@@ -16,29 +16,32 @@ import torch
 from torch import Tensor, nn
 
 from launcher.distributed.world import World
+from launcher.engine.cut import Cut, narrowed
+from launcher.engine.parallel.tensor import cuts_of, whole_shape
 from launcher.engine.sharded_state import Fragment, StateMap
 from model.transformer import Transformer
 
 
 def state_map(engine: Any, zero: int, model: Transformer, world: World) -> StateMap:
-    """The map of a DeepSpeed engine of ZeRO stage `zero` around `model`, whole or a stage's part. Moves no
+    """The map of a DeepSpeed engine of ZeRO stage `zero` around `model`, whole or a rank's part. Moves no
     data; in stage 3 clears the masters, so that their padding is zero, and not whatever was in memory."""
     named: dict[str, Any] = dict(model.named_weights())
+    parts = _Parts(named, model, world)
+    optimizer = engine.optimizer
     if zero == 0:
-        held = [Fragment(name, 0, p.numel(), i, 0) for i, (name, p) in enumerate(named.items())]
+        pieces = [Fragment(name, 0, p.numel(), i, 0) for i, (name, p) in enumerate(named.items())]
         return StateMap(
             named,
-            engine.optimizer,
+            optimizer,
             list(named.values()),
-            held,
-            _once(model, _slices(held, *world.mesh.replicas)),
-            {name: tuple(p.shape) for name, p in named.items()},
+            parts.of_the_whole(pieces),
+            parts.once(parts.of_the_whole(_slices(pieces, *world.mesh.replicas))),
+            parts.shapes,
             refresh=lambda: None,
-            local_weight=lambda p, f: p.detach().view(-1).narrow(0, f.offset, f.length),
+            local_weight=parts.weight,
         )
-    optimizer = engine.optimizer
     if zero == 3:
-        held = list(_stage_3(optimizer, named))
+        held = parts.of_the_whole(_stage_3(optimizer, named), divided=True)
         for flat in optimizer.fp32_partitioned_groups_flat:
             flat.detach().zero_()
         return StateMap(
@@ -46,30 +49,65 @@ def state_map(engine: Any, zero: int, model: Transformer, world: World) -> State
             optimizer.optimizer,
             optimizer.fp32_partitioned_groups_flat,
             held,
-            held,
-            {name: tuple(p.ds_shape) for name, p in named.items()},
+            parts.once(held),
+            parts.shapes,
             refresh=lambda: _refresh_stage_3(optimizer),
-            local_weight=lambda p, f: _part(p).narrow(0, 0, f.length),
+            local_weight=parts.weight,
         )
-    held = list(_stages_1_and_2(named))
+    held = parts.of_the_whole(_stages_1_and_2(named))
     flats = getattr(optimizer, "single_partition_of_fp32_groups", None)
     return StateMap(
         named,
         optimizer.optimizer,
         optimizer.fp32_groups_flat_partition if flats is None else flats,
         held,
-        _once(model, held),
-        {name: tuple(p.shape) for name, p in named.items()},
+        parts.once(held),
+        parts.shapes,
         refresh=optimizer.update_lp_params,
-        local_weight=lambda p, f: p.detach().view(-1).narrow(0, f.offset, f.length),
+        local_weight=parts.weight,
     )
 
 
-def _once(model: Transformer, held: Iterable[Fragment]) -> list[Fragment]:
-    """Without those of a tied table whose other copy, the first stage's, is the one that is saved."""
-    twin = model.twin
-    names = {name for name, p in model.named_weights().items() if p is not twin}
-    return [fragment for fragment in held if fragment.name in names]
+class _Parts:
+    """From the parameters that this rank has to the whole ones, of which tensor parallelism leaves it a part:
+    DeepSpeed knows only the former, a checkpoint only the latter."""
+
+    def __init__(self, named: dict[str, Any], model: Transformer, world: World) -> None:
+        tensor, sections = world.mesh.tensor, model.shared_weights()
+        own = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in named.items()}
+        self.shapes = {name: whole_shape(shape, sections.get(name)) for name, shape in own.items()}
+        """Of the whole parameters."""
+        self._cuts = {
+            name: cuts_of(shape, sections[name], tensor) if name in sections else [Cut.of(0, shape.numel())]
+            for name, shape in ((name, torch.Size(shape)) for name, shape in self.shapes.items())
+        }
+        # The first tensor rank saves what all have; of a tied table the first stage's copy is saved.
+        self._saved = {
+            n for n, p in named.items() if p is not model.twin and (tensor.is_first or n in sections)
+        }
+        self._begins: dict[tuple[str, int], int] = {}
+
+    def of_the_whole(self, pieces: Iterable[Fragment], divided: bool = False) -> list[Fragment]:
+        """Pieces of this rank's parameters as fragments of the whole ones: a piece that spans several cuts,
+        or begins within a run, becomes several. divided: of a parameter the rank has the piece alone."""
+        found = []
+        for piece in pieces:
+            done = 0
+            for cut in narrowed(self._cuts[piece.name], piece.offset, piece.length):
+                first, length, *runs = cut.numbers
+                found.append(Fragment(piece.name, first, length, piece.flat, piece.position + done, *runs))
+                self._begins[piece.name, first] = done + (0 if divided else piece.offset)
+                done += length
+        return found
+
+    def once(self, held: Iterable[Fragment]) -> list[Fragment]:
+        """Those that this rank saves."""
+        return [fragment for fragment in held if fragment.name in self._saved]
+
+    def weight(self, parameter: Any, fragment: Fragment) -> Tensor:
+        """A held fragment's elements of the model's own weight."""
+        own = getattr(parameter, "ds_tensor", parameter).detach().view(-1)
+        return own.narrow(0, self._begins[fragment.name, fragment.offset], fragment.length)
 
 
 def _slices(held: Iterable[Fragment], rank: int, size: int) -> Iterable[Fragment]:
@@ -99,10 +137,6 @@ def _stage_3(optimizer: Any, named: dict[str, nn.Parameter]) -> Iterable[Fragmen
         length = min(part, parameter.ds_numel - offset)  # type: ignore[attr-defined]
         if length > 0:
             yield Fragment(name, offset, length, flat, position)
-
-
-def _part(parameter: Any) -> Tensor:
-    return parameter.ds_tensor.detach().view(-1)
 
 
 @torch.no_grad()
