@@ -126,14 +126,15 @@ class Config(Section):
         parts = self.layout.sequence
         if parts == 1:
             return
-        lengths = {
-            "sequence_length": self.sequence_length,
-            "max_sequence_length": self.max_sequence_length,
-            "model.heads": self.model.heads,
-        }
-        for key, number in lengths.items():
-            if number % parts:
-                raise ValueError(f"{key}: expected a multiple of layout.sequence ({parts}), got {number}")
+        for key in ("sequence_length", "max_sequence_length"):
+            if (length := getattr(self, key)) % parts:
+                raise ValueError(f"{key}: expected a multiple of layout.sequence ({parts}), got {length}")
+        shared = parts * self.layout.tensor  # each tensor rank has some of the heads, and exchanges these
+        if self.model.heads % shared:
+            product = f"({parts})" if shared == parts else f"× layout.tensor ({shared})"
+            raise ValueError(
+                f"model.heads: expected a multiple of layout.sequence {product}, got {self.model.heads}"
+            )
         for key in ("dropout", "attention_dropout"):
             if rate := getattr(self.model, key):
                 raise ValueError(

@@ -19,6 +19,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from model.config import ModelConfig
 from tests.support.engine_cases import (
     MODEL,
     Setting,
@@ -34,28 +35,27 @@ from tests.support.ranks import run
 
 MATRIX = [(placed, *recipe) for placed, recipe in product(FP32, RECIPES)]
 COVER = cover(MATRIX)
-STAGES = replace(MODEL, layers=4)
-"""Enough for four stages."""
 
 
 def setting_of(placed: Placed, checkpointing: bool, tied: bool, normalise: str, **changes: str) -> Setting:
     """A cell. Micro-batches are of 1 row and of 2, either in half of a layout's cells."""
-    model = replace(STAGES if "pipeline" in placed.layout else MODEL, tie_embeddings=tied)
+    model = replace(MODEL, layers=4 if "pipeline" in placed.layout else 2, tie_embeddings=tied)
+    if {"sequence", "tensor"} <= placed.layout.keys():
+        model = replace(model, heads=4)  # one for each rank
     micro_batch = 1 + (checkpointing ^ tied)
     recipe = {"activation_checkpointing": checkpointing, "normalise": normalise, "model": model}
     return varied(**placed.layout, **recipe, micro_batch=micro_batch, **changes)
 
 
 @functools.cache
-def expected(layers: int, tied: bool, normalise: str) -> Trained:
-    """The plain loop's, of these recipes."""
-    model = replace(MODEL, layers=layers, tie_embeddings=tied)
+def expected(model: ModelConfig, normalise: str) -> Trained:
+    """The plain loop's."""
     return reference(varied(model=model, normalise=normalise))
 
 
 def check(placed: Placed, checkpointing: bool, tied: bool, normalise: str) -> None:
     setting = setting_of(placed, checkpointing, tied, normalise)
-    losses, norms, weights = expected(setting.model.layers, tied, normalise)
+    losses, norms, weights = expected(setting.model, normalise)
     for found_losses, found_norms, found_weights in run(run_setting, placed.ranks, setting):
         np.testing.assert_allclose(found_losses, losses, rtol=2e-5, atol=1e-6)
         np.testing.assert_allclose(found_norms, norms, rtol=2e-5)
@@ -84,7 +84,7 @@ def test_every_layout_agrees_with_plain_torch(
 @pytest.mark.parametrize("placed", BF16, ids=str)
 def test_bf16_agrees_within_its_rounding(placed: Placed) -> None:
     setting = setting_of(placed, False, True, "global", precision="bf16")
-    losses, norms, _ = expected(setting.model.layers, True, "global")
+    losses, norms, _ = expected(setting.model, "global")
     for found_losses, found_norms, _ in run(run_setting, placed.ranks, setting, timeout=120):
         np.testing.assert_allclose(np.sum(found_losses, axis=1), np.sum(losses, axis=1), rtol=2e-2)
         np.testing.assert_allclose(found_norms, norms, rtol=3e-2)
