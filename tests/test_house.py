@@ -120,6 +120,7 @@ DOORS: dict[str, dict[str, str]] = {
         "optimizer": "OptimizerConfig decay_steps lr_at",
         "stages": "stage_borders stage_costs",
         "sharded_state": "StateMap",
+        "replicas": "Held Mismatch compare shared_labels",
         "cut": "Cut Runs cover_fault",
         "ema": "EmaConfig WeightAverage weight_average",
         "memory": "enough_memory memory_in_use",

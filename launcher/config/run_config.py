@@ -27,6 +27,7 @@ from launcher.config.sections import (
     EvalConfig,
     LocalPath,
     LogConfig,
+    ReplicaConfig,
     Run,
     Section,
     TokenizerFile,
@@ -80,6 +81,7 @@ class Config(Section):
     optimizer: OptimizerConfig
     layout: LayoutConfig = LayoutConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    replicas: ReplicaConfig = ReplicaConfig()
     eval: EvalConfig = EvalConfig()
     ema: EmaConfig = EmaConfig()
     wandb: WandbConfig = WandbConfig()

@@ -147,6 +147,13 @@ class CheckpointConfig(Section):
     """Of those that stay for ever, all but the newest n lose their optimizer moments."""
 
 
+class ReplicaConfig(Section):
+    """How often copies of the same weights and states on several processes are compared."""
+
+    every: Annotated[int, Field(ge=0)] = 500
+    """Steps between comparisons, beside those after each load and before each save; 0: never at all."""
+
+
 class Samples(Section):
     """Texts generated at each evaluation."""
 

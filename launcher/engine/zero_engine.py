@@ -38,6 +38,7 @@ from launcher.engine.parallel.pipeline import Stage, StagePasses
 from launcher.engine.parallel.sequence import sequence_columns
 from launcher.engine.parallel.tensor import gathered, share_of
 from launcher.engine.passes import Passes, WholePasses
+from launcher.engine.replicas import held_copies
 from launcher.engine.sharded_state import StateMap
 from model.initialise import init_parameter
 from model.share import WHOLE, Share
@@ -188,6 +189,10 @@ class Engine:
                 if name in self._holders:  # in some stage
                     distributed.broadcast(whole, self._holders[name])
                 yield name, whole
+
+    def replicas(self) -> Iterator[tuple[str, Tensor | int]]:
+        """What this rank holds, each under a label; what others hold under the same one has to be equal."""
+        return held_copies(self.model, self.state, self.world.mesh)
 
     def _empty(self, shape: Sequence[int]) -> Tensor:
         return torch.empty(*shape, dtype=next(self.model.parameters()).dtype, device=self.device)

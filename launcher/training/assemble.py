@@ -6,6 +6,7 @@
     the openings log, the loader from row n                        data/provenance, data/stream/loader.py
     its batches, also on ranks that share its rows                 shared_rows.py
     the folder of checkpoints, put in order                        save.py
+    replicas compared as they were loaded                          replica_check.py
 
 Whatever can fail for a user's reason fails here, on all ranks together, before the first step.
 """
@@ -36,6 +37,7 @@ from launcher.tracking.start import tracking
 from launcher.tracking.tracker import Tracker
 from launcher.training.global_batch import global_batches
 from launcher.training.moved import layout_changes, shown
+from launcher.training.replica_check import replica_check
 from launcher.training.restore import ClaimedAttempt, Restored, Stream, restore
 from launcher.training.session import Session
 from launcher.training.shared_rows import shared_batches
@@ -81,7 +83,9 @@ def assemble(
         held_out=held_out,
         sampler=sampler,
         saved=stream.at.step,
+        replicas=replica_check(world, engine, config),
     )
+    session.compare_replicas(stream.at)
     return session, stream.at
 
 

@@ -4,7 +4,7 @@
     refuse        why a step that was not made does not stand
     updated       the average of the weights                                   ema.py
     tell          the step's record                                            step_record.py
-    after_step    garbage, evaluation, checkpoint: each where it is due
+    after_step    garbage, replicas, evaluation, checkpoint: each where it is due
     save          the state of engine and streams, in the background
     finish        the last save, the ledger's last line
 
@@ -42,6 +42,7 @@ from launcher.tracking.tracker import Tracker
 from launcher.training import gc_schedule
 from launcher.training.agreement import StepOutcome, own_outcome
 from launcher.training.global_batch import GlobalBatch
+from launcher.training.replica_check import ReplicaCheck
 from launcher.training.step_record import Step, step_record
 from model.accounting import flops_per_token, mfu
 
@@ -68,6 +69,7 @@ class Session:
     sampler: Sampler | None
     saved: int
     """The step of the newest checkpoint."""
+    replicas: ReplicaCheck | None
     _record_failed: BadInput | None = field(default=None, init=False)
     """On rank 0: what the disk refused."""
 
@@ -116,11 +118,22 @@ class Session:
         """Evaluate, save and collect garbage where this step is due for it."""
         gc_schedule.after_step(progress.step)
         self._report_saves()
+        if self.replicas is not None and self.replicas.due(progress.step):
+            self.compare_replicas(progress)
         every = self.config.eval.every
         if every and (progress.step % every == 0 or progress.step == self.config.steps):
             self.evaluate(progress.step)
         if progress.step % self.config.checkpoint.every == 0:
             self.save(progress)
+
+    def compare_replicas(self, progress: Progress) -> None:
+        """BadInput on all ranks where copies of the same thing differ, unless nobody asked. A collective."""
+        if self.replicas is None or not (found := self.replicas.compare(progress)):
+            return
+        self.checkpoints.finish()  # as in `refuse`
+        self._report_saves()
+        run = self.checkpoints.folder.parent
+        raise self.replicas.stop(found, progress.step, self.saved, run, self.hold)
 
     def evaluate(self, step: int) -> None:
         """Losses on the held-out rows, and samples. A collective."""
@@ -133,9 +146,11 @@ class Session:
             self._write(samples)
 
     def save(self, progress: Progress) -> None:
-        """Save now, unless this very step is saved already. A collective; the writing goes on beside."""
+        """Save now, unless this very step is saved already. A collective; the writing goes on beside.
+        BadInput on all ranks where replicas differ: what is saved is one model."""
         if progress.step == self.saved:
             return
+        self.compare_replicas(progress)
         own = progress.streams if self.world.mesh.leads else StreamPositions()
         states = [StreamPositions.from_json(part) for part in gather(self.world, own.to_json())]
         self.checkpoints.save(self.engine, progress.step, progress.whole(states).to_json())
