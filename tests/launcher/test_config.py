@@ -265,14 +265,12 @@ def test_processes_that_cannot_be_grouped_are_refused(file: Path) -> None:
     config = run_config.load(file, ["layout={pipeline: 2, sequence: 2}"])
     run_config.require_processes(config, 48)
     for processes, line in [
-        (6, "layout.pipeline 2 × layout.sequence 2: cannot be shared by 6 processes; start a multiple of 4 "),
+        (6, "layout: pipeline 2 × sequence 2 cannot be made of 6 processes; start a multiple of 4 "),
         (52, "lanes: 12 lanes cannot be shared by 13 data-parallel ranks; start at most 48 processes"),
     ]:
         with pytest.raises(BadInput, match=f"^{re.escape(line)}"):
             run_config.require_processes(config, processes)
-    with pytest.raises(
-        BadInput, match=r"^layout\.sequence 4: cannot be shared by 1 process; .*--processes 4"
-    ):
+    with pytest.raises(BadInput, match=r"^XX"):
         run_config.require_processes(run_config.load(file, ["layout.sequence=4"]), 1)
 
 

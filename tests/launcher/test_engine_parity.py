@@ -40,8 +40,6 @@ COVER = cover(MATRIX)
 def setting_of(placed: Placed, checkpointing: bool, tied: bool, normalise: str, **changes: str) -> Setting:
     """A cell. Micro-batches are of 1 row and of 2, either in half of a layout's cells."""
     model = replace(MODEL, layers=4 if "pipeline" in placed.layout else 2, tie_embeddings=tied)
-    if {"sequence", "tensor"} <= placed.layout.keys():
-        model = replace(model, heads=4)  # one for each rank
     micro_batch = 1 + (checkpointing ^ tied)
     recipe = {"activation_checkpointing": checkpointing, "normalise": normalise, "model": model}
     return varied(**placed.layout, **recipe, micro_batch=micro_batch, **changes)

@@ -26,7 +26,7 @@ PAIRS = random.Random(13).sample(list(permutations(PLACES, 2)), 30)
 
 def setting_of(place: Place, steps: int) -> Setting:
     placed, precision = place
-    model = replace(MODEL, layers=4, heads=4, qk_norm=True)
+    model = replace(MODEL, layers=4, qk_norm=True)
     return varied(**placed.layout, precision=precision, model=model, steps=steps, optimizer=CONSTANT)
 
 

@@ -16,7 +16,7 @@ from launcher.training.replica_check import told
 from model.transformer import TABLE
 from tests.support.engine_cases import make_engine, train, varied
 from tests.support.helpers import TrainingText
-from tests.support.layouts import CELLS, WHOLE, keys
+from tests.support.layouts import CELLS, WHOLE, cover, keys, ranks_of
 from tests.support.ranks import run, start
 from tests.support.training import TIMEOUT, Left, config, last_step, trainer
 from tests.support.training import train as train_run
@@ -150,16 +150,36 @@ def test_one_bit_of_one_tensor_is_found_and_nothing_else(
                 assert line.endswith(f": {end}"), cell
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.full)])
-@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.pipeline], ids=str)
-def test_a_tied_table_is_compared_between_the_stages(cell: LayoutCell, ranks: int) -> None:
-    (first, *_, last) = run(planted, ranks, [cell], ranks - 1, timeout=120)
+SPREAD = [cell for cell in CELLS if any(cell[3:]) and cell.offload == "none"]
+USUAL = cover(SPREAD, together=1)
+
+
+@pytest.mark.parametrize(
+    ("cell", "more"),
+    [
+        *((cell, 1) for cell in USUAL),
+        *(
+            pytest.param(c, n, marks=pytest.mark.full)
+            for n in (1, 2)
+            for c in SPREAD
+            if n > 1 or c not in USUAL
+        ),
+    ],
+    ids=str,
+)
+def test_copies_are_compared_wherever_they_are(cell: LayoutCell, more: int) -> None:
+    """A tied table between the stages, what tensor ranks have whole, what several data ranks have."""
+    ranks = more * ranks_of(cell, 2)
+    (first, *_, last) = run(planted, ranks, [cell], ranks - 1, timeout=240)
     assert first == last
     (found,) = first
     assert found["nothing"] == found["weight again"] == []
     (line,) = found["weight"]
-    odd = "rank 3 is not as ranks 0, 1, 2" if ranks == 4 else "differs between rank 0 and rank 1"
-    assert line == f"weight {TABLE}: {odd}"
+    others = ", ".join(str(rank) for rank in range(ranks - 1))
+    odd = f"rank {ranks - 1} is not as ranks {others}" if ranks > 2 else "differs between rank 0 and rank 1"
+    assert line.endswith(f": {odd}"), line
+    if cell.pipeline:
+        assert line.startswith(f"weight {TABLE}: ")
 
 
 def flipped_run(world: World, plain: dict[str, Any], at: int, rank: int) -> Left:

@@ -30,7 +30,7 @@ from model.transformer import Transformer
 from objectives.registry import HEADS
 
 VOCABULARY, LENGTH, CORPORA = 61, 24, 2
-MODEL = ModelConfig(layers=2, width=16, heads=2, mlp_width=24, max_sequence_length=LENGTH)
+MODEL = ModelConfig(layers=2, width=16, heads=4, mlp_width=24, max_sequence_length=LENGTH)
 SEED = 3
 SHARES = (1.0, 0.6, 0.1, 0.05, 0.4, 0.2, 0.8)
 COEFFICIENTS = (1.0, 0.5, 2.0, 1.0, 0.25, 1.5, 0.75)
