@@ -146,7 +146,9 @@ class Engine:
         """
         for group in self._base_optimizer.param_groups:
             group["lr"] = lr
-        sums = self._passes.train(micro_batches, scale, step) * self.world.mesh.tensor.is_first
+        sums = self._passes.train(micro_batches, scale, step)
+        if not self.world.mesh.tensor.is_first:
+            sums = np.zeros_like(sums)
         norm = self._update.norm()
         verdict = judge(sums, norm)
         if verdict.apply:

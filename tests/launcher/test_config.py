@@ -152,6 +152,34 @@ def test_overrides_are_held_to_the_same_rules(file: Path, override: str, expecte
         assert expected in refusal(file, override)
 
 
+@pytest.mark.parametrize(
+    ("tensor", "edits", "expected"),
+    [
+        (3, "", "layout.tensor: 3 ranks cannot have equal parts of model.heads 4; expected a divisor of 4"),
+        (
+            4,
+            "model.kv_heads=2",
+            "layout.tensor: 4 ranks cannot have equal parts of model.kv_heads 2; expected",
+        ),
+        (
+            4,
+            "model.mlp_width=90",
+            "layout.tensor: 4 ranks cannot have equal parts of model.mlp_width 90; exp",
+        ),
+        (2, "model.attention_dropout=0.1", "model.attention_dropout: with layout.tensor the masks would"),
+        (2, "model.dropout=0.1 model.kv_heads=2", None),
+    ],
+)
+def test_a_model_that_tensor_ranks_cannot_share_is_refused(
+    file: Path, tensor: int, edits: str, expected: str | None
+) -> None:
+    overrides = [f"layout.tensor={tensor}", *edits.split()]
+    if expected is None:
+        run_config.load(file, overrides)
+    else:
+        assert f": {expected}" in refusal(file, *overrides)
+
+
 def test_evaluation_without_held_out_text_is_refused(file: Path) -> None:
     assert "eval.every: needs held-out text" in refusal(file, "data.corpora.code.held_out=0", "eval.every=5")
 
@@ -270,7 +298,7 @@ def test_processes_that_cannot_be_grouped_are_refused(file: Path) -> None:
     ]:
         with pytest.raises(BadInput, match=f"^{re.escape(line)}"):
             run_config.require_processes(config, processes)
-    with pytest.raises(BadInput, match=r"^XX"):
+    with pytest.raises(BadInput, match=r"^layout: sequence 4 cannot be made of 1 process; .*--processes 4"):
         run_config.require_processes(run_config.load(file, ["layout.sequence=4"]), 1)
 
 
