@@ -51,8 +51,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("launcher.runs", "launcher.config", "launcher.checkpoint", "launcher.engine"),
         "launcher.distributed",
     },
+    "launcher.proving": {
+        *("launcher.training", "launcher.inference", "launcher.runs", "launcher.config"),
+        *("launcher.checkpoint", "launcher.engine", "launcher.distributed"),
+    },
     "launcher.cli": {
-        *("launcher.training", "launcher.reporting", "launcher.inference", "launcher.preflight"),
+        *("launcher.proving", "launcher.training", "launcher.reporting", "launcher.inference"),
+        "launcher.preflight",
         *("launcher.tracking", "launcher.runs", "launcher.config", "launcher.checkpoint"),
         "launcher.distributed",
     },
@@ -106,15 +111,15 @@ DOORS: dict[str, dict[str, str]] = {
         "process_group": "connect device_of disconnect group_along",
         "host_reduce": "HostSums Pending",
         "collectives": "STILL ToldByOtherRank found_by_all from_first gather together",
-        "local_launch": "launch",
+        "local_launch": "die_with_parent launch",
         "respawn": "command",
         "stop_signals": "* StopRequest stop_request deliver end_at_once",
         "allocator": "keep_memory",
     },
     "launcher.engine": {
         "zero_engine": "Engine",
-        "interface": "Evaluation",
-        "forward": "PlainModel",
+        "interface": "Evaluation Judge StepResult",
+        "forward": "PlainModel to_device",
         "layout": "LayoutConfig require_shares",
         "footprint": "footprint",
         "optimizer": "OptimizerConfig decay_steps lr_at",
@@ -138,7 +143,7 @@ DOORS: dict[str, dict[str, str]] = {
         "average": "write_average",
         "catalog": "listing newest opened verify weights_at",
         "format": "Damaged",
-        "read": "StoredCheckpoint",
+        "read": "Request StoredCheckpoint",
         "load": "FoundDamaged load load_weights read_weights undamaged",
         "save": "Checkpoints",
         "retention": "Retention steps_in",
@@ -182,7 +187,12 @@ DOORS: dict[str, dict[str, str]] = {
         "rows": "seen show trace",
         "metrics_table": "metrics_table",
     },
-    "launcher.training": {"train": "resume train"},
+    "launcher.training": {
+        "train": "resume run_rank train",
+        "loop": "End fit",
+        "session": "Session",
+    },
+    "launcher.proving": {"prove": "prove"},
     "launcher.cli": {},  # its door is the `headrace` command of pyproject.toml; no package imports it
 }
 """Package → module → names that other packages may import; `*`: the module itself."""

@@ -1,6 +1,7 @@
 """The commands of `headrace`: what each does lives elsewhere; here their names, words and options are joined.
 
     main.py ── app.py ─┬─ train.py       train, resume, check
+                       ├─ prove.py       prove
                        ├─ run.py         status, metrics, evaluate, generate, wandb, checkpoint …
                        ├─ data.py        data …
                        └─ tokenizer.py   tokenizer …
@@ -18,6 +19,7 @@ import typer
 
 from data.errors import BadInput
 from launcher.cli import data as commands_data
+from launcher.cli import prove as commands_prove
 from launcher.cli import run as commands_run
 from launcher.cli import tokenizer as commands_tokenizer
 from launcher.cli import train as commands_train
@@ -58,6 +60,7 @@ def _root(
 
 
 commands_train.register(app)
+commands_prove.register(app)
 commands_run.register(app)
 commands_data.register(app)
 commands_tokenizer.register(app)
