@@ -722,7 +722,8 @@ def test_a_check_of_a_rewound_run_reckons_from_where_it_went_back_to(
     attempt.begin(1, 1)
     attempt.close()
     facts = json.loads(headrace.ok("check", "c.yaml", "--json", cwd=work))
-    assert facts["run"] == {"folder": str(unfinished), "exists": True, "step": 1, "complete": False}
+    standing = {"folder": str(unfinished), "exists": True, "step": 1, "complete": False, "init_from": None}
+    assert facts["run"] == standing
     headrace.ok("train", "c.yaml", cwd=work)
     assert [line["step"] for line in folder.ledger() if line["event"] == "resume"] == [1, 1]
 
