@@ -11,6 +11,7 @@ sizes need 5 GiB.
 """
 
 import argparse
+import ctypes
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,6 +33,8 @@ from tests.support.ranks import run
 
 VOCABULARY = 512
 MODEL = ModelConfig(layers=4, width=64, heads=4, kv_heads=2, mlp_width=128, max_sequence_length=1 << 17)
+M_MMAP_THRESHOLD = -3
+"""Of malloc.h."""
 
 
 class Case(NamedTuple):
@@ -62,6 +65,9 @@ def row_of(case: Case) -> Rows:
 
 def passes(world: World, case: Case) -> dict[str, float]:
     """A rank's MiB, and its part of the loss; gradients exist before, as those of a second micro-batch's."""
+    # From this size on memory goes back as soon as it is free. Left alone, malloc keeps what is below 32 MiB:
+    # tensors of parts of a row, and not those of whole ones.
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)
     model = Transformer(MODEL, VOCABULARY, ("vocabulary",), 1, checkpoint_blocks=case.checkpoint)
     initialise(model, MODEL, 0)
     columns = sequence_columns(replace(world, degrees=Degrees(sequence=world.size)))
