@@ -96,6 +96,7 @@ def segments(start: Tensor, bound: Tensor) -> Kernel:
 
 def _by_segment(found: list[Group], device: torch.device) -> Kernel:
     sizes = [group.count * group.length for group in found]
+    alone = all(group.shape == "single" for group in found)
     masks = {}
     for number, group in enumerate(found):
         if group.bound is not None:
@@ -114,6 +115,8 @@ def _by_segment(found: list[Group], device: torch.device) -> Kernel:
             is_causal = group.shape == "causal"
             seen = attention(q_own, k_own, v_own, dropout, masks.get(number), is_causal)
             out.append(seen.flatten(0, 1))
+        if alone:  # nothing of q and k: they have a gradient all the same, which engines of all ranks await
+            out += [x.flatten(0, 1)[:0].repeat_interleave(q.shape[2] // x.shape[2], dim=1) for x in (q, k)]
         return (torch.cat(out) if len(out) > 1 else out[0]).view_as(q)
 
     return attend

@@ -69,6 +69,17 @@ def test_a_layout_agrees_with_plain_torch(
     check(placed, checkpointing, tied, normalise)
 
 
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_a_rank_may_have_nothing_but_blank_rows(zero: int) -> None:
+    """Their positions see themselves alone, so attention needs no queries and keys; the gains of qk_norm must
+    have a gradient on every rank all the same, or ranks reduce different ones."""
+    setting = varied(zero=zero, rows=1, steps=2, model=replace(MODEL, qk_norm=True))
+    losses, norms, _ = reference(setting)
+    for found_losses, found_norms, _ in run(run_setting, 2, setting):
+        np.testing.assert_allclose(found_losses, losses, rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(found_norms, norms, rtol=2e-5)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("placed", "checkpointing", "tied", "normalise"), [row for row in MATRIX if row not in COVER], ids=str

@@ -33,7 +33,10 @@ def slow(q: Tensor, k: Tensor, v: Tensor, start: Tensor, bound: Tensor) -> Tenso
 
 @pytest.mark.parametrize(
     "back_end, rows",
-    [("dense", MIXED), ("segments", MIXED), ("auto", MIXED), ("causal", [[(LENGTH, "causal")]] * 2)],
+    [
+        *(("dense", MIXED), ("segments", MIXED), ("auto", MIXED), ("causal", [[(LENGTH, "causal")]] * 2)),
+        *(("segments", [[]]), ("auto", [[]])),  # padding alone: each position sees itself
+    ],
 )
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
 def test_back_ends_follow_the_rule_forward_and_backward(back_end: str, rows: list, num_kv_heads: int) -> None:
