@@ -14,9 +14,6 @@ from launcher.config.run_config import Config
 from launcher.proving.reduced import Reduced
 from launcher.runs.stream_settings import open_corpora, stream_settings
 
-PACKED = 0.5
-"""Of the rows so many are to hold several segments."""
-
 
 @dataclass(frozen=True)
 class FirstStep:
@@ -59,11 +56,11 @@ def first_step(config: Config) -> FirstStep:
 
 
 def packing(reduced: Reduced, longest: int) -> tuple[Reduced, FirstStep]:
-    """With the least T whose rows pack several segments: doubled as long as they do not, up to `longest`."""
+    """With the least T at which some row packs several segments: doubled until one does, up to `longest`."""
     length = reduced.config.sequence_length
     while True:
         step = first_step(reduced.config)
-        if step.packed >= PACKED or length == longest:
+        if step.packed or length == longest:
             return reduced, step
         length = min(2 * length, longest)
         reduced = reduced.of_length(length)

@@ -6,6 +6,7 @@ amplified, has a tolerance of the precision; what is compared later is held agai
 same config whose initial weights were moved by the last place of their precision, and nothing else.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -65,8 +66,10 @@ class Measured:
     """What differs, and where."""
 
     def plain(self) -> dict[str, Any]:
-        """JSON-able."""
-        return asdict(self)
+        """JSON-able: a figure that is no number is the word for it."""
+        figure = self.figure
+        finite = figure is None or math.isfinite(figure)
+        return asdict(self) | {"figure": figure if finite else str(figure)}
 
 
 def measured(

@@ -27,6 +27,9 @@ from launcher.proving.witness import Tensors, Witness
 LEAST = 1e-4
 """Of the whole gradient's length: what is shorter is held against this, for it is made of rounding."""
 
+MOST = 0.3
+"""Of a way: a tolerance beyond that would let another way pass."""
+
 
 def check_parity(
     check: str, found: Witness, expected: Witness, control: tuple[Witness, Witness], precision: Precision
@@ -71,11 +74,11 @@ def _later(
     tolerance = max(precision.loss, OVER_CONTROL * noise)
     words = f"8 × the control's {noise:.2g}, at least {precision.loss:g}"
     told = [measured(check, f"losses of steps 2 to {STEPS}, relative", figure, tolerance, words, at)]
-    figure, at = worst(distances(found, expected))
-    noise = worst(distances(*control))[0]
-    tolerance = max(precision.gradient, OVER_CONTROL * noise)
-    words = f"8 × the control's {noise:.2g}, at least {precision.gradient:g}"
-    told.append(measured(check, f"weights after step {STEPS}, over their way", figure, tolerance, words, at))
+    figure, at = worst(ways(found, expected))
+    noise = worst(ways(*control))[0]
+    tolerance = min(max(precision.gradient, OVER_CONTROL * noise), MOST)
+    words = f"8 × the control's {noise:.2g}, at least {precision.gradient:g}, at most {MOST:g}"
+    told.append(measured(check, f"way of the weights to step {STEPS}", figure, tolerance, words, at))
     return told
 
 
@@ -100,16 +103,22 @@ def gradients(found: Tensors, expected: Tensors) -> dict[str, float]:
     return differences
 
 
-def distances(found: Witness, expected: Witness) -> dict[str, float]:
-    """Name → |difference of the weights at the end| / |their way since step 1|."""
-    first, last, other = expected.tensors(1), expected.tensors(STEPS), found.tensors(STEPS)
+def ways(found: Witness, expected: Witness) -> dict[str, float]:
+    """Name → |difference of the ways| / |way|, of the weights from step 1 to the end. Where a weight began
+    does not count: the control's began elsewhere."""
+    own, other = _way(found), _way(expected)
     differences = {}
-    for (name, kind), one in last.items():
-        if kind == "w":
-            way = _length(one.astype(np.float64) - first[name, kind])
-            gap = _length(other[name, kind].astype(np.float64) - one)
-            differences[name] = gap / way if way else gap
+    for name, way in other.items():
+        gap, length = _length(own[name] - way) if name in own else math.nan, _length(way)
+        differences[name] = gap / length if length else gap
     return differences
+
+
+def _way(run: Witness) -> dict[str, np.ndarray]:
+    first, last = run.tensors(1), run.tensors(STEPS)
+    return {
+        name: one.astype(np.float64) - first[name, kind] for (name, kind), one in last.items() if kind == "w"
+    }
 
 
 def _length(vector: np.ndarray) -> float:

@@ -3,7 +3,7 @@
     degrees        above 2 become 2; two data-parallel ranks beside them, so that something is shared out
     model          layers, heads and their width fall; kv heads in the same ratio; every choice stays
     rows           a few a step, one more than divides: ranks hold unequal numbers
-    T              as short as still packs several segments into a row
+    T              as short as still packs several segments into some row
     schedule       steps, warm-up and decay shrink together; the peak learning rate stays
 
 Nothing else changes a number that is trained on. What did change is said, a line each.
@@ -22,9 +22,9 @@ STEPS = 8
 MICRO_BATCH = 2
 OTHER_MICRO_BATCH = 3
 """Of the runs that show that its size makes no difference."""
-LAYERS, HEADS, WIDTH, HEAD_WIDTH = 4, 16, 256, 16
+LAYERS, HEADS, WIDTH, HEAD_WIDTH = 4, 16, 128, 16
 """Smaller models are left as they are; a head is not made narrower than FlexAttention takes it."""
-SHORTEST = 256
+SHORTEST = 128
 """The first T that is tried."""
 
 

@@ -32,31 +32,25 @@ def check_resume(
         len(other_rows),
         0,
         "rows are a function of the plan and the step",
-        f"{how}; {_first_of(other_rows, 'other rows from step {} on')}",
+        f"{how}; other rows from step {other_rows[0]} on" if other_rows else how,
     )
-    numbers = _numbers(found, expected)
-    difference, at = worst(numbers)
+    if other_rows:
+        return [batches]  # all else follows from that
+    difference, at = worst(_numbers(found, expected))
     # The state at the first step that was made again: the loss that led to it was still of equal weights.
     step = min(first + 1, STEPS)
     states = {n: unequal(resumed.tensors(n), straight.tensors(n)) for n in sorted({step, STEPS})}
     unlike = {n: lines for n, lines in states.items() if lines}
     noise, reason = 0.0, BITS
-    if (difference or unlike) and not other_rows:
+    if difference or unlike:
         noise = worst(_numbers(again().all_lines(STEPS), expected))[0]
-        reason = (
-            f"{BITS}; the run made again differs by {noise:.2g}"
-            if noise
-            else f"{BITS}: the run made again equals itself"
-        )
-    lines = [
-        batches,
-        measured(
-            "resume", "losses and norms, relative", difference, OVER_CONTROL * noise, reason, _where(at)
-        ),
-    ]
+        reason += f"; made again it differs by {noise:.2g}" if noise else "; made again it equals itself"
+    what, where = "losses and norms, relative", f"{how}; most in step {at}" if at else ""
+    lines = [batches, measured("resume", what, difference, OVER_CONTROL * noise, reason, where)]
     if not noise:
-        detail = "; ".join(f"after step {n}: {_shortly(names)}" for n, names in unlike.items())
+        told = "; ".join(f"after step {n}: {_shortly(names)}" for n, names in unlike.items())
         count = sum(map(len, unlike.values()))
+        detail = f"{how}; {told}" if told else how
         lines.append(measured("resume", "tensors of the state that differ", count, 0, reason, detail))
     return lines
 
@@ -79,14 +73,6 @@ def numbers_of(line: dict[str, Any]) -> dict[str, float]:
         if part["loss"] is not None
     }
     return {"loss": line["loss"], "norm": line["grad_norm"], **objectives}
-
-
-def _where(at: str) -> str:
-    return f"most in step {at}" if at else ""
-
-
-def _first_of(steps: Sequence[int], words: str) -> str:
-    return words.format(steps[0]) if steps else "every row is the same"
 
 
 def _shortly(names: Sequence[str]) -> str:

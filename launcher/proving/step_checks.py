@@ -82,16 +82,16 @@ def check_replicas(ranks: Sequence[dict[str, Any]], processes: int) -> list[Meas
     """ranks: what each rank says of its weights (watched.replicas)."""
     if len(ranks) < processes:
         raise Missing("the ranks have not come to the end of the run")
-    holders: dict[tuple[str, int], dict[int, str]] = {}
+    holders: dict[str, dict[int, str]] = {}
     for rank, found in enumerate(ranks):
         for name, digest in found["weights"].items():
-            holders.setdefault((name, found["part"]), {})[rank] = digest
-    shared = {key: held for key, held in holders.items() if len(held) > 1}
-    unlike = {key: held for key, held in shared.items() if len(set(held.values())) > 1}
+            holders.setdefault(name, {})[rank] = digest
+    shared = {name: held for name, held in holders.items() if len(held) > 1}
+    unlike = {name: held for name, held in shared.items() if len(set(held.values())) > 1}
     counts = {found["adam_step"] for found in ranks}
     detail = f"{len(shared)} weights on 2 ranks or more"
     if unlike:
-        (name, _), held = next(iter(unlike.items()))
+        name, held = next(iter(unlike.items()))
         groups = [
             " and ".join(str(rank) for rank, digest in held.items() if digest == one)
             for one in dict.fromkeys(held.values())

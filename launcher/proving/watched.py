@@ -145,11 +145,16 @@ def state_hash(engine: Engine) -> str:
 
 
 def replicas(engine: Engine) -> dict[str, Any]:
-    """The hash of each weight as this rank computes with it, by name, and of which part of it: ranks of one
-    part must agree. Under ZeRO 3 as it is when it is gathered. A collective."""
+    """The hash of each weight as this rank computes with it, by name: under one name all ranks must agree.
+    One that is cut over tensor ranks is named after its part; under ZeRO 3 each is as it is when it is
+    gathered. A collective."""
     held = engine.each_weight() if engine.layout.zero == 3 else engine.model.named_weights().items()
-    weights = {name: hashlib.sha256(_bytes(weight.detach())).hexdigest()[:16] for name, weight in held}
-    return {"part": engine.world.mesh.tensor.rank, "weights": weights, "adam_step": engine.state.adam_step}
+    weights = {}
+    for name, weight in held:
+        cut = tuple(weight.shape) != tuple(engine.state.shapes[name])
+        label = f"{name}, part {engine.world.mesh.tensor.rank}" if cut else name
+        weights[label] = hashlib.sha256(_bytes(weight)).hexdigest()[:16]
+    return {"weights": weights, "adam_step": engine.state.adam_step}
 
 
 def _bytes(tensor: Tensor) -> bytes:
