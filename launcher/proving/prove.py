@@ -2,7 +2,7 @@
 
     the config at reduced size                          reduced.py
     the first step's rows, drawn here; probes           first_rows.py, probes.py
-    the runs that the checks need, in real processes    plan_of_jobs.py, jobs.py
+    the runs that the checks need, in real processes    plan_of_jobs.py, proof.py, jobs.py
       each rank: the real loop, looked at               rank.py, watched.py; plain.py
     what they left, held against each other             resumed.py, parity.py, step_checks.py
     a line a figure: tolerance, its reason, verdict     measure.py
@@ -11,16 +11,13 @@ The runs lie in a folder of their own, which is deleted at the end. Exit code 0 
 where anything was not, 2 for input that cannot be used.
 """
 
-import random
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,145 +26,13 @@ from launcher import output
 from launcher.config.run_config import Config, require_files
 from launcher.distributed.world import discover
 from launcher.proving.first_rows import FirstStep, packing
-from launcher.proving.jobs import Job, LocalRanks, Ranks, results
-from launcher.proving.measure import AXES, CHECKS, PRECISIONS, Measured, Precision, not_measured, skipped
-from launcher.proving.parity import check_parity
-from launcher.proving.plan_of_jobs import POISONED_STEP, Wanted
+from launcher.proving.jobs import LocalRanks, Ranks
+from launcher.proving.measure import AXES, CHECKS, Measured, skipped
+from launcher.proving.plan_of_jobs import Wanted
 from launcher.proving.probes import chosen, write_rows_file
-from launcher.proving.reduced import STEPS, Reduced, reduce
-from launcher.proving.resumed import check_resume
-from launcher.proving.step_checks import check_loss, check_replicas, check_segments, check_updates
-from launcher.proving.witness import Missing, Witness
-from launcher.runs.lineage import first_line
-from launcher.runs.run_folder import RunFolder
-
-
-@dataclass
-class Proof:
-    """A proof under way: the runs are made in order, then the checks are asked."""
-
-    wanted: Wanted
-    step: FirstStep
-    places: list[dict[str, Any]]
-    """What each probe is."""
-    ranks: Ranks
-    tell: Callable[[str], None]
-    failed: dict[str, str | None] = field(default_factory=dict)
-    """Job → how its ranks ended, None: well."""
-    kill: str = ""
-    """How the killed run ended, in words."""
-
-    def make_runs(self) -> None:
-        """All of them."""
-        for job in self.wanted.jobs():
-            self._run(job)
-        if "resume" in self.wanted.checks:
-            self._kill(self.wanted.killed())
-            self._run(self.wanted.resumed())
-
-    def measures(self) -> Iterator[Measured]:
-        """The lines of the report, check by check."""
-        for check in self.wanted.checks:
-            try:
-                yield from self._check(check)
-            except Missing as missing:
-                yield not_measured(check, str(missing))
-
-    def _check(self, check: str) -> Sequence[Measured]:
-        processes, straight = self.wanted.reduced.processes, self._witness("straight", "layout")
-        if check == "resume":
-            return self._resume()
-        if check == "accumulation":
-            return self._parity(check, self._witness("other", "single"), self._witness("single", "single"))
-        if check == "single":
-            return self._parity(check, straight, self._witness("single", "single"))
-        if check in AXES:
-            name = f"without-{check}"
-            job = name if name in self.failed else "single"
-            return self._parity(check, straight, self._witness(job, job))
-        if check == "segments":
-            return check_segments(self._seen(), self.places)
-        if check == "loss":
-            return check_loss(
-                straight, self._found("single", "recompute"), self.step.fingerprint, self._precision
-            )
-        if check == "replicas":
-            found = [one["replicas"] for one in self._found("layout", "straight") if "replicas" in one]
-            return check_replicas(found, processes)
-        poisoned = self._found("layout", "poisoned")
-        return check_updates(straight, poisoned, POISONED_STEP, processes - 1, processes)
-
-    @property
-    def _precision(self) -> Precision:
-        return PRECISIONS[self.wanted.reduced.config.layout.precision]
-
-    def _parity(self, check: str, found: Witness, expected: Witness) -> list[Measured]:
-        control = self._witness("nudged", "single"), self._witness("single", "single")
-        return check_parity(check, found, expected, control, self._precision)
-
-    def _resume(self) -> list[Measured]:
-        resumed = self._witness("killed", "resumed")
-        run = RunFolder(resumed.path)
-        attempts = run.attempts()
-        if len(attempts) < 2:
-            raise Missing(resumed.failed or f"{self.kill}, and no attempt went on with it")
-        first = first_line(run, attempts[-1])["step"]
-        how = f"{self.kill}, gone on with after step {first}"
-
-        def again() -> Witness:
-            self._run(self.wanted.again())
-            return self._witness("again", "again")
-
-        return check_resume(self._witness(self.wanted.straight, "layout"), resumed, first, how, again)
-
-    def _seen(self) -> dict[str, dict[str, list[float]]]:
-        """Who evaluated the probes → what was found."""
-        if not self.places:
-            raise Missing("the first step's rows have no position that must not see something")
-        layout = [one["probes"] for one in self._found("layout", "straight") if "probes" in one]
-        alone = self._found("single", "back_ends")
-        if not layout or not alone:
-            raise Missing(self.failed.get("layout") or self.failed.get("single") or "the ranks ended early")
-        return {"this layout": layout[0], **{f"attention {name}": one for name, one in alone[0].items()}}
-
-    def _witness(self, name: str, job: str) -> Witness:
-        return Witness(self.wanted.folder / "runs" / name, self.failed.get(job))
-
-    def _found(self, job: str, task: str) -> list[dict[str, Any]]:
-        return results(self.wanted.folder / "jobs", job, task)
-
-    def _run(self, job: Job) -> None:
-        self.tell(job.label)
-        running = self.ranks.start(job.write(self.wanted.folder / "jobs"), job.processes)
-        try:
-            self.failed[job.name] = running.wait()
-        except BaseException:
-            running.kill()
-            raise
-
-    def _kill(self, job: Job) -> None:
-        """Begin a run and kill it at a moment drawn by lot, once something is saved."""
-        self.tell(job.label)
-        running = self.ranks.start(job.write(self.wanted.folder / "jobs"), job.processes)
-        run = Witness(self.wanted.folder / "runs" / "killed")
-        lot = random.SystemRandom()
-        step = lot.randint(1, STEPS // 2)
-        try:
-            while not running.ended() and not (_told(run.path) >= step and run.saved):
-                time.sleep(0.005)
-            time.sleep(lot.uniform(0, 0.2))
-        finally:
-            ended = running.ended()
-            running.kill()
-        self.kill = "it ended before it could be killed" if ended else f"killed after step {_told(run.path)}"
-
-
-def _told(path: Path) -> int:
-    """The newest step that a run has told; it may be writing at this moment."""
-    with suppress(BadInput, Missing):
-        lines = Witness(path).lines
-        return lines[-1]["step"] if lines else 0
-    return 0
+from launcher.proving.proof import Proof
+from launcher.proving.reduced import Reduced, reduce
+from launcher.runs.versions import versions
 
 
 def prove(
@@ -255,7 +120,10 @@ def _about(config: Config, reduced: Reduced, step: FirstStep, gpu: bool) -> list
     device = "a GPU each" if gpu else "the CPU, over gloo"
     if not gpu and torch.cuda.is_available():
         device += f": {output.counted(torch.cuda.device_count(), 'GPU')} here"
-    lines = [f"on {ranks} ({axes}), {device}; zero {layout.zero}, {layout.precision}", *reduced.said]
+    stands_on = versions()
+    releases = ", ".join(f"{name} {stands_on[name]}" for name in ("torch", "deepspeed") if name in stands_on)
+    lines = [f"on {ranks} ({axes}), {device}; zero {layout.zero}, {layout.precision}; {releases}"]
+    lines += reduced.said
     if reduced.config.sequence_length != config.sequence_length:
         lines.append(f"T {reduced.config.sequence_length:,} of {config.sequence_length:,}")
     lines.append(f"{step.packed:.0%} of the first step's rows hold several segments")

@@ -98,6 +98,8 @@ def reduce(config: Config, folder: Path, gpu: bool) -> Reduced:
         "steps": STEPS,
         "batch_rows": 2 * MICRO_BATCH * data_ranks + 1,
         "eval": {},
+        "replicas": {"every": 0},
+        "init_from": None,
         "checkpoint": {"every": 1, "keep": 10 * STEPS},
         "wandb": plain["wandb"] | {"mode": "disabled"},
         "fingerprint": True,
@@ -136,9 +138,9 @@ def _model(model: dict[str, Any], said: list[str]) -> dict[str, Any]:
 
 
 def _divisor(heads: int, kv_heads: int) -> int:
-    """By which both are divided: at most HEADS are left, of the kv heads at least two, for a cut of them."""
+    """By which both are divided: at most HEADS are left, of the kv heads an even number, for a cut."""
     both = gcd(heads, kv_heads)
-    fitting = [d for d in range(1, both + 1) if both % d == 0 and (d == 1 or kv_heads // d >= 2)]
+    fitting = [d for d in range(1, both + 1) if both % d == 0 and (d == 1 or kv_heads // d % 2 == 0)]
     return next((d for d in fitting if heads // d <= HEADS), fitting[-1])
 
 

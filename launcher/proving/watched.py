@@ -6,7 +6,7 @@ run_rank is all that `headrace train` does in a rank; its loop is the real one. 
     probes       before     the loss of chosen positions under chosen tokens (segments.py)
     save_first              a checkpoint after step 1, whose first moment is the gradient
     poison       in a step  one element of one rank's gradient is no number
-    replicas     after      hashes of the weights that this rank holds
+    replicas     after      what this rank holds and another holds too, compared
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from launcher.config import run_config
 from launcher.config.run_config import Config
 from launcher.distributed.world import World
 from launcher.engine.interface import Judge, StepResult
+from launcher.engine.replicas import compare, shared_labels
 from launcher.engine.zero_engine import Engine
 from launcher.proving.probes import evaluated, read_probes
 from launcher.runs import run_folder
@@ -145,16 +146,11 @@ def state_hash(engine: Engine) -> str:
 
 
 def replicas(engine: Engine) -> dict[str, Any]:
-    """The hash of each weight as this rank computes with it, by name: under one name all ranks must agree.
-    One that is cut over tensor ranks is named after its part; under ZeRO 3 each is as it is when it is
-    gathered. A collective."""
-    held = engine.each_weight() if engine.layout.zero == 3 else engine.model.named_weights().items()
-    weights = {}
-    for name, weight in held:
-        cut = tuple(weight.shape) != tuple(engine.state.shapes[name])
-        label = f"{name}, part {engine.world.mesh.tensor.rank}" if cut else name
-        weights[label] = hashlib.sha256(_bytes(weight)).hexdigest()[:16]
-    return {"weights": weights, "adam_step": engine.state.adam_step}
+    """number: of the copies that this rank shares with others, of weights, masters, moments and counts;
+    unlike: a line for each that is not alike everywhere. A collective."""
+    shared = shared_labels(engine.world, engine.replicas())
+    found = compare(engine.world, engine.replicas(), shared)
+    return {"number": len(shared), "unlike": [str(mismatch) for mismatch in found]}
 
 
 def _bytes(tensor: Tensor) -> bytes:

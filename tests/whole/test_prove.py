@@ -66,7 +66,7 @@ FOUND: list[tuple[str, dict[str, Any], dict[str, str]]] = [
     ),
     ("mask_off_by_one", {}, {"segments": "what it must not see"}),
     ("stream_forgets", {}, {"resume": "other rows"}),
-    ("tie_drifts", STAGED, {"replicas": "weights that differ"}),
+    ("tie_drifts", STAGED, {"replicas": "copies that differ"}),
     ("others_rows", {}, {"single": "losses of step 1", "loss": "by objective"}),
     ("lost_moments", {}, {"resume": "tensors of the state"}),
 ]
