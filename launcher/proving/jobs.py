@@ -9,6 +9,7 @@ the ranks stands behind Ranks: here it is local_launch.launch, in a process betw
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -102,8 +103,15 @@ class _Launched:
         code = self.process.wait()
         if code == 0:
             return None
-        lines = [line.strip() for line in self.output.read_text(errors="replace").splitlines()]
-        return f"the ranks ended with code {code}: {next(filter(None, reversed(lines)), 'without a word')}"
+        return f"the ranks ended with code {code}: {cause_of(self.output.read_text(errors='replace'))}"
+
+
+def cause_of(output: str) -> str:
+    """The line that says why ranks ended: the last error, and of several not one that a peer had gone."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Failed|Mismatch|Lost)\b", line)]
+    own = [line for line in errors if "gloo" not in line and "Connection" not in line and "NCCL" not in line]
+    return next((found[-1] for found in (own, errors, lines) if found), "without a word")
 
 
 def main() -> None:

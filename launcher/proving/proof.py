@@ -75,12 +75,12 @@ class Proof:
         if check == "segments":
             return check_segments(self._seen(), self.places)
         if check == "loss":
-            return check_loss(
-                straight, self._found("single", "recompute"), self.step.fingerprint, self._precision
-            )
+            if not (plain := self._found("single", "recompute")):
+                raise Missing(self.failed.get("single") or "the plain model did not come to its end")
+            return check_loss(straight, plain[0], self.step.fingerprint, self._precision)
         if check == "replicas":
-            found = [one["replicas"] for one in self._found("layout", "straight") if "replicas" in one]
-            return check_replicas(found)
+            straight.all_lines(STEPS)
+            return check_replicas([one["replicas"] for one in self._found("layout", "straight")])
         poisoned = self._found("layout", "poisoned")
         return check_updates(straight, poisoned, POISONED_STEP, processes - 1, processes)
 

@@ -23,6 +23,7 @@ from data.stream.rows import Rows
 from launcher.config import run_config
 from launcher.distributed.world import World
 from launcher.proving import rank as proving_rank
+from launcher.proving.jobs import cause_of
 from launcher.proving.prove import prove
 from tests.support.ranks import RanksFailed, Running, start
 
@@ -181,6 +182,20 @@ def lost_moments(world: World) -> None:
     restore.load = losing
 
 
+def stops_in_a_step(world: World) -> None:
+    """No fault of training: a rank ends with an exception in the third step."""
+    from launcher.engine.zero_engine import Engine
+
+    step = Engine.step
+
+    def stepping(self: Any, micro_batches: Sequence[Rows], scale: np.ndarray, number: int, *rest: Any) -> Any:
+        if number == 3 and world.rank == 1:
+            raise RuntimeError("planted: no such memory")
+        return step(self, micro_batches, scale, number, *rest)
+
+    Engine.step = stepping  # type: ignore[method-assign]
+
+
 FAULTS: dict[str, Callable[[World], None]] = {
     function.__name__: function
     for function in (
@@ -200,7 +215,7 @@ FAULTS: dict[str, Callable[[World], None]] = {
 def work(world: World, folder: str, fault: str | None) -> None:
     """The case: a rank of a proof, with a fault."""
     if fault:
-        FAULTS[fault](world)
+        globals()[fault](world)
     proving_rank.work(world, Path(folder))
 
 
@@ -238,8 +253,7 @@ class RunningCase:
         try:
             self.running.wait()
         except RanksFailed as failed:
-            lines = [line.strip() for line in str(failed).splitlines() if line.strip()]
-            return f"a rank failed: {next((line for line in lines if 'Error' in line), lines[-1])}"
+            return f"a rank failed: {cause_of(str(failed))}"
         return None
 
 

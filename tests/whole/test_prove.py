@@ -26,6 +26,20 @@ STAGED = {
 }
 BF16 = {"layout": {"zero": 2, "micro_batch": 4, "precision": "bf16"}}
 BF16_ZERO_3 = {"layout": {"zero": 3, "micro_batch": 4, "precision": "bf16", "activation_checkpointing": True}}
+SEQUENCE = {
+    "model": {"layers": 2, "width": 32, "heads": 2},
+    "layout": {"zero": 3, "micro_batch": 4, "sequence": 2},
+}
+TENSOR = {
+    "model": {"layers": 2, "width": 32, "heads": 2, "dropout": 0.1},
+    "layout": {"zero": 1, "micro_batch": 4, "tensor": 2},
+    "ema": {"decay": 0.9, "every": 2},
+}
+BLIND_NORM = pytest.mark.xfail(
+    strict=True,
+    reason="updates: of a weight that each tensor rank has whole the first rank's gradient alone is in the "
+    "norm, so one that is no number on another rank is applied",
+)
 AXES = {"pipeline", "sequence", "tensor"}
 
 
@@ -47,7 +61,14 @@ def test_a_clean_tree_is_shown(text: TrainingText, tmp_path: Path) -> None:
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("changes", "used"), [(BF16, set()), (BF16_ZERO_3, set()), (STAGED, {"pipeline"})], ids=str
+    ("changes", "used"),
+    [
+        pytest.param(BF16, set(), id="bf16 zero 2"),
+        pytest.param(BF16_ZERO_3, set(), id="bf16 zero 3"),
+        pytest.param(STAGED, {"pipeline"}, id="pipeline"),
+        pytest.param(SEQUENCE, {"sequence"}, id="sequence"),
+        pytest.param(TENSOR, {"tensor"}, id="tensor", marks=BLIND_NORM),
+    ],
 )
 def test_a_clean_tree_is_shown_in_other_layouts(
     text: TrainingText, tmp_path: Path, changes: dict[str, Any], used: set[str]
@@ -89,6 +110,16 @@ def test_a_planted_fault_is_found(
     assert proved.failed().keys() == lines.keys()
     for check, words in lines.items():
         assert any(words in line["what"] for line in proved.failed()[check]), proved.failed()[check]
+
+
+def test_ranks_that_end_early_are_a_failure_with_their_words(text: TrainingText, tmp_path: Path) -> None:
+    proved = examine(config(text, tmp_path), "stops_in_a_step", only=["replicas", "updates"])
+    assert proved.code == 1
+    lines = proved.failed()
+    assert lines.keys() == {"replicas", "updates"}
+    for (line,) in lines.values():
+        assert "planted: no such memory" in line["detail"], line
+        assert line["figure"] is None
 
 
 def test_each_fault_has_a_proof_that_must_find_it() -> None:
