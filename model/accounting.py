@@ -21,10 +21,11 @@ def block_matrices(config: ModelConfig) -> int:
     return d * (d + 2 * kv) + d * d + mlp
 
 
-def parameters(config: ModelConfig, vocabulary: int, part: range | None = None) -> int:
-    """Parameters of the model, or of the layers of these numbers; a tied table once."""
+def parameters(config: ModelConfig, vocabulary: int, part: range | None = None, shares: int = 1) -> int:
+    """Parameters of the model, or of the layers of these numbers; a tied table once. shares: of which one is
+    had of each block (share.py)."""
     d, layers = config.width, range(config.layers + 2) if part is None else part
-    block = block_matrices(config) + 2 * _norm(config, d)
+    block = block_matrices(config) // shares + 2 * _norm(config, d)
     if config.qk_norm:
         block += 2 * _norm(config, config.head_width)
     table = vocabulary * d
@@ -87,8 +88,8 @@ class MemoryUse:
         return self.weights + self.gradients + self.optimizer + self.activations + self.head
 
 
-def block_activations(config: ModelConfig, kept_copy: bool = True) -> int:
-    """Elements that autograd keeps of one block for one position.
+def block_activations(config: ModelConfig, kept_copy: bool = True, shares: int = 1) -> int:
+    """Elements that autograd keeps of one block for one position, or of one of its shares.
 
     kept_copy: the attention back end keeps its result apart from what the next layer reads (segments).
     """
@@ -101,7 +102,7 @@ def block_activations(config: ModelConfig, kept_copy: bool = True) -> int:
         qkv += (2 if config.norm == "rms" else 1) * (d + kv)
     mlp = (4 if config.activation == "swiglu" else 2) * config.mlp_features
     drops = 2 * d if config.dropout else 0
-    return 2 * one_norm + qkv + (2 if kept_copy else 1) * d + mlp + drops
+    return 2 * one_norm + drops + (qkv + (2 if kept_copy else 1) * d + mlp) // shares
 
 
 def memory(
@@ -118,18 +119,20 @@ def memory(
     element: int = 4,
     part: range | None = None,
     in_flight: int = 1,
+    shares: int = 1,
 ) -> MemoryUse:
     """An estimate for micro-batches [rows, length]; targets: the share of positions that have one.
 
     weight, gradient, optimizer: bytes a parameter that one process holds; whoever spreads a model over
     several processes divides them before. element: bytes of an activation. part: the layers of these
-    numbers; in_flight: micro-batches that have gone forward and not yet backward. The head holds the
-    gradients of the table and of the selected states from the forward pass on, and three times a chunk's
-    logits.
+    numbers; in_flight: micro-batches that have gone forward and not yet backward; shares: of which the
+    process has one of each block. The head holds the gradients of the table and of the selected states from
+    the forward pass on, and three times a chunk's logits.
     """
     part = range(config.layers + 2) if part is None else part
-    n, positions, blocks = parameters(config, vocabulary, part), rows * length, _blocks(config, part)
-    per_block = positions * block_activations(config, config.attention in ("auto", "segments"))
+    n, positions = parameters(config, vocabulary, part, shares), rows * length
+    blocks = _blocks(config, part)
+    per_block = positions * block_activations(config, config.attention in ("auto", "segments"), shares)
     if checkpoint_blocks:
         kept = in_flight * blocks * positions * config.width + per_block
     else:

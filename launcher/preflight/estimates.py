@@ -140,7 +140,8 @@ def memory(
     """Bytes a process: `total` of its device, by what they hold, and `host` beside them. The average of the
     weights is fp32, and lies where the masters lie. processes: that share the layers of `part`; in_flight:
     micro-batches whose activations it holds."""
-    layout, count = config.layout, parameters(config.model, vocabulary, part)
+    layout = config.layout
+    count, processes = parameters(config.model, vocabulary, part, layout.tensor), processes // layout.tensor
     held = footprint(layout, count, largest_parameter(config.model, vocabulary), processes)
     average = 0.0 if config.ema.decay is None else 4.0 / (processes if layout.zero else 1)
     host = held.host + (average * count if held.host else 0.0)
@@ -156,6 +157,7 @@ def memory(
         element=2 if layout.precision == "bf16" else 4,
         part=part,
         in_flight=in_flight,
+        shares=layout.tensor,
     )
     return asdict(use) | {"total": use.total, "host": host}
 
@@ -168,12 +170,13 @@ def host_memory(config: Config, vocabulary: int, processes: int) -> dict[str, fl
     samples: the whole model in fp32, on rank 0 alone; 0 where none are made. On a CPU all this comes on top
     of `memory`, but for the load, which reads into place.
     """
-    count = parameters(config.model, vocabulary)
-    held = count / (processes if config.layout.zero else 1)
+    count, shares = parameters(config.model, vocabulary), config.layout.tensor
+    alike = processes // shares  # that have the same share
+    own = parameters(config.model, vocabulary, shares=shares)
     return {
         "start": 4.0 * largest_parameter(config.model, vocabulary),
-        "load": 4.0 * held,
-        "save": saved_bytes(config)[0] * count / processes,
+        "load": 4.0 * own / (alike if config.layout.zero else 1),
+        "save": saved_bytes(config)[0] * own / alike,
         "samples": float(PLAIN_BYTES * count) if config.eval.every and config.eval.samples.prompts else 0.0,
     }
 

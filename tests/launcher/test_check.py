@@ -22,6 +22,7 @@ from launcher.preflight.check import report
 from launcher.preflight.quarantine import refuse_unknown
 from launcher.runs.run_folder import RunFolder, start
 from launcher.runs.stream_settings import open_corpora, stream_settings
+from model.share import Share
 from model.transformer import Transformer
 from objectives.registry import HEADS
 from tests.support.commands import Commands
@@ -109,6 +110,18 @@ def test_a_pipeline_is_asked_stage_by_stage(file: Path, headrace: Commands) -> N
     shown = headrace.ok("check", file, *edits, "--processes", "4")
     assert "4 processes (2 of the data) in 4 micro-batches each" in shown
     assert "each waits 20.0 % of a step" in shown
+
+
+def test_tensor_ranks_hold_their_share_of_the_blocks(file: Path) -> None:
+    config = run_config.load(file, ["layout.tensor=2", "layout.zero=3"])
+    facts = report(config, 4)
+    model = Transformer(config.model, facts["model"]["vocabulary"], HEADS, 2, share=Share(1, 2))
+    own = sum(p.numel() for p in model.parameters())
+    assert facts["memory"]["weights"] == pytest.approx(4 * own / 2)
+    assert facts["memory"]["optimizer"] == pytest.approx(12 * own / 2)
+    assert (facts["host_memory"]["load"], facts["host_memory"]["save"]) == (2 * own, 6 * own)
+    alone = estimates.memory(run_config.load(file), facts["model"]["vocabulary"], 1)
+    assert facts["memory"]["activations"] < 0.8 * alone["activations"]
 
 
 def test_a_run_that_goes_on_is_asked_at_its_row(file: Path, headrace: Commands) -> None:

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.accounting import flops_per_token, largest_parameter, memory, mfu, parameters, peak_flops
 from model.config import ModelConfig
 from model.initialise import initialise
+from model.share import Share
 from model.transformer import Transformer
 from tests.support.packed_rows import HEADS, batch, layout
 
@@ -46,6 +47,10 @@ def test_parameters_are_those_of_the_module(
         with torch.device("meta"):
             model = Transformer(config, vocabulary, HEADS, 1)
         assert largest_parameter(config, vocabulary) == max(p.numel() for p in model.parameters())
+    if config.num_kv_heads % 2 == 0:
+        with torch.device("meta"):
+            model = Transformer(config, 1000, HEADS, 1, share=Share(1, 2))
+        assert parameters(config, 1000, shares=2) == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -79,15 +84,19 @@ def test_targets_that_are_few_cost_less() -> None:
     [
         {},
         {"activation": "gelu", "norm": "layer", "positions": "learned"},
-        {"kv_heads": 1, "attention": "dense"},
+        {"kv_heads": 2, "attention": "dense"},
     ],
     ids=str,
 )
 @pytest.mark.parametrize("checkpoint_blocks", [False, True])
-def test_activations_are_those_that_autograd_keeps(choices: dict, checkpoint_blocks: bool) -> None:
+@pytest.mark.parametrize("shares", [1, 2])
+def test_activations_are_those_that_autograd_keeps(
+    choices: dict, checkpoint_blocks: bool, shares: int
+) -> None:
     """Bytes of the tensors kept for the backward pass beside weights, the head's own apart: within 10 %."""
     config = replace(SMALL, layers=6, **choices)
-    model = Transformer(config, 1000, HEADS, 1, checkpoint_blocks=checkpoint_blocks)
+    share = Share(0, shares)
+    model = Transformer(config, 1000, HEADS, 1, checkpoint_blocks=checkpoint_blocks, share=share)
     initialise(model, config, 1)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
@@ -101,9 +110,9 @@ def test_activations_are_those_that_autograd_keeps(choices: dict, checkpoint_blo
     start, bound = layout([[(24, "causal"), (40, "full")]] * 4, 64)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         hidden = model.hidden({"tokens": torch.zeros_like(start), "start": start, "bound": bound})
-    use = memory(config, 1000, rows=4, length=64, checkpoint_blocks=checkpoint_blocks)
+    use = memory(config, 1000, rows=4, length=64, checkpoint_blocks=checkpoint_blocks, shares=shares)
     once = use.activations - (
-        memory(config, 1000, rows=4, length=64).activations / 6 if checkpoint_blocks else 0
+        memory(config, 1000, rows=4, length=64, shares=shares).activations / 6 if checkpoint_blocks else 0
     )
     assert hidden.requires_grad
     assert sum(kept.values()) == pytest.approx(once, rel=0.1)
