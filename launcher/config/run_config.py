@@ -128,9 +128,10 @@ class Config(Section):
         parts = self.layout.sequence
         if parts == 1:
             return
-        for key in ("sequence_length", "max_sequence_length"):
-            if (length := getattr(self, key)) % parts:
-                raise ValueError(f"{key}: expected a multiple of layout.sequence ({parts}), got {length}")
+        if self.sequence_length % parts:
+            raise ValueError(
+                f"sequence_length: expected a multiple of layout.sequence ({parts}), got {self.sequence_length}"
+            )
         shared = parts * self.layout.tensor  # each tensor rank has some of the heads, and exchanges these
         if self.model.heads % shared:
             product = f"({parts})" if shared == parts else f"× layout.tensor ({shared})"

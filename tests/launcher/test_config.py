@@ -307,10 +307,6 @@ def test_processes_that_cannot_be_grouped_are_refused(file: Path) -> None:
     [
         (["sequence_length=127"], "sequence_length: expected a multiple of layout.sequence (2), got 127"),
         (
-            ["max_sequence_length=129"],
-            "max_sequence_length: expected a multiple of layout.sequence (2), got 129",
-        ),
-        (
             ["model={width: 96, heads: 3}"],
             "model.heads: expected a multiple of layout.sequence (2), got 3",
         ),
