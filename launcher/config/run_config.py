@@ -128,9 +128,9 @@ class Config(Section):
         parts = self.layout.sequence
         if parts == 1:
             return
-        if self.sequence_length % parts:
+        if (length := self.sequence_length) % parts:
             raise ValueError(
-                f"sequence_length: expected a multiple of layout.sequence ({parts}), got {self.sequence_length}"
+                f"sequence_length: expected a multiple of layout.sequence ({parts}), got {length}"
             )
         shared = parts * self.layout.tensor  # each tensor rank has some of the heads, and exchanges these
         if self.model.heads % shared:
