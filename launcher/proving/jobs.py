@@ -70,7 +70,9 @@ class LocalRanks:
 
     def start(self, folder: Path, processes: int) -> "_Launched":
         """As `headrace train --processes N` starts them."""
-        environment = dict(os.environ)
+        own = folder.parent / "tmp"  # what ranks that are killed cannot remove goes with the proof's folder
+        own.mkdir(exist_ok=True)
+        environment = os.environ | {"TMPDIR": str(own)}
         if not self.gpu:
             environment |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
         threads = max(1, len(os.sched_getaffinity(0)) // self.most)

@@ -167,7 +167,7 @@ def test_the_command_shows_stages_and_leaves_nothing_behind(file: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
-    assert report["shown"]
+    assert report["shown"], report
     assert "prove 5/5" in done.stderr
     assert [path.name for path in file.parent.iterdir()] == ["c.yaml"]
 
