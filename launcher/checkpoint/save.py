@@ -32,8 +32,8 @@ from launcher.checkpoint.save_job import SaveFailed, SaveJob
 from launcher.distributed.collectives import STILL, ToldByOtherRank
 from launcher.distributed.host_reduce import HostSums
 from launcher.distributed.world import World
+from launcher.engine.engine import Engine
 from launcher.engine.sharded_state import StateMap
-from launcher.engine.zero_engine import Engine
 
 
 @dataclass(frozen=True)

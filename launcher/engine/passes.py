@@ -3,7 +3,7 @@
     train      for each micro-batch: forward, backward; after the last one the gradients are reduced
     evaluate   forward alone
 
-The engine asks for them and does everything else alike for all layouts (zero_engine.py). Here are those of a
+The engine asks for them and does everything else alike for all layouts (engine.py). Here are those of a
 rank that holds the whole model, as one process or under ZeRO; parallel/pipeline.py has those of a stage. Both
 may have whole rows, or some columns of them (parallel/sequence.py).
 """

@@ -10,7 +10,7 @@ import torch
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config.run_config import Config
-from launcher.engine.zero_engine import Engine
+from launcher.engine.engine import Engine
 from launcher.inference.generate import text_of
 from launcher.tracking.records import SampleRecord
 from model.accounting import PLAIN_BYTES, parameters

@@ -23,9 +23,9 @@ from data.stream.rows import Rows
 from launcher.config import run_config
 from launcher.config.run_config import Config
 from launcher.distributed.world import World
+from launcher.engine.engine import Engine
 from launcher.engine.interface import Judge, StepResult
 from launcher.engine.replicas import compare, shared_labels
-from launcher.engine.zero_engine import Engine
 from launcher.proving.probes import evaluated, read_probes
 from launcher.runs import run_folder
 from launcher.runs.progress import Progress

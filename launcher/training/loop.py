@@ -2,7 +2,7 @@
 
     for each batch, with the sums of all ranks and the scale of its loss    global_batch.py
         lr       ← of this step                                             engine/optimizer.py
-        result   ← forward, backward, reduce                                engine/zero_engine.py
+        result   ← forward, backward, reduce                                engine/engine.py
         outcome  ← what all ranks learn of it; clip and update if it stands agreement.py
         average  ← the weights, where one is kept                           engine/ema.py
         progress ← one step later                                           runs/progress.py

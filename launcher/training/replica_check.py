@@ -21,8 +21,8 @@ from launcher.config import run_config
 from launcher.config.run_config import Config
 from launcher.distributed.collectives import found_by_all, gather
 from launcher.distributed.world import World
+from launcher.engine.engine import Engine
 from launcher.engine.replicas import Held, Mismatch, compare, shared_labels
-from launcher.engine.zero_engine import Engine
 from launcher.runs.progress import Progress
 from launcher.runs.run_folder import Attempt
 

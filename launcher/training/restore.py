@@ -3,9 +3,9 @@
     rank 0 chooses by the small files and tells the others       resume_point.py
     each rank opens the checkpoint                               load.py
     tokenizer, corpora; the plan's history goes on at its row n  stream_settings.py, plan_history.py
-    model and engine, built once                                 zero_engine.py
+    model and engine, built once                                 engine.py
     each rank reads what it holds, and checks what it reads      load.py
-    or, at the beginning, draws it                               zero_engine.py
+    or, at the beginning, draws it                               engine.py
     or reads the weights alone of another run                    beginning.py, load.py
 
 Where any rank finds damage the checkpoint is passed over on all, and rank 0 chooses again. Nothing of the
@@ -29,8 +29,8 @@ from launcher.distributed.collectives import found_by_all, from_first, together
 from launcher.distributed.world import World
 from launcher.engine.compiler import require_compiler
 from launcher.engine.ema import WeightAverage, weight_average
+from launcher.engine.engine import Engine
 from launcher.engine.stages import stage_borders
-from launcher.engine.zero_engine import Engine
 from launcher.inference.trained_model import plain_model
 from launcher.preflight.prompts import require_room
 from launcher.runs.beginning import beginning

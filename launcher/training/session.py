@@ -31,8 +31,8 @@ from launcher.distributed.collectives import ToldByOtherRank, found_by_all, gath
 from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
 from launcher.engine.ema import WeightAverage
+from launcher.engine.engine import Engine
 from launcher.engine.memory import memory_in_use
-from launcher.engine.zero_engine import Engine
 from launcher.inference.held_out import HeldOut
 from launcher.inference.samples import Sampler
 from launcher.runs.progress import Progress

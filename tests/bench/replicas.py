@@ -26,10 +26,10 @@ from torch import distributed
 from launcher.distributed.allocator import keep_memory
 from launcher.distributed.process_group import connect, disconnect
 from launcher.distributed.world import World
+from launcher.engine.engine import Engine
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.replicas import compare, shared_labels
 from launcher.engine.stages import stage_borders
-from launcher.engine.zero_engine import Engine
 from tests.bench.model import CONFIG, T
 from tests.bench.step import OPTIMIZER, VOCABULARY, model, packed
 from tests.support.engine_cases import agree

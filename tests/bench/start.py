@@ -31,10 +31,10 @@ from launcher.checkpoint.retention import Retention
 from launcher.checkpoint.save import Checkpoints
 from launcher.distributed.process_group import connect, disconnect
 from launcher.distributed.world import World
+from launcher.engine.engine import Engine
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
 from launcher.engine.stages import stage_borders
-from launcher.engine.zero_engine import Engine
 from model.accounting import largest_parameter, parameters
 from model.config import ModelConfig
 from model.share import Share

@@ -4,7 +4,7 @@
         [--threads N] [--plain-allocator]
 
 The model of tests/bench/model.py on rows of several packed segments, T 512. In each round one step of the
-engine (launcher/engine/zero_engine.py, whole: lr, dropout seed, forward, backward, reduce, clip, fused AdamW,
+engine (launcher/engine/engine.py, whole: lr, dropout seed, forward, backward, reduce, clip, fused AdamW,
 sums) and one of the plain loop (the same batch from the same rows, clip_grad_norm_, fused AdamW) take turns,
 in changing order; the figure is the median of the rounds' ratios. Goal: ≤ 1.05 with 2 048 tokens a step or
 more.
@@ -22,11 +22,11 @@ from data.stream.rows import Rows
 from launcher.distributed.allocator import keep_memory
 from launcher.distributed.process_group import connect, disconnect
 from launcher.distributed.world import World
+from launcher.engine.engine import Engine
 from launcher.engine.forward import to_device
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig, parameter_groups
 from launcher.engine.stages import stage_borders
-from launcher.engine.zero_engine import Engine
 from model.initialise import initialise
 from model.share import WHOLE, Share
 from model.transformer import Transformer

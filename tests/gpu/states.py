@@ -11,8 +11,8 @@ import torch
 from launcher.checkpoint.catalog import newest
 from launcher.checkpoint.format import KINDS
 from launcher.checkpoint.load import load
+from launcher.engine.engine import Engine
 from launcher.engine.layout import LayoutConfig
-from launcher.engine.zero_engine import Engine
 from tests.gpu.workloads import GPU, SIZE, engine_of, one_rank, one_step, packed_rows, timed
 from tests.support.engine_cases import checkpoints, reference, run_setting, varied
 from tests.support.layouts import WHOLE, keys

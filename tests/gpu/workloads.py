@@ -18,10 +18,10 @@ from torch import Tensor
 from data.stream.rows import Rows
 from launcher.distributed.process_group import connect, disconnect
 from launcher.distributed.world import World
+from launcher.engine.engine import Engine
 from launcher.engine.interface import Judge
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
-from launcher.engine.zero_engine import Engine
 from model.config import ModelConfig
 from model.transformer import Transformer
 from tests.bench import attention

@@ -13,8 +13,8 @@ from launcher.checkpoint.read import StoredCheckpoint
 from launcher.checkpoint.retention import Retention
 from launcher.distributed.world import World
 from launcher.engine.ema import EmaConfig, WeightAverage, weight_average
+from launcher.engine.engine import Engine
 from launcher.engine.forward import PlainModel
-from launcher.engine.zero_engine import Engine
 from tests.support.engine_cases import (
     Setting,
     build,

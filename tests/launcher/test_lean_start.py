@@ -13,7 +13,7 @@ from torch import nn
 from launcher.distributed.collectives import gather
 from launcher.distributed.process_group import device_of
 from launcher.distributed.world import World
-from launcher.engine import zero_engine
+from launcher.engine import engine as engine_module
 from launcher.engine.deepspeed.construct import construct
 from launcher.engine.deepspeed.start import whole_shape
 from launcher.engine.host_memory import host_memory_free
@@ -143,7 +143,7 @@ def drawn_bytes(world: World, setting: Setting) -> tuple[int, int, int, list[str
     rank holds a fragment of, and their names in the order of drawing."""
     alive = most = 0
     names: list[str] = []
-    draw = zero_engine.init_parameter
+    draw = engine_module.init_parameter
 
     def counting(name: str, *rest: Any) -> torch.Tensor:
         """As many bytes as the parameter has are alive until nothing refers to their memory any more."""
@@ -159,7 +159,7 @@ def drawn_bytes(world: World, setting: Setting) -> tuple[int, int, int, list[str
         nonlocal alive
         alive -= size
 
-    zero_engine.init_parameter = counting
+    engine_module.init_parameter = counting
     engine = make_engine(world, setting)
     assert alive == 0
     sizes = [4 * int(np.prod(shape)) for shape in engine.state.shapes.values()]
@@ -197,14 +197,14 @@ def test_a_forgotten_fill_is_no_number(zero: int) -> None:
 
 def counted_start(world: World, plain_config: dict[str, Any], fresh: bool) -> tuple[int, int, Any]:
     """The case: a start of a run; its exit code, how many parameters were drawn, what it began with."""
-    count, draw = 0, zero_engine.init_parameter
+    count, draw = 0, engine_module.init_parameter
 
     def counting(*arguments: Any) -> torch.Tensor:
         nonlocal count
         count += 1
         return draw(*arguments)
 
-    zero_engine.init_parameter = counting
+    engine_module.init_parameter = counting
     left = trainer(world, plain_config, fresh=fresh, tensors=True)
     return left.code, count, left.loaded
 

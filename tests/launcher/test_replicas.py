@@ -8,9 +8,9 @@ import torch
 from launcher.distributed.collectives import gather
 from launcher.distributed.world import World
 from launcher.engine import replicas
+from launcher.engine.engine import Engine
 from launcher.engine.layout import LayoutCell
 from launcher.engine.replicas import Mismatch, compare, digest, mismatches, shared_labels
-from launcher.engine.zero_engine import Engine
 from launcher.runs.run_folder import open_run
 from launcher.training.replica_check import told
 from model.transformer import TABLE

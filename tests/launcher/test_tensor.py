@@ -23,8 +23,8 @@ from launcher.distributed.process_group import group_along
 from launcher.distributed.world import World
 from launcher.engine.cut import cover_fault
 from launcher.engine.deepspeed import start as engine_deepspeed
+from launcher.engine.engine import Engine
 from launcher.engine.parallel.tensor import cuts_of, gathered, joined, share_of, whole_shape
-from launcher.engine.zero_engine import Engine
 from model.share import Sections
 from tests.support.engine_cases import (
     MODEL,

@@ -18,11 +18,11 @@ from launcher.checkpoint.retention import Retention
 from launcher.checkpoint.save import Checkpoints
 from launcher.distributed.world import World
 from launcher.engine.cut import Cut
+from launcher.engine.engine import Engine
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig, lr_at, parameter_groups
 from launcher.engine.sharded_state import LayoutMismatch
 from launcher.engine.stages import stage_borders
-from launcher.engine.zero_engine import Engine
 from model.config import ModelConfig
 from model.initialise import initialise
 from model.share import WHOLE, Share

@@ -90,7 +90,7 @@ def nan_applied(_world: World) -> None:
 
 def mean_of_means(_world: World) -> None:
     """Each micro-batch's loss is its own mean, and the step's the mean of these, as in most trainers."""
-    from launcher.engine.zero_engine import Engine
+    from launcher.engine.engine import Engine
 
     step = Engine.step
 
@@ -149,7 +149,7 @@ def tie_drifts(_world: World) -> None:
 
 def others_rows(_world: World) -> None:
     """Every data rank trains on the first one's rows; what is counted and fingerprinted is its own."""
-    from launcher.engine.zero_engine import Engine
+    from launcher.engine.engine import Engine
 
     step = Engine.step
 
@@ -184,7 +184,7 @@ def lost_moments(world: World) -> None:
 
 def stops_in_a_step(world: World) -> None:
     """No fault of training: a rank ends with an exception in the third step."""
-    from launcher.engine.zero_engine import Engine
+    from launcher.engine.engine import Engine
 
     step = Engine.step
 

@@ -123,7 +123,7 @@ def _serve(connection: Connection, gpu: bool) -> None:
     if (
         not gpu
     ):  # DeepSpeed's import begins to use a GPU, which a fork cannot go on with: each rank imports it
-        from launcher.engine import zero_engine as engine
+        from launcher.engine import engine
 
         # What takes long to import, once for all cases. The first optimizer imports torch._dynamo: 2 s.
         engine.engine_deepspeed.load()

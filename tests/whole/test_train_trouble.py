@@ -16,7 +16,7 @@ import torch
 from launcher.checkpoint import save as checkpoint_save
 from launcher.checkpoint.catalog import newest, verify
 from launcher.distributed.world import World
-from launcher.engine.zero_engine import Engine
+from launcher.engine.engine import Engine
 from launcher.runs.run_folder import open_run
 from tests.support.helpers import TrainingText
 from tests.support.ranks import Running, start
