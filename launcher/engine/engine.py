@@ -36,7 +36,7 @@ from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
 from launcher.engine.parallel.pipeline import Stage, StagePasses
 from launcher.engine.parallel.sequence import sequence_columns
-from launcher.engine.parallel.tensor import gathered, share_of
+from launcher.engine.parallel.tensor import Uncounted, gathered, share_of
 from launcher.engine.passes import Passes, WholePasses
 from launcher.engine.replicas import held_copies
 from launcher.engine.sharded_state import StateMap
@@ -75,6 +75,9 @@ class Engine:
             partial(build, own, share), optimizer, layout, self.device, world.local_rank, ranks
         )
         """The module, or this rank's stage; its weights are whole except in ZeRO 3 (see `each_weight`)."""
+        shared, named = self.model.shared_weights(), self.model.named_weights()
+        counted = shared if not world.mesh.tensor.is_first else named
+        self._uncounted = Uncounted(weight for name, weight in named.items() if name not in counted)
         if layout.compile:
             for block in self.model.blocks:  # in place: names and hooks stay as they are
                 block.compile()
@@ -150,6 +153,8 @@ class Engine:
         if not self.world.mesh.tensor.is_first:
             sums = np.zeros_like(sums)
         norm = self._update.norm()
+        if not self._uncounted.are_numbers():
+            norm = float("nan")
         verdict = judge(sums, norm)
         if verdict.apply:
             self._apply(step, norm)

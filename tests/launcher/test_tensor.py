@@ -6,6 +6,7 @@ group, as the gains of qk_norm would without a sum of their gradients, so those 
 """
 
 import functools
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,10 +29,14 @@ from launcher.engine.parallel.tensor import cuts_of, gathered, joined, share_of,
 from model.share import Sections
 from tests.support.engine_cases import (
     MODEL,
+    Ruling,
     Setting,
     elements,
     make_engine,
     reference,
+    rows_of,
+    scale_of,
+    share,
     train,
     train_and_evaluate,
     train_and_save,
@@ -342,3 +347,34 @@ def test_the_same_layout_goes_on_bit_for_bit(tmp_path: Path, layout: str, zero: 
     assert first["losses"] + second["losses"] == straight["losses"]
     for key, tensor in straight["after"].items():
         np.testing.assert_array_equal(second["after"][key], tensor, err_msg=str(key))
+
+
+def spoilt(world: World, setting: Setting, rank: int, name: str) -> tuple[list[bool], bool]:
+    """The case: whether any rank's norm was no number, of a step with a gradient of one weight that is none
+    on one rank, and of one without; and whether masters are all numbers afterwards."""
+    engine = make_engine(world, setting)
+    weight = engine.model.named_weights()[name]
+    told = []
+    for number, bad in enumerate((True, False), 1):
+        spoils = bad and world.rank == rank
+        handle = weight.register_hook(lambda gradient: gradient + math.nan) if spoils else None
+
+        def judge(_sums: np.ndarray, norm: float) -> Ruling:
+            told.append(bool(engine.reduce(np.array([not math.isfinite(norm)]))[0]))
+            return Ruling(apply=not told[-1])
+
+        rows = rows_of(number, setting.rows)
+        engine.step(share(engine.world, rows, 2), scale_of(rows, "global"), number, 1e-3, judge)
+        if handle is not None:
+            handle.remove()
+    held = [engine.state.tensor(flat, "w") for flat in range(len(engine.state.flats))]
+    return told, all(bool(flat.isfinite().all()) for flat in held)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 3])
+@pytest.mark.parametrize("name", ["layers.0.table.weight", "layers.1.mlp_norm.weight"])
+def test_a_gradient_that_the_norm_does_not_count_is_looked_at(zero: int, name: str) -> None:
+    """Of a weight that all tensor ranks have whole the first rank's alone is in the norm."""
+    for told, numbers in run(spoilt, 4, varied(tensor=2, zero=zero), 3, name):
+        assert told == [True, False]
+        assert numbers

@@ -8,7 +8,8 @@ Megatron's cut (Shoeybi et al. 2019) of the model's own blocks (model/share.py),
 
 A block speaks twice forward and twice backward. What stands between (norms, tables, the Head) each rank has
 whole and computes alike, from sums that all have bit for bit, so those weights stay equal without a word. The
-gains within attention see only their rank's heads: they too `enter`.
+gains within attention see only their rank's heads: they too `enter`. The norm of the gradient counts those
+weights on the first rank alone; `Uncounted` looks at the others'.
 
     qkv [q | k | v rows, inputs], rank 1 of 2        out [outputs, inputs], rank 1 of 2
     three stretches of the flattened weight          a run of each row: one cut with a stride
@@ -16,11 +17,11 @@ gains within attention see only their rank's heads: they too `enter`.
 So a cut weight is, of the whole one, what `cuts_of` says, and ZeRO's piece of it is a cut of those cuts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from launcher.distributed.mesh import Axis
 from launcher.engine.cut import Cut
@@ -58,6 +59,28 @@ class _Leave(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
+
+
+class Uncounted:
+    """Whether the gradients are numbers that no norm counts: of a weight that all tensor ranks have whole
+    they are alike, so DeepSpeed's norm and ours have the first rank's alone. Were another's no number, by a
+    fault of its own, it would be applied unseen."""
+
+    def __init__(self, weights: Iterable[nn.Parameter]) -> None:
+        """Watches these. To be made before DeepSpeed is started, whose own hooks take gradients away."""
+        self._largest: Tensor | None = None
+        for weight in weights:
+            weight.register_post_accumulate_grad_hook(self._see)
+
+    def _see(self, weight: Tensor) -> None:
+        assert weight.grad is not None
+        largest = torch.linalg.vector_norm(weight.grad, ord=torch.inf)  # of a NaN it is NaN
+        self._largest = largest if self._largest is None else self._largest + largest
+
+    def are_numbers(self) -> bool:
+        """Of the backward passes since the last call."""
+        largest, self._largest = self._largest, None
+        return largest is None or bool(largest.isfinite())
 
 
 def whole_shape(part: Sequence[int], sections: Sections | None) -> tuple[int, ...]:
