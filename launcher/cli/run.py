@@ -239,9 +239,12 @@ def average_checkpoints(
     """
     from pathlib import Path
 
+    from data.errors import BadInput
     from launcher.runs.averaged import average
     from launcher.runs.run_folder import open_run
 
+    if "://" in out or not out:
+        raise BadInput(f"--out: expected a local folder, got {out!r}")
     path = average(open_run(run), steps, Path(out).absolute())
     if json:
         output.say_json({"path": str(path)})

@@ -224,6 +224,23 @@ def require_same_run(old: Config, new: Config) -> None:
             "run: names the folder of a run and cannot be edited; begin another run with "
             f"'headrace train CONFIG run.name={new.run.name}'"
         )
+    if line := other_model(old.model, new.model):
+        raise BadInput(f"{line}; it cannot be edited: begin another run")
+
+
+def other_model(old: ModelConfig, new: ModelConfig) -> str | None:
+    """Which key makes the weights of one config mean nothing under the other, though all shapes may agree;
+    None where none does. What is not listed may change in a run: dropout, losses, the way attention is
+    computed, rope_base for longer rows."""
+    for key in (
+        *("layers", "width", "heads", "num_kv_heads", "mlp_features", "stack", "norm", "norm_placement"),
+        *("positions", "activation", "qk_norm", "tie_embeddings"),
+    ):
+        was, now = getattr(old, key), getattr(new, key)
+        if was != now:
+            name = {"num_kv_heads": "kv_heads", "mlp_features": "mlp_width"}.get(key, key)
+            return f"model.{name}: expected {was}, which the weights were trained with, got {now}"
+    return None
 
 
 def require_processes(config: Config, processes: int) -> None:

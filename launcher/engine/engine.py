@@ -189,11 +189,15 @@ class Engine:
         next is asked for. A collective, on all ranks to its end: each is made whole on every rank."""
         own, sections = self.model.named_weights(), self.model.shared_weights()
         for name, shape in self.state.shapes.items():
-            with engine_deepspeed.gathered([own[name]]) if self.layout.zero == 3 else nullcontext():
+            with engine_deepspeed.undivided([own[name]]) if self.layout.zero == 3 else nullcontext():
                 whole = own[name].detach() if name in own else self._empty(shape)
                 if name in sections:
                     whole = gathered(whole, sections[name], self._tensor_group)
                 if name in self._holders:  # in some stage
+                    if self.world.rank != self._holders[name]:
+                        whole = (
+                            whole.clone()
+                        )  # a copy that has drifted is for `replicas` to find, not to mend
                     distributed.broadcast(whole, self._holders[name])
                 yield name, whole
 

@@ -158,7 +158,8 @@ class LayoutConfig(BaseModel):
             raise ValueError(f"deepspeed: {next(iter(self.deepspeed))} has no effect with zero: 0")
         if self.stages and len(self.stages) != self.pipeline:
             raise ValueError(
-                f"stages: expected {self.pipeline} numbers, as pipeline says, got {len(self.stages)}"
+                f"stages: expected the blocks of each of {self.pipeline} stages, as pipeline says, got "
+                f"{len(self.stages)}; set layout.stages=[] to have them cut evenly"
             )
         if 0 in self.stages[:-1]:
             raise ValueError("stages: expected a block in each stage but the last, got 0")

@@ -26,7 +26,7 @@ from torch import Tensor
 from launcher.distributed.collectives import gather
 from launcher.distributed.mesh import Mesh
 from launcher.distributed.world import World
-from launcher.engine.deepspeed.start import whole_shape
+from launcher.engine.deepspeed.start import undivided_shape
 from launcher.engine.sharded_state import Fragment, StateMap
 from model.transformer import Transformer
 
@@ -42,7 +42,7 @@ def held_copies(model: Transformer, state: StateMap, mesh: Mesh) -> Iterator[tup
     else is kept beside them; Adam's count. Nothing is copied."""
     named = model.named_weights()
     for name, weight in named.items():
-        local = whole_shape(weight)
+        local = undivided_shape(weight)  # of this rank's part, where tensor ranks share it
         if tuple(weight.shape) == local:
             cut = "" if local == tuple(state.shapes[name]) else f" of tensor rank {mesh.tensor.rank}"
             yield f"weight {name}{cut}", weight.detach()

@@ -8,7 +8,6 @@ A layer's cost is its FLOPs (model/accounting.py); the Embedding costs next to n
 """
 
 from collections.abc import Sequence
-from functools import cache
 from itertools import accumulate, pairwise
 
 from launcher.engine.layout import LayoutConfig
@@ -50,23 +49,41 @@ def has_vectors_in_head(model: ModelConfig) -> bool:
 
 def cheapest_borders(costs: Sequence[float], stages: int, head_alone: bool) -> tuple[int, ...]:
     """stages + 1 borders of layers of these costs, Embedding first and Head last, with a block in each stage,
-    though not in the last where `head_alone`; the dearest stage costs least, of equals the earliest cuts."""
-    total = [0.0, *accumulate(costs)]
-    layers = len(costs)
+    though not in the last where `head_alone`; the dearest stage costs least, of equals the earliest cuts: the
+    first stages hold the activations of most micro-batches.
 
-    @cache
-    def best(first: int, left: int) -> tuple[float, tuple[int, ...]]:
-        """(dearest, borders behind `first`) of the layers from `first` on in `left` stages."""
-        if left == 1:
-            return total[layers] - total[first], (layers,)
-        begin = first + (2 if first == 0 else 1)  # the Embedding does not count
-        found = []
-        for border in range(begin, layers - left + 1 + head_alone):
-            dearest, behind = best(border, left - 1)
-            found.append((max(total[border] - total[first], dearest), (border, *behind)))
-        return min(found)
+    The least bound under which the layers fit is halved down to, and the stages are filled up to it from the
+    last one on.
+    """
+    units = [costs[0] + costs[1], *costs[2:]]  # what is not cut
+    if not head_alone and len(units) > 1:
+        units[-2:] = [units[-2] + units[-1]]
+    low, high = 0.0, sum(units)
+    for _ in range(100):
+        middle = (low + high) / 2
+        if len(_filled(units, middle)) <= stages:
+            high = middle
+        else:
+            low = middle
+    cuts = _filled(units, high, stages)
+    return 0, *(1 + cut for cut in reversed(cuts[:-1])), len(costs)
 
-    return 0, *best(0, stages)[1]
+
+def _filled(units: Sequence[float], bound: float, stages: int = 0) -> list[int]:
+    """Where stages that cost at most `bound` begin, filled from the last one on; at least as many as
+    `stages`. More than there are units where one of them costs more than that."""
+    begins: list[int] = []
+    held, count = 0.0, 0
+    for number in reversed(range(len(units))):
+        if units[number] > bound:
+            return [0] * (len(units) + 1)
+        to_come = stages - len(begins) - 1  # each of which needs a unit
+        if count and (held + units[number] > bound or number < to_come):
+            begins.append(number + 1)
+            held, count = 0.0, 0
+        held += units[number]
+        count += 1
+    return [*begins, 0]
 
 
 def borders_of(blocks: Sequence[int]) -> tuple[int, ...]:

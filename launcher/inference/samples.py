@@ -40,7 +40,7 @@ class Sampler:
         self._plain = plain
 
     def record(self, engine: Engine, step: int, attempt: int) -> SampleRecord | None:
-        """The texts, on rank 0. A collective where the layout divides the weights."""
+        """The texts, on rank 0. A collective where the layout divides the weights or cuts the model."""
         own = dict(self._plain.named_parameters()) if self._plain else {}
         with torch.no_grad():
             for name, weight in engine.each_weight():  # all ranks, to the end

@@ -133,6 +133,8 @@ def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
         )
     if config.optimizer.warmup >= config.steps:
         lines.append(f"optimizer.warmup: {config.optimizer.warmup} steps, the run has {config.steps}")
+    if config.ema.decay is not None and config.ema.every > config.steps:
+        lines.append(f"ema.every: {config.ema.every} steps, the run has {config.steps}: it is never updated")
     if saves["disk"] > saves["free"]:
         lines.append(f"checkpoints need {output.size(saves['disk'])}, {output.size(saves['free'])} are free")
     blocks, allowed = facts["open_blocks"], config.data.memory_mib << 20

@@ -170,9 +170,9 @@ def host_memory(config: Config, vocabulary: int, processes: int) -> dict[str, fl
     samples: the whole model in fp32, on rank 0 alone; 0 where none are made. On a CPU all this comes on top
     of `memory`, but for the load, which reads into place.
     """
-    count, shares = parameters(config.model, vocabulary), config.layout.tensor
-    alike = processes // shares  # that have the same share
-    own = parameters(config.model, vocabulary, shares=shares)
+    count, shares, cut = parameters(config.model, vocabulary), config.layout.tensor, config.layout.pipeline
+    alike = processes // (shares * cut)  # that have the same part
+    own = parameters(config.model, vocabulary, shares=shares) / cut  # about: of a mean stage
     return {
         "start": 4.0 * largest_parameter(config.model, vocabulary),
         "load": 4.0 * own / (alike if config.layout.zero else 1),

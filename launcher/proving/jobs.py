@@ -46,7 +46,7 @@ class RunningJob(Protocol):
         """No rank is left."""
 
     def kill(self) -> None:
-        """Signal 9 to every rank; none is left when it returns."""
+        """Signal 9 to every rank (Linux); none computes any more when it returns."""
 
     def wait(self) -> str | None:
         """How it failed, in a line; None where all ranks ended well."""
@@ -95,13 +95,16 @@ class _Launched:
     output: Path
 
     def ended(self) -> bool:
+        """The process between has seen all of them end."""
         return self.process.poll() is not None
 
     def kill(self) -> None:
+        """Of the process between, and with it of the ranks."""
         self.process.kill()  # its ranks are killed with it: local_launch.die_with_parent
         self.process.wait()
 
     def wait(self) -> str | None:
+        """The line is the ranks' own where they printed one."""
         code = self.process.wait()
         if code == 0:
             return None

@@ -19,7 +19,7 @@ from launcher.distributed.process_group import device_of
 from launcher.distributed.world import World
 from launcher.engine.forward import to_device
 from launcher.inference.trained_model import plain_model
-from launcher.proving.probes import evaluated, read_probes
+from launcher.proving.probes import evaluated, read_rows_file
 from model.initialise import initialise
 from model.transformer import Transformer
 from objectives.registry import NAMES
@@ -31,7 +31,7 @@ def recompute(world: World, task: dict[str, Any]) -> dict[str, Any]:
     """loss, norm and the losses of the objectives of the first step, from its rows and the seed's weights."""
     config = run_config.build(task["config"], {}, task["name"])
     device = device_of(world)
-    rows = read_probes(Path(task["rows"]))["step"]
+    rows = read_rows_file(Path(task["rows"]))["step"]
     model = _initial(config, len(config.data.corpora), device)
     scale = _scale(config, rows, task["source_tokens"])
     terms = np.zeros(len(NAMES))
@@ -82,7 +82,7 @@ def _scale(config: Config, rows: Rows, source_tokens: float) -> np.ndarray:
 def back_ends(world: World, task: dict[str, Any]) -> dict[str, Any]:
     """Back end of attention → what `evaluated` says of the probes under it: those that the config may use on
     this device."""
-    probes = read_probes(Path(task["probes"]))
+    probes = read_rows_file(Path(task["probes"]))
     device = device_of(world)
     found: dict[str, Any] = {}
     for name in in_use(run_config.build(task["config"], {}, task["name"]), device):

@@ -81,7 +81,7 @@ class Wanted:
         if needed or (self.any_of("resume") and not self.reduced.dropout):
             watch: dict[str, Any] = {"replicas": self.any_of("replicas")}
             if self.any_of("segments") and self.probes:
-                watch["probes"] = str(self.folder / "probes.npz")
+                watch["probes"] = str(self.folder / "probes.safetensors")
             tasks.append(self.run(plain, "straight", **watch))
         if self.any_of("resume") and self.reduced.dropout:
             tasks.append(self.run(self.reduced.plain, "own"))
@@ -103,10 +103,10 @@ class Wanted:
             tasks.append(self.run(other, "other", save_first=True))
         config = self.config(self.reduced.without_dropout(), "plain")
         if self.any_of("loss"):
-            rows = {"rows": str(self.folder / "rows.npz"), "source_tokens": self.source_tokens}
+            rows = {"rows": str(self.folder / "rows.safetensors"), "source_tokens": self.source_tokens}
             tasks.append({"name": "recompute", "do": "recompute", "config": config, **rows})
         if self.any_of("segments") and self.probes:
-            probes = {"probes": str(self.folder / "probes.npz")}
+            probes = {"probes": str(self.folder / "probes.safetensors")}
             tasks.append({"name": "back_ends", "do": "back_ends", "config": config, **probes})
         return Job("single", "the single process", 1, tasks)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from data.stream.rows import DTYPES, Rows
 
@@ -83,16 +84,19 @@ def _sees(rows: Rows, row: int, position: int) -> tuple[int, int]:
 
 def write_rows_file(path: Path, groups: dict[str, Rows]) -> None:
     """Keep Rows by name for the ranks."""
-    arrays = {f"{name}.{key}": array for name, rows in groups.items() for key, array in rows.arrays().items()}
-    with open(path, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    arrays = {
+        f"{name}.{key}": np.ascontiguousarray(array)
+        for name, rows in groups.items()
+        for key, array in rows.arrays().items()
+    }
+    save_file(arrays, path)
 
 
-def read_probes(path: Path) -> Probes:
+def read_rows_file(path: Path) -> dict[str, Rows]:
     """What write_rows_file kept."""
-    with np.load(path) as file:
-        names = dict.fromkeys(key.rpartition(".")[0] for key in file.files)
-        return {name: Rows.of({key: file[f"{name}.{key}"] for key in DTYPES}) for name in names}
+    arrays = load_file(path)
+    names = dict.fromkeys(key.rpartition(".")[0] for key in arrays)
+    return {name: Rows.of({key: arrays[f"{name}.{key}"] for key in DTYPES}) for name in names}
 
 
 def evaluated(loss: Callable[[Rows], float], probes: Probes) -> dict[str, list[float]]:

@@ -80,7 +80,10 @@ class Proof:
             return check_loss(straight, plain[0], self.step.fingerprint, self._precision)
         if check == "replicas":
             straight.all_lines(STEPS)
-            return check_replicas([one["replicas"] for one in self._found("layout", "straight")])
+            found = [one["replicas"] for one in self._found("layout", "straight") if "replicas" in one]
+            if len(found) < processes:
+                raise Missing(straight.failed or "not every rank came to compare its copies")
+            return check_replicas(found)
         poisoned = self._found("layout", "poisoned")
         return check_updates(straight, poisoned, POISONED_STEP, processes - 1, processes)
 

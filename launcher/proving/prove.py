@@ -51,14 +51,17 @@ def prove(
         reduced, step, gpu = _prepare(config, folder)
         ranks = ranks or LocalRanks(gpu, reduced.processes)
         skips = _skips(reduced, only)
+        if only and len(skips) == len(CHECKS):
+            why = "; ".join(f"{one.check}: {one.reason}" for one in skips if one.check in only)
+            raise BadInput(f"--only: nothing is left to show ({why})")
         checks = tuple(name for name in CHECKS if name not in {one.check for one in skips})
         about = _about(config, reduced, step, gpu)
         if dry_run:
             _show_plan(about, checks, skips)
             return 0
         probes, places = chosen(step.rows, step.vocabulary)
-        write_rows_file(folder / "rows.npz", {"step": step.rows})
-        write_rows_file(folder / "probes.npz", probes)
+        write_rows_file(folder / "rows.safetensors", {"step": step.rows})
+        write_rows_file(folder / "probes.safetensors", probes)
         wanted = Wanted(reduced, checks, folder, step.source_tokens, bool(places))
         proof = Proof(wanted, step, places, ranks, _teller(wanted))
         proof.make_runs()

@@ -90,7 +90,9 @@ def reduce(config: Config, folder: Path, gpu: bool) -> Reduced:
     """The reduced config of a user's, its runs in `folder`. gpu: the ranks have one each."""
     plain = run_config.plain(config)
     said: list[str] = []
-    plain["model"] = _model(plain["model"], said)
+    degrees = config.layout.degrees
+    shared = min(2, degrees.sequence) * min(2, degrees.tensor)
+    plain["model"] = _model(plain["model"], shared, said)
     plain["layout"], processes = _layout(config, plain, gpu, said)
     data_ranks = processes // run_config.build(plain, {}, "the reduced config").layout.degrees.ranks
     plain |= {
@@ -104,6 +106,8 @@ def reduce(config: Config, folder: Path, gpu: bool) -> Reduced:
         "wandb": plain["wandb"] | {"mode": "disabled"},
         "fingerprint": True,
     }
+    if config.init_from:
+        said.append(f"begins from the seed, not from {config.init_from}")
     said.append(f"steps {STEPS} of {config.steps:,}; rows a step {plain['batch_rows']}")
     plain["optimizer"] = _schedule(plain["optimizer"])
     plain["sequence_length"] = plain["max_sequence_length"] = min(config.sequence_length, SHORTEST)
@@ -117,11 +121,12 @@ def _schedule(optimizer: dict[str, Any]) -> dict[str, Any]:
     return optimizer | short
 
 
-def _model(model: dict[str, Any], said: list[str]) -> dict[str, Any]:
+def _model(model: dict[str, Any], shared: int, said: list[str]) -> dict[str, Any]:
+    """shared: ranks that will share the heads of a block."""
     small = dict(model)
     small["layers"] = min(model["layers"], LAYERS)
     kv_heads = model["kv_heads"] or model["heads"]
-    fewer = _divisor(model["heads"], kv_heads)
+    fewer = _divisor(model["heads"], kv_heads, shared)
     small["heads"] = model["heads"] // fewer
     if model["kv_heads"] is not None:
         small["kv_heads"] = kv_heads // fewer
@@ -137,10 +142,15 @@ def _model(model: dict[str, Any], said: list[str]) -> dict[str, Any]:
     return small
 
 
-def _divisor(heads: int, kv_heads: int) -> int:
-    """By which both are divided: at most HEADS are left, of the kv heads an even number, for a cut."""
+def _divisor(heads: int, kv_heads: int, shared: int) -> int:
+    """By which both are divided: at most HEADS are left, a multiple of the ranks that share them, and of the
+    kv heads an even number, for a cut."""
     both = gcd(heads, kv_heads)
-    fitting = [d for d in range(1, both + 1) if both % d == 0 and (d == 1 or kv_heads // d % 2 == 0)]
+    fitting = [
+        d
+        for d in range(1, both + 1)
+        if both % d == 0 and (d == 1 or (kv_heads // d % 2 == 0 and heads // d % shared == 0))
+    ]
     return next((d for d in fitting if heads // d <= HEADS), fitting[-1])
 
 

@@ -3,7 +3,7 @@
 run_rank is all that `headrace train` does in a rank; its loop is the real one. Round it, as a task asks:
 
     nudge        before     the last place of each weight, for the control
-    probes       before     the loss of chosen positions under chosen tokens (segments.py)
+    probes       before     the loss of chosen positions under chosen tokens (probes.py)
     save_first              a checkpoint after step 1, whose first moment is the gradient
     poison       in a step  one element of one rank's gradient is no number
     replicas     after      what this rank holds and another holds too, compared
@@ -26,7 +26,7 @@ from launcher.distributed.world import World
 from launcher.engine.engine import Engine
 from launcher.engine.interface import Judge, StepResult
 from launcher.engine.replicas import compare, shared_labels
-from launcher.proving.probes import evaluated, read_probes
+from launcher.proving.probes import evaluated, read_rows_file
 from launcher.runs import run_folder
 from launcher.runs.progress import Progress
 from launcher.runs.run_folder import RunFolder
@@ -49,7 +49,7 @@ def train(world: World, task: dict[str, Any]) -> dict[str, Any]:
         if amount := task.get("nudge"):
             nudge(engine, amount)
         if path := task.get("probes"):
-            found["probes"] = evaluated(through(engine), read_probes(Path(path)))
+            found["probes"] = evaluated(through(engine), read_rows_file(Path(path)))
         if task.get("save_first"):
             save_first(session)
         if poison := task.get("poison"):

@@ -30,6 +30,8 @@ def average(run: RunFolder, steps: Sequence[int], out: Path) -> Path:
         raise BadInput(f"checkpoint average: expected two steps or more, each once, got {got}")
     if exists(out):
         raise BadInput(f"--out: {out} exists; name a new folder")
+    if out.resolve().is_relative_to(run.path.resolve()):
+        raise BadInput(f"--out: {out} lies in the run {run.path}; name a folder outside of it")
     stored = [weights_at(run.checkpoints, step) for step in steps]
     tokenizers = {Progress.from_json(one.progress).history.newest.tokenizer: one.path for one in stored}
     if len(tokenizers) > 1:

@@ -18,6 +18,7 @@ from data.errors import BadInput
 from data.tokenization.tokenizer import Tokenizer
 from launcher.checkpoint.catalog import newest, opened
 from launcher.checkpoint.read import StoredCheckpoint
+from launcher.config import run_config
 from launcher.config.run_config import Config
 from launcher.runs.lineage import first_line
 from launcher.runs.progress import Progress
@@ -95,3 +96,8 @@ def _require_same_model(stored: StoredCheckpoint, config: Config, tokenizer: Tok
             f"init_from: {stored.path} holds a model of {there:,} parameters, the config's has {here:,}: "
             "weights can only begin a model of their own shape"
         )
+    source = stored.path.parent.parent  # …/checkpoints/step-N of a run; a folder alone keeps no config
+    if exists(source / "config.yaml"):
+        model = open_run(source).current_config().model
+        if line := run_config.other_model(model, config.model):
+            raise BadInput(f"init_from: {source}: {line}")

@@ -115,7 +115,7 @@ class Session:
         self._write(record)
 
     def after_step(self, progress: Progress) -> None:
-        """Evaluate, save and collect garbage where this step is due for it."""
+        """Collect garbage, compare replicas, evaluate and save where this step is due for it."""
         gc_schedule.after_step(progress.step)
         self._report_saves()
         if self.replicas is not None and self.replicas.due(progress.step):

@@ -4,10 +4,10 @@
     others    batch ← blank, of the same shape   ◀─┘   over the host's network; or word that there are none
     between   batch ← blank                            stages that need no rows are not of the group
 
-The stages of a pipeline that need rows must have the very same ones, and the ranks of a sequence too. Were
-each to read its own, a shard that one of them cannot read for a moment would part them without a word.
-Sending is also the cheaper way: 22 bytes a position, a few thousandths of a second for what takes a core
-seconds to encode; blocks are held and openings logged by the lead alone.
+The stages of a pipeline that need rows must have the very same ones, and the ranks of a sequence and of a
+tensor group too. Were each to read its own, a shard that one of them cannot read for a moment would part them
+without a word. Sending is also the cheaper way: 22 bytes a position, a few thousandths of a second for what
+takes a core seconds to encode; blocks are held and openings logged by the lead alone.
 """
 
 from collections.abc import Iterator

@@ -440,3 +440,23 @@ def test_the_set_of_options_is_frozen() -> None:
         keys |= {f"objectives.{objective.name}.{field.name}" for field in fields(objective)}
     listed = (ROOT / "tests" / "options.txt").read_text().split()
     assert sorted(keys) == listed, f"new: {keys - set(listed)}, gone: {set(listed) - keys}"
+
+
+@pytest.mark.parametrize(
+    ("edits", "line"),
+    [
+        (
+            ["model={width: 96, heads: 3}"],
+            "model.heads: expected 4, which the weights",
+        ),
+        (["model.layers=1"], "model.layers: expected 2"),
+        (["model.norm_placement=post"], "model.norm_placement: expected pre"),
+        (["model.kv_heads=2"], "model.kv_heads: expected 4"),
+    ],
+)
+def test_a_model_that_its_weights_do_not_mean_is_refused(file: Path, edits: list[str], line: str) -> None:
+    """Also where all shapes agree; what changes no weight's meaning may be edited."""
+    config = run_config.load(file, ["model={layers: 2, width: 96, heads: 4}"])
+    run_config.require_same_run(config, run_config.edit(config, ["model.dropout=0.1", "model.rope_base=5e5"]))
+    with pytest.raises(BadInput, match=re.escape(line)):
+        run_config.require_same_run(config, run_config.edit(config, edits))

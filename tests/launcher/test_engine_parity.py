@@ -34,7 +34,13 @@ from tests.support.layouts import BF16, FP32, RECIPES, WHOLE, Placed, cover
 from tests.support.ranks import run
 
 MATRIX = [(placed, *recipe) for placed, recipe in product(FP32, RECIPES)]
-COVER = cover(MATRIX)
+KEYS = ("zero", "offload", "pipeline", "sequence", "tensor")
+FACTORS = {
+    (placed.ranks, *(placed.layout.get(key) for key in KEYS), *recipe): (placed, *recipe)
+    for placed, *recipe in MATRIX
+}
+COVER = [FACTORS[row] for row in cover(list(FACTORS))]
+"""Every two values of keys, ranks and recipe that meet in any cell."""
 
 
 def setting_of(placed: Placed, checkpointing: bool, tied: bool, normalise: str, **changes: str) -> Setting:

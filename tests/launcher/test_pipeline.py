@@ -231,7 +231,10 @@ def test_borders_are_the_best_there_are() -> None:
     [
         ({"layout": {"pipeline": 4}}, "layout.pipeline: expected at most 3 stages for model.layers 2, got 4"),
         ({"layout": {"pipeline": 2, "stages": [1, 2]}}, "layout.stages: expected 2 blocks in all"),
-        ({"layout": {"pipeline": 2, "stages": [2]}}, "layout.stages: expected 2 numbers, as pipeline says"),
+        (
+            {"layout": {"pipeline": 2, "stages": [2]}},
+            "layout.stages: expected the blocks of each of 2 stages",
+        ),
         ({"layout": {"pipeline": 2, "stages": [0, 2]}}, "expected a block in each stage but the last"),
         (
             {"layout": {"pipeline": 2, "zero": 2}},

@@ -11,7 +11,7 @@ from data.stream.rows import Rows
 from launcher.config import run_config
 from launcher.proving.first_rows import first_step, packing
 from launcher.proving.measure import measured, relative, worst
-from launcher.proving.probes import chosen, evaluated, read_probes, write_rows_file
+from launcher.proving.probes import chosen, evaluated, read_rows_file, write_rows_file
 from launcher.proving.reduced import reduce
 from launcher.proving.witness import unequal
 from tests.support.helpers import TrainingText
@@ -98,8 +98,8 @@ def test_probes_change_what_a_position_must_not_see_and_nothing_else(
         assert {*np.flatnonzero(outside != as_is)} == {*range(step.rows.length)} - inside
         assert {*np.flatnonzero(other != as_is)} == inside
         assert [*np.flatnonzero(probes["as_is"].targets[number] >= 0)] == [place["position"]]
-    write_rows_file(tmp_path / "probes.npz", probes)
-    again = read_probes(tmp_path / "probes.npz")
+    write_rows_file(tmp_path / "probes.safetensors", probes)
+    again = read_rows_file(tmp_path / "probes.safetensors")
     assert {kind: rows.fingerprints() for kind, rows in again.items()} == {
         kind: rows.fingerprints() for kind, rows in probes.items()
     }

@@ -85,7 +85,7 @@ def whole_ones(engine: Engine) -> Iterator[tuple[str, np.ndarray]]:
     for name, weight in engine.model.named_weights().items():
         if name not in shared:
             if engine.layout.zero == 3:
-                with engine_deepspeed.gathered([weight]):
+                with engine_deepspeed.undivided([weight]):
                     yield name, weight.detach().float().numpy().copy()
             else:
                 yield name, weight.detach().float().numpy().copy()

@@ -24,6 +24,7 @@ COMMANDS = [
     "train",
     "resume",
     "check",
+    "prove",
     "status",
     "metrics",
     "evaluate",
@@ -43,7 +44,17 @@ COMMANDS = [
     "tokenizer check",
 ]
 SHOWING = [
-    *("check", "status", "metrics", "evaluate", "generate", "doctor", "checkpoint ls", "checkpoint verify"),
+    *(
+        "check",
+        "prove",
+        "status",
+        "metrics",
+        "evaluate",
+        "generate",
+        "doctor",
+        "checkpoint ls",
+        "checkpoint verify",
+    ),
     *("checkpoint average", "data verify", "data show", "data trace", "data seen", "tokenizer check"),
 ]
 

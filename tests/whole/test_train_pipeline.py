@@ -36,7 +36,7 @@ MODEL = {"layers": 3, "width": 32, "heads": 2, "dropout": 0.1, "attention_dropou
 def staged(text: TrainingText, folder: Path, pipeline: int, **changes: Any) -> dict[str, Any]:
     """The usual run, in so many stages; held-out rows and samples too, and rows that do not divide."""
     layout = {"zero": 1, "micro_batch": 2, "pipeline": pipeline, "activation_checkpointing": pipeline == 4}
-    evaluation = {"every": 4, "samples": {"prompts": ["def main("], "tokens": 4}}
+    evaluation = {"every": 4, "bytes": 4_000, "samples": {"prompts": ["def main("], "tokens": 4}}
     plain = {"model": MODEL, "layout": layout, "eval": evaluation, "steps": 8, "checkpoint": {"every": 4}}
     plain |= {"batch_rows": [[0, 10], [30, 14], [58, 5]]}
     return config(text, folder, **plain | changes)

@@ -1,4 +1,4 @@
-"""DeepSpeed's one home: its import, its config, its start. Nothing else of headrace imports it.
+"""DeepSpeed's import, its config, its start. Nothing outside this folder knows of it.
 
 Its import is made inside a function, the one lazy import of this room: it takes seconds, reads the
 environment (which accelerator) and starts compilers unless three things are arranged first:
@@ -96,8 +96,8 @@ def start(
     """The DeepSpeed engine around a model from construct.py, which has told DeepSpeed the local rank. ranks:
     where not all are data ranks. torch.distributed is connected."""
     deepspeed = load()
-    parameters = sum(math.prod(whole_shape(parameter)) for parameter in model.parameters())
-    groups = parameter_groups(model.named_parameters(), optimizer, whole_shape)
+    parameters = sum(math.prod(undivided_shape(parameter)) for parameter in model.parameters())
+    groups = parameter_groups(model.named_parameters(), optimizer, undivided_shape)
     adam = torch.optim.AdamW(
         groups, lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps, fused=True, weight_decay=0.0
     )
@@ -116,11 +116,11 @@ def take_step(engine: Any) -> None:
     engine.step()
 
 
-def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+def undivided_shape(parameter: nn.Parameter) -> tuple[int, ...]:
     """A parameter's shape over all ranks: one that ZeRO 3 has divided is itself an empty vector."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def gathered(parameters: list[nn.Parameter]) -> Any:
+def undivided(parameters: list[nn.Parameter]) -> Any:
     """A context in which ZeRO 3's parameters are whole on every rank. A collective."""
     return load().zero.GatheredParameters(parameters)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from launcher.distributed.world import World
 from launcher.engine.cut import Cut, narrowed
+from launcher.engine.deepspeed.start import undivided_shape
 from launcher.engine.parallel.tensor import cuts_of, whole_shape
 from launcher.engine.sharded_state import Fragment, StateMap
 from model.transformer import Transformer
@@ -74,7 +75,7 @@ class _Parts:
 
     def __init__(self, named: dict[str, Any], model: Transformer, world: World) -> None:
         tensor, sections = world.mesh.tensor, model.shared_weights()
-        own = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in named.items()}
+        own = {name: undivided_shape(p) for name, p in named.items()}
         self.shapes = {name: whole_shape(shape, sections.get(name)) for name, shape in own.items()}
         """Of the whole parameters."""
         self._cuts = {

@@ -57,6 +57,7 @@ class Stage(nn.Module):
             yield tuple(arrays[name] for name in ("tokens", "start", "bound") if arrays), ()
 
     def forward(self, arrays: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        """(tokens or hidden, start, bound) → (hidden, start, bound); in the last stage the loss, 0-dim."""
         number, rows = self._number, self._rows[self._number]
         self._number += 1
         entering, start, bound = arrays

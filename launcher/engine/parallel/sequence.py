@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from launcher.distributed.mesh import Axis, ranks_along
+from launcher.distributed.mesh import Axis
+from launcher.distributed.process_group import group_along
 from launcher.distributed.world import World
 from model.attention import Kernel
 
@@ -86,13 +87,9 @@ WHOLE_ROWS = SequenceColumns(Axis(0, 1), None)
 
 def sequence_columns(world: World) -> SequenceColumns:
     """This rank's. A collective."""
-    found = WHOLE_ROWS
-    if world.mesh.sequence.size > 1:
-        for ranks in ranks_along(world.size, world.degrees, "sequence"):
-            group = distributed.new_group(ranks)  # by all ranks, in the same order
-            if world.rank in ranks:
-                found = SequenceColumns(world.mesh.sequence, group)
-    return found
+    if world.mesh.sequence.size == 1:
+        return WHOLE_ROWS
+    return SequenceColumns(world.mesh.sequence, group_along(world, "sequence"))
 
 
 class _AllToAll(torch.autograd.Function):
@@ -100,11 +97,13 @@ class _AllToAll(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: distributed.ProcessGroup) -> Tensor:
+        """x [S, …]: part s is rank s's; what all ranks have sent to this one."""
         ctx.group = group
         return _all_to_all(x, group)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """The way back."""
         return _all_to_all(grad, ctx.group), None
 
 
