@@ -14,7 +14,7 @@ from launcher.engine.replicas import Mismatch, compare, digest, mismatches, shar
 from launcher.runs.run_folder import open_run
 from launcher.training.replica_check import told
 from model.transformer import TABLE
-from tests.support.engine_cases import make_engine, train, varied
+from tests.support.engine_cases import Setting, make_engine, train, varied
 from tests.support.helpers import TrainingText
 from tests.support.layouts import CELLS, WHOLE, cover, keys, ranks_of
 from tests.support.ranks import run, start
@@ -180,6 +180,25 @@ def test_copies_are_compared_wherever_they_are(cell: LayoutCell, more: int) -> N
     assert line.endswith(f": {odd}"), line
     if cell.pipeline:
         assert line.startswith(f"weight {TABLE}: ")
+
+
+def sampled(world: World, setting: Setting) -> tuple[list[str], list[str]]:
+    """The case: what differs after a flip on the last rank, and what after whole weights were looked at."""
+    engine = make_engine(world, setting)
+    shared = shared_labels(world, engine.replicas())
+    if world.rank == world.size - 1:
+        flip(next(iter(engine.model.parameters())))
+    before = differ(engine, shared)
+    for _ in engine.each_weight():
+        pass
+    return before, differ(engine, shared)
+
+
+@pytest.mark.parametrize("layout", [{"pipeline": 2}, {"zero": 0}, {"tensor": 2}])
+def test_a_sample_mends_no_copy(layout: dict[str, Any]) -> None:
+    """Samples read whole weights of all ranks: what differs is still there to be named."""
+    for before, after in run(sampled, 4, varied(**layout)):
+        assert before == after != []
 
 
 def flipped_run(world: World, plain: dict[str, Any], at: int, rank: int) -> Left:

@@ -12,6 +12,9 @@ with.
 
 import contextlib
 import io
+import os
+import random
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -279,3 +282,20 @@ def assert_close(one: Any, other: Any, at: str = "") -> None:
         assert other == pytest.approx(one, rel=2e-5, abs=1e-9), at
     else:
         assert one == other, at
+
+
+def assert_killed_is_straight(ranks: int, alone: dict[str, Any], killed: dict[str, Any]) -> None:
+    """A run that is killed twice, with signal 9 and at steps that are drawn, ends as the same one that is
+    not: first every rank is killed, then one alone, and the others end by themselves."""
+    folders = [Path(plain["run"]["folder"]) for plain in (alone, killed)]
+    train(ranks, alone)
+    luck = random.Random(5)
+    for one in (False, True):
+        running = begin(ranks, killed)
+        begun(folders[1], last_step(folders[1]) + luck.randint(1, 3), running)
+        for pid in [luck.choice(running.pids)] if one else running.pids:
+            os.kill(pid, signal.SIGKILL)
+        running.outcomes()
+    train(ranks, killed)
+    assert_same_run(folders[1], folders[0])
+    assert np.isfinite([line["loss"] for line in told(folders[1])]).all()

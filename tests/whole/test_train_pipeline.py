@@ -1,12 +1,8 @@
 """A run in stages: the rows, losses and checkpoints of one process, killed and resumed bit for bit."""
 
-import os
-import random
-import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from data.stream import loader
@@ -18,14 +14,10 @@ from tests.support.training import (
     TIMEOUT,
     Left,
     assert_close,
-    assert_same_run,
-    begin,
-    begun,
+    assert_killed_is_straight,
     config,
-    last_step,
     lines_of,
     rows_of,
-    told,
     train,
     trainer,
 )
@@ -94,14 +86,4 @@ def test_killed_and_resumed_bit_for_bit(
     )
     for plain in (alone, killed):
         plain["layout"]["precision"] = precision
-    train(ranks, alone)
-    luck = random.Random(5)
-    for one in (False, True):
-        running = begin(ranks, killed)
-        begun(tmp_path / "killed", last_step(tmp_path / "killed") + luck.randint(1, 3), running)
-        for pid in [luck.choice(running.pids)] if one else running.pids:
-            os.kill(pid, signal.SIGKILL)
-        running.outcomes()
-    train(ranks, killed)
-    assert_same_run(tmp_path / "killed", tmp_path / "alone")
-    assert np.isfinite([line["loss"] for line in told(tmp_path / "killed")]).all()
+    assert_killed_is_straight(ranks, alone, killed)

@@ -1,8 +1,5 @@
 """A run whose rows are cut: rows, losses and checkpoints of one process, killed and resumed bit for bit."""
 
-import os
-import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +13,10 @@ from tests.support.helpers import TrainingText
 from tests.support.ranks import run
 from tests.support.training import (
     assert_close,
-    assert_same_run,
-    begin,
-    begun,
+    assert_killed_is_straight,
     config,
-    last_step,
     lines_of,
     rows_of,
-    told,
     train,
 )
 
@@ -110,14 +103,4 @@ def test_killed_and_resumed_bit_for_bit(
 ) -> None:
     """Every rank is killed; then one of a sequence alone, and the others end by themselves."""
     alone, killed = (cut(text, tmp_path / name, layout, steps=12) for name in ("alone", "killed"))
-    train(ranks, alone)
-    luck = random.Random(5)
-    for one in (False, True):
-        running = begin(ranks, killed)
-        begun(tmp_path / "killed", last_step(tmp_path / "killed") + luck.randint(1, 3), running)
-        for pid in [luck.choice(running.pids)] if one else running.pids:
-            os.kill(pid, signal.SIGKILL)
-        running.outcomes()
-    train(ranks, killed)
-    assert_same_run(tmp_path / "killed", tmp_path / "alone")
-    assert np.isfinite([line["loss"] for line in told(tmp_path / "killed")]).all()
+    assert_killed_is_straight(ranks, alone, killed)

@@ -1,8 +1,5 @@
 """A run whose blocks are shared: one process's rows, losses and checkpoints; killed, resumed and moved."""
 
-import os
-import random
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +9,8 @@ import pytest
 from tests.support.commands import Commands
 from tests.support.helpers import TrainingText
 from tests.support.training import (
-    assert_same_run,
-    begin,
-    begun,
+    assert_killed_is_straight,
     config,
-    last_step,
     rows_of,
     told,
     train,
@@ -81,17 +75,7 @@ def test_killed_and_resumed_bit_for_bit(
         )
         for name in ("alone", "killed")
     )
-    train(ranks, alone)
-    luck = random.Random(5)
-    for one in (False, True):
-        running = begin(ranks, killed)
-        begun(tmp_path / "killed", last_step(tmp_path / "killed") + luck.randint(1, 3), running)
-        for pid in [luck.choice(running.pids)] if one else running.pids:
-            os.kill(pid, signal.SIGKILL)
-        running.outcomes()
-    train(ranks, killed)
-    assert_same_run(tmp_path / "killed", tmp_path / "alone")
-    assert np.isfinite([line["loss"] for line in told(tmp_path / "killed")]).all()
+    assert_killed_is_straight(ranks, alone, killed)
 
 
 @pytest.mark.full
