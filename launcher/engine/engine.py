@@ -194,10 +194,8 @@ class Engine:
                 if name in sections:
                     whole = gathered(whole, sections[name], self._tensor_group)
                 if name in self._holders:  # in some stage
-                    if self.world.rank != self._holders[name]:
-                        whole = (
-                            whole.clone()
-                        )  # a copy that has drifted is for `replicas` to find, not to mend
+                    # Into a copy: one that has drifted is for `replicas` to find, not to mend.
+                    whole = whole if self.world.rank == self._holders[name] else whole.clone()
                     distributed.broadcast(whole, self._holders[name])
                 yield name, whole
 
