@@ -503,7 +503,10 @@ def test_what_is_no_run(headrace: Commands, home: Path, arguments: list[str]) ->
         (["resume", "one", "steps=9", "data.corpora.a.quarantine=[nobody]"], "has the key 'nobody'; 'head"),
         (["resume", "one", "seed=2", "steps=9"], "seed: the run was started with 1, got 2"),
         (["resume", "one", "seed=2", "steps=9", "--step", "1"], "seed: the run was started with 1, got 2"),
-        (["resume", "one", "model.width=32", "steps=9"], "layers.0.table.weight is (2"),
+        (
+            ["resume", "one", "model.width=32", "steps=9"],
+            "model.width: expected 16, which the weights were trained with, got 32",
+        ),
         (["resume", "one", "max_sequence_length=128", "steps=9"], "the run was started with 64, got 128"),
         (["wandb", "one"], "wandb: no key; set WANDB_API_KEY"),
     ],
