@@ -107,7 +107,7 @@ DOORS: dict[str, dict[str, str]] = {
     },
     "launcher.distributed": {
         "world": "World discover",
-        "mesh": "Axis Degrees Mesh mesh ranks_along",
+        "mesh": "Axis Degrees Mesh",
         "process_group": "connect device_of disconnect group_along",
         "host_reduce": "HostSums Pending",
         "collectives": "STILL ToldByOtherRank found_by_all from_first gather together",

@@ -73,8 +73,9 @@ class Mesh:
         return Axis(data.rank * sequence.size + sequence.rank, data.size * sequence.size)
 
     @property
-    def needs_rows(self) -> bool:
-        """The first stage reads tokens, the last targets; what lies between is sent all that it needs."""
+    def at_an_end(self) -> bool:
+        """In the first stage, which reads tokens, or the last, which reads targets: what lies between is sent
+        all that it needs. A tied token table is at both ends."""
         return self.pipeline.is_first or self.pipeline.is_last
 
 

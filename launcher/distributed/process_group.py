@@ -12,7 +12,7 @@ from torch import distributed
 from torch.distributed import distributed_c10d
 
 from launcher.distributed.collectives import found_by_all, gather
-from launcher.distributed.mesh import ranks_along
+from launcher.distributed.mesh import mesh, ranks_along
 from launcher.distributed.world import World
 
 
@@ -52,13 +52,15 @@ def refuse_shared(world: World, gpu: Any) -> None:
             )
 
 
-def group_along(world: World, *axes: str) -> Any:
-    """The process group of the ranks that differ from this one in the coordinates of `axes` alone. All ranks
-    ask for the same groups, in the same order."""
+def group_along(world: World, *axes: str, ends: bool = False, backend: str | None = None) -> Any:
+    """The process group of the ranks that differ from this one in the coordinates of `axes` alone; of them,
+    with `ends`, those at an end of the pipeline: None for a rank between. All ranks ask for the same groups,
+    in the same order."""
     own = None
     for ranks in ranks_along(world.size, world.degrees, *axes):
-        group = distributed.new_group(ranks)
-        if world.rank in ranks:
+        members = [rank for rank in ranks if not ends or mesh(rank, world.size, world.degrees).at_an_end]
+        group = distributed.new_group(members, backend=backend)
+        if world.rank in members:
             own = group
     return own
 

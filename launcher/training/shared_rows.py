@@ -22,7 +22,7 @@ from data.plan.plan import History
 from data.stream.loader import Batch, RowShares, blank_batches
 from data.stream.rows import Rows
 from launcher.distributed.collectives import ToldByOtherRank
-from launcher.distributed.mesh import mesh, ranks_along
+from launcher.distributed.process_group import group_along
 from launcher.distributed.world import World
 
 
@@ -31,27 +31,17 @@ def shared_batches(
 ) -> Iterator[Batch]:
     """This rank's batches for ever. own: the loader's, on the lead of each group. Each `next` is a collective
     of the group, and ToldByOtherRank where the lead has met BadInput, which it raises itself."""
-    group, lead = _group(world)
     blank = blank_batches(history, shares, first_row)
+    group = None
+    if world.degrees.ranks > 1:
+        group = group_along(world, "pipeline", "sequence", "tensor", ends=True, backend="gloo")
     if own is not None:
-        return own if group is None else _sent(own, group, lead)
-    return blank if group is None else _received(blank, group, lead, shares)
+        return own if group is None else _sent(own, group)
+    return blank if group is None else _received(blank, group, shares)
 
 
-def _group(world: World) -> tuple[distributed.ProcessGroup | None, int]:
-    """The ranks that share this one's rows and need them, and the lead among them; no group where this rank
-    is alone, or needs none. A collective of all ranks."""
-    found: tuple[distributed.ProcessGroup | None, int] = None, world.rank
-    for ranks in ranks_along(world.size, world.degrees, "pipeline", "sequence", "tensor"):
-        members = [rank for rank in ranks if mesh(rank, world.size, world.degrees).needs_rows]
-        if len(members) > 1:
-            group = distributed.new_group(members, backend="gloo")
-            if world.rank in members:
-                found = group, members[0]
-    return found
-
-
-def _sent(batches: Iterator[Batch], group: distributed.ProcessGroup, lead: int) -> Iterator[Batch]:
+def _sent(batches: Iterator[Batch], group: distributed.ProcessGroup) -> Iterator[Batch]:
+    lead = distributed.get_global_rank(group, 0)
     while True:
         try:
             batch = next(batches)
@@ -63,9 +53,8 @@ def _sent(batches: Iterator[Batch], group: distributed.ProcessGroup, lead: int) 
         yield batch
 
 
-def _received(
-    blank: Iterator[Batch], group: distributed.ProcessGroup, lead: int, shares: RowShares
-) -> Iterator[Batch]:
+def _received(blank: Iterator[Batch], group: distributed.ProcessGroup, shares: RowShares) -> Iterator[Batch]:
+    lead = distributed.get_global_rank(group, 0)
     for batch in blank:
         there_is_one = torch.tensor([False])
         distributed.broadcast(there_is_one, lead, group=group)

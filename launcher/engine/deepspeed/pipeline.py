@@ -22,13 +22,13 @@ from typing import Any
 
 from torch import distributed, nn
 
-from launcher.distributed.mesh import mesh, ranks_along
+from launcher.distributed.process_group import group_along
 from launcher.distributed.world import World
 from launcher.engine.deepspeed.start import load, start
 from launcher.engine.layout import LayoutConfig
 from launcher.engine.optimizer import OptimizerConfig
 from launcher.engine.parallel.pipeline import Stage
-from model.transformer import TABLE, Transformer
+from model.transformer import TABLE
 
 
 def start_stage(
@@ -51,7 +51,8 @@ def start_stage(
         if stage.model.twin is not None:
             stage.model.twin.ds_pipe_replicated = True  # type: ignore[attr-defined]  # the norm counts it once
         engine = start(module, optimizer, layout)
-    tie = _Tie(_table(stage.model), world) if stage.model.config.tie_embeddings else None
+    table = stage.model.named_weights().get(TABLE)
+    tie = _Tie(table, world) if stage.model.config.tie_embeddings else None
     engine._INSTRUCTION_MAP = type(engine)._INSTRUCTION_MAP | {
         pipe.schedule.OptimizerStep: _nothing,
         pipe.schedule.ReduceTiedGrads: tie.add_up if tie else _nothing,
@@ -64,11 +65,6 @@ def take_step(engine: Any) -> None:
     type(engine)._INSTRUCTION_MAP[load().runtime.pipe.schedule.OptimizerStep](engine)
 
 
-def _table(model: Transformer) -> nn.Parameter | None:
-    """This stage's copy of the tied token table."""
-    return model.named_weights().get(TABLE)
-
-
 def _nothing(_engine: Any) -> None:
     pass
 
@@ -78,15 +74,8 @@ class _Tie:
 
     def __init__(self, table: nn.Parameter | None, world: World) -> None:
         """table: this rank's copy; None in the stages between. A collective."""
-        self._table = table
-        self._counts = world.mesh.replicas.is_first
-        self._ends = None
-        last = world.degrees.pipeline - 1
-        for ranks in ranks_along(world.size, world.degrees, "pipeline", "data", "sequence"):
-            ends = [r for r in ranks if mesh(r, world.size, world.degrees).pipeline.rank in (0, last)]
-            group = distributed.new_group(ends)  # by all ranks, in the same order
-            if world.rank in ends:
-                self._ends = group
+        self._table, self._counts = table, world.mesh.replicas.is_first
+        self._ends = group_along(world, "pipeline", "data", "sequence", ends=True)
 
     def add_up(self, engine: Any) -> None:
         """Its gradients of both ends of all pipelines, one sum; the mean over data ranks follows."""
