@@ -191,6 +191,16 @@ class Transformer(nn.Module):
             if isinstance(module, ColumnLinear | RowLinear)
         }
 
+    def counted_weights(self) -> dict[str, nn.Parameter]:
+        """Those of its weights that count here, by name, so that over all parts and shares each counts once:
+        of a tied table the first part's copy, of what all shares have whole the first one's."""
+        shared = self.shared_weights()
+        return {
+            name: weight
+            for name, weight in self.named_weights().items()
+            if weight is not self.twin and (self.share.index == 0 or name in shared)
+        }
+
     def hidden(
         self,
         batch: Mapping[str, Tensor],

@@ -75,9 +75,9 @@ class Engine:
             partial(build, own, share), optimizer, layout, self.device, world.local_rank, ranks
         )
         """The module, or this rank's stage; its weights are whole except in ZeRO 3 (see `each_weight`)."""
-        shared, named = self.model.shared_weights(), self.model.named_weights()
-        counted = shared if not world.mesh.tensor.is_first else named
-        self._uncounted = Uncounted(weight for name, weight in named.items() if name not in counted)
+        counted = self.model.counted_weights()
+        uncounted = [w for name, w in self.model.named_weights().items() if name not in counted]
+        self._uncounted = Uncounted([] if world.mesh.tensor.is_first else uncounted)
         if layout.compile:
             for block in self.model.blocks:  # in place: names and hooks stay as they are
                 block.compile()
@@ -147,6 +147,8 @@ class Engine:
         batch is the loss. step: the first is 1. lr: of this step. judge: says whether the update is made.
         BadInput on all ranks where DeepSpeed makes none though it was to.
         """
+        if not micro_batches:
+            raise ValueError("a step needs at least one micro-batch")
         for group in self._base_optimizer.param_groups:
             group["lr"] = lr
         sums = self._passes.train(micro_batches, scale, step)

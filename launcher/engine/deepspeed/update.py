@@ -67,11 +67,7 @@ class _PlainUpdate:
     ) -> None:
         self._engine, self._clip, self._take_step = engine, clip, take_step
         self._parameters, mesh = list(model.parameters()), world.mesh
-        self._counted = [  # each once over the ranks that hold a model together
-            p
-            for p in self._parameters
-            if p is not model.twin and (mesh.tensor.is_first or hasattr(p, "tensor_model_parallel"))
-        ]
+        self._counted = list(model.counted_weights().values())
         together = mesh.pipeline.size * mesh.tensor.size > 1
         self._group = group_along(world, "pipeline", "tensor") if together else None
         self._norm = torch.zeros(())

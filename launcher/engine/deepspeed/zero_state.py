@@ -82,10 +82,7 @@ class _Parts:
             name: cuts_of(shape, sections[name], tensor) if name in sections else [Cut.of(0, shape.numel())]
             for name, shape in ((name, torch.Size(shape)) for name, shape in self.shapes.items())
         }
-        # The first tensor rank saves what all have; of a tied table the first stage's copy is saved.
-        self._saved = {
-            n for n, p in named.items() if p is not model.twin and (tensor.is_first or n in sections)
-        }
+        self._saved = model.counted_weights().keys()
         self._begins: dict[tuple[str, int], int] = {}
 
     def of_the_whole(self, pieces: Iterable[Fragment], divided: bool = False) -> list[Fragment]:
