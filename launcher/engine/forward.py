@@ -1,6 +1,6 @@
 """Rows to tensors, and a pass over rows without training: the same under DeepSpeed and without it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -36,10 +36,25 @@ def evaluate(
 ) -> Evaluation:
     """The sums that forward(batch, accuracy=True, columns=columns) makes of these columns of the rows,
     weights as they are in the rows. shape: (objectives, corpora)."""
+
+    def found() -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in micro_batches:
+            batch = to_device(rows, np.ones(shape[0]), device, columns)
+            _, lost, right = forward(batch, accuracy=True, columns=columns)
+            yield lost, right
+
+    return added_up(micro_batches, found(), shape, columns)
+
+
+def added_up(
+    micro_batches: Iterable[Rows],
+    found: Iterable[tuple[Tensor, ...]],
+    shape: tuple[int, int],
+    columns: SequenceColumns,
+) -> Evaluation:
+    """The sums over micro-batches, of each of which the Head has found (sums, correct)."""
     sums, weights, targets, correct = (np.zeros(shape) for _ in range(4))
-    for rows in micro_batches:
-        batch = to_device(rows, np.ones(shape[0]), device, columns)
-        _, lost, right = forward(batch, accuracy=True, columns=columns)
+    for rows, (lost, right) in zip(micro_batches, found):
         sums += lost.cpu().numpy()
         correct += right.cpu().numpy()
         weight, aimed = rows.tally(shape, columns.of(rows.length))

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from data.stream.rows import Rows
 from launcher.distributed.host_reduce import HostSums
@@ -67,7 +66,7 @@ class WholePasses:
         differ from step to step."""
         engine, ranks = self._deepspeed, self._mesh.replicas.size
         engine.train()
-        total: Tensor | None = None
+        total = torch.zeros(self.shape, device=self._device)
         last = len(micro_batches) - 1
         for number, rows in enumerate(micro_batches):
             engine.set_gradient_accumulation_boundary(number == last)
@@ -78,12 +77,10 @@ class WholePasses:
             batch = to_device(rows, scale * ranks, self._device, self._columns)
             loss, sums = engine(batch, reseed=reseed, columns=self._columns)
             engine.backward(loss, scale_wrt_gas=False)
-            total = sums if total is None else total + sums
+            total += sums
             if number < last:
                 engine.step()  # counts the micro-batch and changes nothing
-        if total is None:
-            raise ValueError("a step needs at least one micro-batch")
-        return total.detach().cpu().numpy().astype(np.float64) / ranks
+        return total.cpu().numpy().astype(np.float64) / ranks
 
     def evaluate(self, micro_batches: Sequence[Rows]) -> Evaluation:
         """In ZeRO 3 every forward pass gathers weights, so ranks must make the same number of them."""

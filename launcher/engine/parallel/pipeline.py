@@ -10,7 +10,7 @@ Each micro-batch comes to a stage in its turn, so a counter tells which one it i
 neighbours of those that have the same columns in the other stages: hidden is of these, start and bound whole.
 
 How the micro-batches are interleaved is DeepSpeed's affair (deepspeed/pipeline.py) and stands behind
-StagePasses: another schedule would be another `_run`.
+StagePasses: another schedule would be another `train`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from data.stream.rows import Rows
 from launcher.distributed.mesh import Mesh
 from launcher.engine.dropout import reseeding
-from launcher.engine.forward import to_device
+from launcher.engine.forward import added_up, to_device
 from launcher.engine.interface import Evaluation
 from launcher.engine.parallel.sequence import SequenceColumns
 from model.transformer import Transformer
@@ -92,8 +92,6 @@ class StagePasses:
     def train(self, micro_batches: Sequence[Rows], scale: np.ndarray, step: int) -> np.ndarray:
         """1F1B over the micro-batches, whose number may differ from step to step."""
         engine, ranks = self._deepspeed, self._mesh.replicas.size
-        if not micro_batches:
-            raise ValueError("a step needs at least one micro-batch")
         batches = self._level(micro_batches)
         self._stage.begin(batches, scale * ranks, step)
         engine.micro_batches = len(batches)
@@ -117,14 +115,7 @@ class StagePasses:
             bcast_loss=False,
             num_micro_batches=len(batches),
         )
-        sums, weights, targets, correct = (np.zeros(self.shape) for _ in range(4))
-        for rows, (lost, right) in zip(batches, self._stage.found):
-            sums += lost.cpu().numpy()
-            correct += right.cpu().numpy()
-            weight, aimed = rows.tally(self.shape, columns.of(rows.length))
-            weights += weight
-            targets += aimed
-        return Evaluation(sums, weights, targets, correct)
+        return added_up(batches, self._stage.found, self.shape, columns)
 
     def _level(self, micro_batches: Sequence[Rows]) -> list[Rows]:
         """All of one height, by blank rows: what travels between stages has one shape in a pass. DeepSpeed is
