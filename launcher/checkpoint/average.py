@@ -18,15 +18,11 @@ from launcher.checkpoint.format import (
     BLOCK,
     FORMAT,
     Damaged,
-    blocks_name,
     fragment_name,
-    header,
     publish_folder,
     seal,
-    sha256,
     weights_name,
-    write_blocks,
-    write_file,
+    write_fragments,
 )
 from launcher.checkpoint.read import Request, StoredCheckpoint
 from launcher.engine.cut import Cut
@@ -44,18 +40,15 @@ def write_average(folder: Path, stored: Sequence[StoredCheckpoint], about: Mappi
     partial = target.with_name(f"{target.name}.partial-0001")
     elements = sum(math.prod(shape) for shape in last.shapes.values())
     with folder_aside(partial):
-        head, name = header({"w": elements}), fragment_name(0)
-        table = write_blocks(partial / name, _parts(head, stored, last.shapes)).tobytes()
-        write_file(partial / blocks_name(name), table)
+        entry = write_fragments(partial, fragment_name(0), {"w": elements}, _parts(stored, last.shapes))
         numbered = enumerate(last.shapes.items())
-        fragments = [[number, 0, math.prod(shape)] for number, (_, shape) in numbered]
-        file = {"name": name, "data": len(head), "fragments": fragments, "blocks": sha256(table)}
+        entry["fragments"] = [[number, 0, math.prod(shape)] for number, (_, shape) in numbered]
         index = {
             "format": FORMAT,
             "block": BLOCK,
             "kinds": ["w"],
             "parameters": [[name, list(shape)] for name, shape in last.shapes.items()],
-            "files": [file],
+            "files": [entry],
         }
         manifest = {
             "format": FORMAT,
@@ -84,11 +77,8 @@ def _require_alike(stored: Sequence[StoredCheckpoint]) -> None:
                 )
 
 
-def _parts(
-    head: bytes, stored: Sequence[StoredCheckpoint], shapes: Mapping[str, tuple[int, ...]]
-) -> Iterator[bytes | memoryview]:
-    """The file, a stretch at a time."""
-    yield head
+def _parts(stored: Sequence[StoredCheckpoint], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[memoryview]:
+    """The mean, a stretch at a time."""
     for name, shape in shapes.items():
         size = math.prod(shape)
         for begin in range(0, size, STRETCH):

@@ -173,6 +173,17 @@ def write_blocks(path: Path, parts: Iterable[memoryview | bytes]) -> np.ndarray:
     return result
 
 
+def write_fragments(
+    folder: Path, name: str, elements: Mapping[str, int], parts: Iterable[memoryview | bytes]
+) -> dict[str, Any]:
+    """A fragment file of so many elements of each kind, and its block table, in a folder. What the index says
+    of it, beside its fragments."""
+    head = header(elements)
+    table = write_blocks(folder / name, itertools.chain([head], parts)).tobytes()
+    write_file(folder / blocks_name(name), table)
+    return {"name": name, "data": len(head), "blocks": sha256(table)}
+
+
 def write_file(path: Path, content: bytes) -> None:
     """A small file, fsynced, whole or not there."""
     with written_aside(path) as file:

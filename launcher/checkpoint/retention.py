@@ -23,16 +23,12 @@ from launcher.checkpoint.format import (
     AVERAGES,
     Damaged,
     OtherFormat,
-    blocks_name,
     delete,
-    header,
     publish_folder,
     seal,
-    sha256,
     step_name,
     weights_name,
-    write_blocks,
-    write_file,
+    write_fragments,
 )
 from launcher.checkpoint.read import Request, StoredCheckpoint
 
@@ -150,11 +146,9 @@ def _write_weights(stored: StoredCheckpoint, partial: Path) -> None:
                 requests.append(Request(kind, name, cut, weights[position : position + cut.length]))
                 position += cut.length
         stored.read(requests)
-        head = header({kind: len(weights) for kind, weights in parts.items()})
-        datas = [weights.data for weights in parts.values()]
-        table = write_blocks(partial / file["name"], [head, *datas]).tobytes()
-        write_file(partial / blocks_name(file["name"]), table)
-        files.append({**file, "data": len(head), "blocks": sha256(table)})
+        elements = {kind: len(weights) for kind, weights in parts.items()}
+        data = (weights.data for weights in parts.values())
+        files.append(file | write_fragments(partial, file["name"], elements, data))
     manifest = {key: value for key, value in stored.manifest.items() if key not in ("sizes", "sha256s")}
     index = {**stored.index, "kinds": _weights_of(stored), "files": files}
     seal(partial, manifest, index, stored.progress_file)

@@ -19,16 +19,13 @@ import numpy as np
 from launcher.checkpoint.format import (
     BLOCK,
     FORMAT,
-    blocks_name,
     canonical,
     fragment_name,
-    header,
     publish_folder,
     seal,
-    sha256,
     step_name,
-    write_blocks,
     write_file,
+    write_fragments,
 )
 from launcher.engine.cut import Cut, cover_fault
 
@@ -73,16 +70,10 @@ class SaveJob:
         """This rank's fragment file, block table and, last, the note that says so, into `partial`."""
         self._refuse_no_numbers()
         name = fragment_name(self.rank)
-        head = header({kind: len(values) for kind, values in self.data.items()})
-        table = write_blocks(self.partial / name, [head, *(values.data for values in self.data.values())])
-        write_file(self.partial / blocks_name(name), table.tobytes())
-        note = {
-            "name": name,
-            "data": len(head),
-            "fragments": [[number, *cut.numbers] for number, cut in self.fragments],
-            "blocks": sha256(table.tobytes()),
-        }
-        write_file(self._note(self.rank), canonical(note))
+        elements = {kind: len(values) for kind, values in self.data.items()}
+        entry = write_fragments(self.partial, name, elements, (values.data for values in self.data.values()))
+        entry["fragments"] = [[number, *cut.numbers] for number, cut in self.fragments]
+        write_file(self._note(self.rank), canonical(entry))
 
     def _refuse_no_numbers(self) -> None:
         """SaveFailed where a master or a moment is no number: a run could never go on from it."""

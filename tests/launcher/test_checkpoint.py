@@ -17,7 +17,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from data.errors import BadInput
-from launcher.checkpoint import retention
 from launcher.checkpoint.catalog import abandon, newest, verify
 from launcher.checkpoint.format import KINDS, MANIFEST, Damaged, sealed, step_name, weights_name
 from launcher.checkpoint.load import load_weights, read_weights
@@ -302,7 +301,7 @@ def test_weights_for_which_there_is_no_room_leave_the_whole_and_nothing_else(
     before = names(folder)
     rules = Retention(keep=1, keep_every=1, weights_only_after=1)
     with monkeypatch.context() as patch:
-        patch.setattr(retention, "write_file", refuse(errno.ENOSPC))
+        patch.setattr("launcher.checkpoint.format.write_file", refuse(errno.ENOSPC))
         for _ in range(2):
             assert rules.apply(folder, published=3, attempt=1, damaged=set()) == []
             assert names(folder) == before
