@@ -15,6 +15,7 @@ from data.errors import BadInput
 from data.plan.blocks import Blocks
 from data.plan.plan import CorpusPlan, Plan
 from data.shards.corpus import Corpus
+from data.stream.loader import RowShares
 from data.tokenization.tokenizer import Tokenizer
 from launcher.checkpoint.retention import Retention
 from launcher.config.run_config import Config
@@ -39,17 +40,16 @@ def saved_bytes(config: Config) -> tuple[int, int]:
 def step(config: Config, plan: Plan, row: int, processes: int) -> dict[str, Any]:
     """The step that begins at a global row: the first that the start would make."""
     rows, ranks = plan.rows_at(row), data_ranks(config, processes)
-    shares = np.bincount(np.arange(rows) % plan.lanes % ranks, minlength=ranks)
-    micro = config.layout.micro_batch
-    largest = -(-int(shares.max()) // micro) * micro
+    shares = RowShares(ranks, config.layout.micro_batch)
+    height = shares.height(shares.owners(np.arange(row, row + rows), plan.lanes))
     return {
         "rows": rows,
         "length": plan.length,
         "positions": rows * plan.length,
         "processes": processes,
         "data_ranks": ranks,
-        "micro_batches": largest // micro,
-        "blank_rows": largest * ranks - rows,
+        "micro_batches": height // shares.micro_batch,
+        "blank_rows": height * ranks - rows,
     }
 
 
