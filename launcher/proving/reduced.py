@@ -93,8 +93,8 @@ def reduce(config: Config, folder: Path, gpu: bool) -> Reduced:
     degrees = config.layout.degrees
     shared = min(2, degrees.sequence) * min(2, degrees.tensor)
     plain["model"] = _model(plain["model"], shared, said)
-    plain["layout"], processes = _layout(config, plain, gpu, said)
-    data_ranks = processes // run_config.build(plain, {}, "the reduced config").layout.degrees.ranks
+    plain["layout"], ranks = _layout(config, plain, gpu, said)
+    data_ranks = min(2, config.lanes)
     plain |= {
         "run": {"name": "run", "folder": str(folder)},
         "steps": STEPS,
@@ -111,7 +111,7 @@ def reduce(config: Config, folder: Path, gpu: bool) -> Reduced:
     said.append(f"steps {STEPS} of {config.steps:,}; rows a step {plain['batch_rows']}")
     plain["optimizer"] = _schedule(plain["optimizer"])
     plain["sequence_length"] = plain["max_sequence_length"] = min(config.sequence_length, SHORTEST)
-    return Reduced(plain, processes, tuple(said))
+    return Reduced(plain, ranks * data_ranks, tuple(said))
 
 
 def _schedule(optimizer: dict[str, Any]) -> dict[str, Any]:
@@ -155,9 +155,11 @@ def _divisor(heads: int, kv_heads: int, shared: int) -> int:
 
 
 def _layout(config: Config, plain: dict[str, Any], gpu: bool, said: list[str]) -> tuple[dict[str, Any], int]:
-    layout = dict(plain["layout"])
+    """And the ranks that hold a model together."""
+    layout, ranks = dict(plain["layout"]), 1
     for axis in AXES:
         asked = getattr(config.layout.degrees, axis)
+        ranks *= min(2, asked)
         if asked > 2:
             layout[axis] = 2
             said.append(f"layout.{axis} 2 of {asked}")
@@ -167,7 +169,4 @@ def _layout(config: Config, plain: dict[str, Any], gpu: bool, said: list[str]) -
     if layout["compile"] and not gpu:
         layout["compile"] = False
         said.append("layout.compile: off, for the ranks are on the CPU, where it takes minutes")
-    ranks = 1
-    for axis in AXES:
-        ranks *= min(2, getattr(config.layout.degrees, axis))
-    return layout, ranks * min(2, config.lanes)
+    return layout, ranks
