@@ -44,18 +44,21 @@ COMMANDS = [
     "tokenizer check",
 ]
 SHOWING = [
-    *(
-        "check",
-        "prove",
-        "status",
-        "metrics",
-        "evaluate",
-        "generate",
-        "doctor",
-        "checkpoint ls",
-        "checkpoint verify",
-    ),
-    *("checkpoint average", "data verify", "data show", "data trace", "data seen", "tokenizer check"),
+    "check",
+    "prove",
+    "status",
+    "metrics",
+    "evaluate",
+    "generate",
+    "doctor",
+    "checkpoint ls",
+    "checkpoint verify",
+    "checkpoint average",
+    "data verify",
+    "data show",
+    "data trace",
+    "data seen",
+    "tokenizer check",
 ]
 
 
