@@ -15,6 +15,7 @@ from launcher.proving.probes import chosen, evaluated, read_rows_file, write_row
 from launcher.proving.reduced import reduce
 from launcher.proving.witness import unequal
 from tests.support.helpers import TrainingText
+from tests.support.stream_runs import small_units
 from tests.support.training import config
 
 LARGE = {
@@ -65,11 +66,20 @@ def test_a_small_config_stays_as_it_is(text: TrainingText, tmp_path: Path) -> No
     assert alone.optimizer.lr == asked.optimizer.lr
 
 
-def test_rows_become_longer_until_some_hold_several_segments(text: TrainingText, tmp_path: Path) -> None:
-    asked = build(text, tmp_path, sequence_length=2048, objectives={"causal": {"weight": 1}})
+def test_rows_become_longer_until_some_hold_several_segments(
+    text: TrainingText, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Documents of 510 byte pieces, whatever text the tokenizer was trained on: below T 1024 no two meet."""
+    small_units(monkeypatch, tmp_path, "alike", ["\ue000" * 170] * 200, unit=2_000)
+    data = {
+        "corpora": {"alike": {"shards": str(tmp_path / "alike-*.tar"), "weight": 1}},
+        "block_bytes": 4_000,
+    }
+    asked = build(text, tmp_path, sequence_length=2048, objectives={"causal": {"weight": 1}}, data=data)
     reduced, step = packing(reduce(asked, tmp_path / "runs", gpu=False), 2048)
     length = reduced.config.sequence_length
     assert 128 < length <= 2048
+    assert length == 1024
     assert step.packed
     assert step.rows.length == length
     assert not first_step(reduced.of_length(length // 2).config).packed
