@@ -16,13 +16,13 @@ import json
 import os
 import shutil
 import socket
+import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import xxhash
 import zstandard
 from webdataset.writer import TarWriter
@@ -31,10 +31,13 @@ from data.durable import folder_aside, writing
 from data.errors import BadInput
 from data.prepare import builtin
 from data.prepare.documents import Document, find_files, read_files
+from data.prepare.long_text import LongText
 from data.prepare.parallel import Progress, ordered_map
-from data.prepare.shard_writer import ShardWriter, WrittenSample
-from data.shards.index import UNITS, Shard, fingerprint, runs, write
-from data.shards.tar import BLOCK
+from data.prepare.shard_writer import ZSTD_LEVEL, ShardWriter, WrittenUnit
+from data.shards.index import Shard, fingerprint, write
+from data.shards.parts import PART, parts
+from data.shards.tar_fields import BLOCK, padded
+from data.shards.units import Size, runs
 
 SHARD_BYTES = 1 << 28
 _BATCH_BYTES = 1 << 20
@@ -59,16 +62,13 @@ class _Entry(NamedTuple):
     """A sample on its way into a unit."""
 
     key: str
-    text: bytes
+    text: bytes | LongText
     meta: bytes
 
-    def size(self) -> tuple[int, int]:
-        """Bytes of text, bytes of tar: a header and whole blocks of content for each of its two members."""
-        return len(self.text), sum(BLOCK + _padded(len(part)) for part in (self.text, self.meta))
-
-
-def _padded(length: int) -> int:
-    return (length + BLOCK - 1) // BLOCK * BLOCK
+    def size(self) -> Size:
+        """Of its two members: a header and whole blocks of content for each. A long text is alone."""
+        text = len(self.text)
+        return Size(text, sum(BLOCK + padded(length) for length in (text, len(self.meta))), alone=text > PART)
 
 
 def pack(
@@ -140,9 +140,12 @@ def pack_documents(
         units = ordered_map(_Packer(zstd), _batches(_entries(documents, report)), workers)
         writer = ShardWriter(part, prefix.name, ".tar.zst" if zstd else ".tar", shard_bytes)
         for packed in itertools.chain.from_iterable(units):
-            writer.add(packed)
+            if isinstance(packed, _Entry):
+                _place(writer, packed)
+            else:
+                writer.add(packed)
         writer.close()
-        if not writer.rows:
+        if not writer.paths:
             raise BadInput(f"{prefix}: no document to pack" + _because(report))
         _publish(prefix, writer, zstd, report)
     return report
@@ -184,7 +187,8 @@ def _entries(documents: Iterable[Document], report: PackReport) -> Iterator[_Ent
         if document.line is not None:
             source["line"] = document.line
         meta = json.dumps(source, ensure_ascii=True).encode()
-        yield _Entry(f"{report.samples:09d}", document.text.encode(), meta)
+        text = document.text.encode() if isinstance(document.text, str) else document.text
+        yield _Entry(f"{report.samples:09d}", text, meta)
         report.samples += 1
 
 
@@ -194,7 +198,7 @@ def _batches(entries: Iterable[_Entry]) -> Iterator[list[list[_Entry]]]:
     waiting = 0
     for unit in runs(entries, _Entry.size):
         batch.append(unit)
-        waiting += sum(entry.size()[1] for entry in unit)
+        waiting += sum(entry.size().tar for entry in unit if not isinstance(entry.text, LongText))
         if waiting >= _BATCH_BYTES:
             yield batch
             batch, waiting = [], 0
@@ -208,39 +212,64 @@ class _Packer:
     def __init__(self, zstd: bool) -> None:
         self.zstd = zstd
 
-    def __call__(self, batch: list[list[_Entry]]) -> list[WrittenSample]:
-        return [self._unit(entries) for entries in batch]
+    def __call__(self, batch: list[list[_Entry]]) -> list[WrittenUnit | _Entry]:
+        """The long documents as they came: their parts are made where they are written."""
+        return [entries[0] if entries[0].size().alone else self._unit(entries) for entries in batch]
 
-    def _unit(self, entries: list[_Entry]) -> WrittenSample:
+    def _unit(self, entries: list[_Entry]) -> WrittenUnit:
         stream = io.BytesIO()
         writer = TarWriter(stream, encoder=False, mtime=0)
         for entry in entries:
             writer.write({"__key__": entry.key, "json": entry.meta, "txt": entry.text})
         writer.close()
-        length = sum(entry.size()[1] for entry in entries)
+        length = sum(entry.size().tar for entry in entries)
         tar = stream.getvalue()
         data, end = tar[:length], tar[length:]  # without the end mark: more units follow
         if len(end) < 2 * BLOCK or end.strip(b"\0"):
             raise RuntimeError(
                 f"webdataset laid {len(entries)} samples out in other than {length} bytes of tar"
             )
-        stored = zstandard.ZstdCompressor(level=3).compress(data) if self.zstd else data
+        stored = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(data) if self.zstd else data
         text_bytes = sum(len(entry.text) for entry in entries)
-        return WrittenSample(stored, length, len(entries), text_bytes, xxhash.xxh64_intdigest(data))
+        return WrittenUnit(stored, length, len(entries), text_bytes, xxhash.xxh64_intdigest(data))
+
+
+def _place(writer: ShardWriter, entry: _Entry) -> None:
+    """Write a long document part by part, its members laid out as webdataset lays out those of others."""
+    text = entry.text
+    size = len(text)
+    front = _header(entry.key, "json", len(entry.meta)) + entry.meta + _padding(len(entry.meta))
+    read = text.read if isinstance(text, LongText) else lambda offset, length: text[offset : offset + length]
+    pieces = (data for _, data in parts(read, size))
+    writer.place(entry.key, front + _header(entry.key, "txt", size), pieces, _padding(size))
+    if isinstance(text, LongText):
+        text.done()
+
+
+def _header(key: str, suffix: str, size: int) -> bytes:
+    info = tarfile.TarInfo(f"{key}.{suffix}")
+    info.size, info.mtime, info.mode = size, 0, 0o444
+    info.uname = info.gname = "bigdata"
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def _padding(length: int) -> bytes:
+    return bytes(padded(length) - length)
 
 
 def _publish(prefix: Path, writer: ShardWriter, zstd: bool, report: PackReport) -> None:
     """Rename the shards to their final names, then write the index."""
     _refuse_existing(prefix)  # another pack may have finished meanwhile
     shards = []
-    for path in writer.paths:
+    for path, balance in zip(writer.paths, writer.balances):
         target = prefix.parent / path.name
         path.rename(target)
         status = target.stat()
-        shards.append(Shard(target.name, status.st_size, status.st_mtime_ns, "zstd" if zstd else "plain"))
+        packing = "zstd" if zstd else "plain"
+        shards.append(Shard(target.name, status.st_size, status.st_mtime_ns, packing, balance))
         report.shards.append(target)
-    units = np.array(writer.rows, UNITS)
-    write(report.index, shards, units)
-    report.units = len(units)
-    report.text_bytes = int(units["text_bytes"].sum())
-    report.fingerprint = fingerprint(units)
+    table = writer.table()
+    write(report.index, shards, table)
+    report.units = len(table)
+    report.text_bytes = int(table.units["text_bytes"].sum())
+    report.fingerprint = fingerprint(table.units)

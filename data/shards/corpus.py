@@ -1,23 +1,32 @@
 """A corpus that can be read in any order: an index, its shards where they are now, and a store to read them.
 
 `open_corpus` finds both, refuses an index that is not of these shards, and says which command mends it.
-`Corpus.read_unit` is the only way by which text enters the stream: a range read, verified against the unit's
-checksum, decoded document by document.
+`Corpus.read_units` is the only way by which text enters the stream: a range read, verified against the units'
+checksums, decoded document by document. A unit is a run of samples, or one part of a long document
+(data/shards/units.py).
 """
 
 import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import xxhash
 
 from data.errors import BadInput
 from data.shards.index import Index
+from data.shards.samples import USUAL, Reading, Sample, read_text, samples
 from data.shards.store import CacheOptions, CutOff, Store, expand, is_local, shown
-from data.shards.tar import Sample, TarTrouble, samples
+from data.shards.tar_fields import TarTrouble
 from data.shards.transports import ShardTrouble
+from data.shards.units import Placed, UnitTable
+
+_NEAR = 1 << 16
+"""Bytes of tar between two units up to which they are read together."""
 
 
 class ReadTrouble(BadInput):
@@ -44,22 +53,46 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def table(self) -> UnitTable:
+        """Its units."""
+        return self.index.table
+
+    def text_bytes_of(self, unit: int) -> list[int]:
+        """Bytes of text of each document of a unit, 0 where it has none. Raises ReadTrouble."""
+        return [len((sample.text or "").encode()) for sample in self.read_unit(unit)]
+
+    def shard_of(self, unit: int) -> str:
+        """The name, in the index, of the shard in which a unit lies."""
+        return self.index.files[int(self.index.units["shard"][unit])].name
+
     def read_unit(self, unit: int) -> list[Sample]:
         """The documents of a unit, bad ones included with their problem. Raises ReadTrouble."""
         return self.read_units(unit, unit + 1)[0]
 
     def read_units(self, first: int, stop: int) -> list[list[Sample]]:
-        """The documents of units first … stop−1 of one shard, by one range read. Raises ReadTrouble."""
+        """The documents of units first … stop−1 of one shard, by one range read where they lie side by side.
+        Raises ReadTrouble."""
         return [self._decode(unit, data) for unit, data in enumerate(self.read_bytes(first, stop), first)]
 
     def read_bytes(self, first: int, stop: int) -> list[memoryview]:
         """The tar bytes of units first … stop−1 of one shard, checksums verified. Raises ReadTrouble."""
         rows = self.index.units[first:stop]
+        ends = rows["offset"] + rows["length"]
+        far = np.flatnonzero(rows["offset"][1:] - ends[:-1] > _NEAR) + 1
+        borders = [first, *(first + far).tolist(), stop]
+        return [data for a, b in pairwise(borders) for data in self._read_near(a, b)]
+
+    def _read_near(self, first: int, stop: int) -> list[memoryview]:
+        """The same for units that lie near one another."""
+        rows = self.index.units[first:stop]
         shard = int(rows["shard"][0])
         if int(rows["shard"][-1]) != shard:
             raise ValueError(f"units {first} to {stop - 1} lie in more than one shard")
         offset = int(rows["offset"][0])
-        ends = (rows["offset"] + rows["length"]).tolist()
+        begins, lengths = (rows["offset"] - offset).tolist(), rows["length"].tolist()
+        if not any(lengths):
+            return [memoryview(b"")] * len(rows)
         checksums = rows["checksum"].tolist()
         for fresh in (False, True):  # bytes that arrived wrong once may come right a second time
             try:
@@ -70,10 +103,7 @@ class Corpus:
                 if isinstance(error, CutOff) and not fresh:
                     continue
                 raise self._trouble(first, str(error)) from error
-            parts, position = [], offset
-            for end in ends:
-                parts.append(data[position - offset : end - offset])
-                position = end
+            parts = [data[begin : begin + length] for begin, length in zip(begins, lengths)]
             wrong = [
                 first + number
                 for number, (part, checksum) in enumerate(zip(parts, checksums, strict=True))
@@ -84,10 +114,22 @@ class Corpus:
         raise self._trouble(wrong[0], "its bytes are not those that were indexed (checksum)")
 
     def _decode(self, unit: int, data: memoryview) -> list[Sample]:
+        placed = self.index.placed_at(unit)
+        if placed is not None:
+            return [self._part(placed, unit, data)]
         try:
-            return samples(data, self.index.text_field)
+            return samples(data, self.index.reading)
         except TarTrouble as error:
             raise self._trouble(unit, str(error)) from error
+
+    def _part(self, placed: Placed, unit: int, data: memoryview) -> Sample:
+        """The part of a long document that a unit is; all of a short one."""
+        number = unit - placed.unit
+        field = self.index.reading.field if placed.kind == "json" else None
+        text, problem = None, placed.problem
+        if problem is None:
+            text, problem = read_text(data, field)
+        return Sample(placed.key, text, problem, number, number == placed.parts - 1)
 
     def _trouble(self, unit: int, what: str) -> ReadTrouble:
         row = self.index.unit(unit)
@@ -99,7 +141,7 @@ def open_corpus(
     shards: Sequence[str],
     index: str | Path | None = None,
     cache: CacheOptions | None = None,
-    text_field: str | None = None,
+    reading: Reading = USUAL,
     location: str | None = None,
 ) -> Corpus:
     """Open the corpus `name` in `shards` (paths, globs, URLs, braces {000..099}).
@@ -109,13 +151,13 @@ def open_corpus(
     `location`, the key of a config that names the corpus, or with the corpus.
     """
     try:
-        return _open(name, shards, index, cache or CacheOptions(), text_field)
+        return _open(name, shards, index, cache or CacheOptions(), reading)
     except BadInput as error:
         raise BadInput(f"{location or f'corpus {name}'}: {error}") from error
 
 
 def _open(
-    name: str, shards: Sequence[str], index: str | Path | None, cache: CacheOptions, text_field: str | None
+    name: str, shards: Sequence[str], index: str | Path | None, cache: CacheOptions, reading: Reading
 ) -> Corpus:
     store = Store(cache)
     try:
@@ -126,11 +168,14 @@ def _open(
         raise BadInput(f"{error}{listed}") from error
     path = _find_index(name, found, index)
     opened = Index.open(path)
-    if text_field is not None and text_field != opened.text_field:
-        raise BadInput(
-            f"{path}: was made for text_field {opened.text_field!r}, the corpus asks for"
-            f" {text_field!r}; make it again: {remedy(path, shards)} --text-field {shlex.quote(text_field)}"
-        )
+    for key, asked in asdict(reading).items():
+        made = getattr(opened.reading, key)
+        if asked is not None and asked != made:
+            option = f"--{key.replace('_', '-')} {shlex.quote(asked)}"
+            raise BadInput(
+                f"{path}: was made for {key} {made!r}, the corpus asks for {asked!r}; make it again: "
+                f"{remedy(path, shards)} {option}"
+            )
     corpus = Corpus(name, opened, match(opened, found, remedy(path, shards)), store)
     if not opened.intact():
         raise BadInput(f"{path}: its table is damaged; make it again: {remedy(path, shards)}")

@@ -153,7 +153,7 @@ class Store:
         first, last = units[0], units[-1]
         offset = int(first["offset"])
         length = int(last["offset"]) + int(last["length"]) - offset
-        if not int(first["stored_length"]):
+        if shard.packing != "plain" and not units["stored_length"].all():
             with self.unpacked(url, shard, fresh=fresh) as tar:
                 return _pread(tar, offset, length)
         start = int(first["stored_offset"])

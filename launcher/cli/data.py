@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from data.balance import Balance
 from data.errors import BadInput
 from launcher import output
 from launcher.cli.options import AsJson, ConfigFile, Overrides, RunPath
@@ -19,6 +20,10 @@ Workers = Annotated[
 ]
 TextField = Annotated[
     str | None, typer.Option("--text-field", help="For .json members: the field that holds the text.")
+]
+TextMember = Annotated[
+    str | None,
+    typer.Option("--text-member", help="The extension of the one member that is read, such as en.txt."),
 ]
 Step = Annotated[int, typer.Option("--step", min=1, help="The first step of a run is 1.")]
 Row = Annotated[int | None, typer.Option("--row", min=0, help="Only this row of the step, from 0.")]
@@ -94,6 +99,7 @@ def index(
     ],
     out: Annotated[str, typer.Option("--out", "-o", metavar="NAME.index", help="The index to write.")],
     text_field: TextField = None,
+    text_member: TextMember = None,
     workers: Workers = 1,
 ) -> None:
     """Index shards of other people's making, in place.
@@ -104,9 +110,11 @@ def index(
       headrace data index 's3://bucket/c4-{000..099}.tar.zst' --out c4.index --text-field text
     """
     from data.prepare.build_index import build_index
+    from data.shards.samples import Reading
 
+    reading = Reading(text_field, text_member)
     with output.progress(f"indexing {out}") as report:
-        built = build_index(shards, out, progress=report, text_field=text_field, workers=workers)
+        built = build_index(shards, out, progress=report, reading=reading, workers=workers)
     made = built.index
     output.say(
         f"{output.counted(made.samples, 'document')}, {output.size(made.text_bytes)} of text, in "
@@ -115,7 +123,12 @@ def index(
     )
     for note in built.notes:
         output.say(note)
-    _say_problems(built.problems, built.examples)
+    _say_members(made.balance)
+
+
+def _say_members(balance: Balance) -> None:
+    for line in balance.lines("member", "members", "read as text"):
+        output.say(line)
 
 
 @data.command()
@@ -148,6 +161,8 @@ def verify(
         output.table(list(rows[0]), [list(row.values()) for row in rows])
     else:
         output.say(f"{done.samples:,} documents in {done.units:,} units are as they were indexed")
+    if not json:
+        _say_members(done.balance)
     if done.damaged:
         raise typer.Exit(2)
 

@@ -115,6 +115,8 @@ class CorpusConfig(Section):
     """The share of its units that is set aside for evaluation and never trained on."""
     text_field: str | None = None
     """For shards with .json members: the field that holds the text."""
+    text_member: str | None = None
+    """The extension of the one member of each sample that is read, such as en.txt."""
     quarantine: tuple[str, ...] = ()
     """Keys of documents to skip from now on."""
 

@@ -19,13 +19,13 @@ from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
 from launcher.preflight import estimates
 from launcher.preflight.prompts import require_room
-from launcher.preflight.quarantine import refuse_unknown
 from launcher.runs.beginning import beginning
 from launcher.runs.plan_history import go_on, run_tokenizer
 from launcher.runs.progress import Progress
+from launcher.runs.quarantine import refuse_unknown
 from launcher.runs.resume_point import StartPoint, start_point
 from launcher.runs.run_folder import RunFolder
-from launcher.runs.stream_settings import open_corpora, stream_settings
+from launcher.runs.stream_settings import open_corpora, require_held_out, stream_settings
 from model.accounting import flops_per_token, parameters
 
 BUBBLE = 0.2
@@ -47,6 +47,7 @@ def report(
     require_room(config, tokenizer)
     initial = beginning(config, tokenizer, run) if at is None else None
     plan = history.newest
+    require_held_out(config, plan, corpora)
     row = at.row if at else 0
     unknown = refuse_unknown(config, corpora, most=math.inf)
     rows = sum(rows_of_step(history, config.steps))  # the last step's first row and its own: all of the run
@@ -145,6 +146,12 @@ def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
             "again and again, and steps wait for them: raise it"
         )
     for corpus in facts["corpora"]:
+        asked, share = corpus["held_out_asked"], corpus["held_out_share"]
+        if abs(share - asked) > 0.1 * asked:
+            lines.append(
+                f"data.corpora.{corpus['name']}.held_out: {asked:g} was asked for and {share:.3g} of the "
+                "text is held out, the nearest that its documents allow"
+            )
         if (corpus["epochs"] or 0) > 4:
             lines.append(f"corpus {corpus['name']}: is read about {corpus['epochs']:.1f} times")
     cores = len(os.sched_getaffinity(0))
@@ -222,6 +229,12 @@ def show(facts: dict[str, Any]) -> None:
     keys = ["name", "share", "documents", "tokens", "epochs", "blocks", "streams", "padding"]
     titles = ["corpus", "share", "documents", "≈ tokens", "≈ epochs", "blocks", "streams", "≈ padding"]
     output.table(titles, [[corpus[key] for key in keys] for corpus in facts["corpora"]])
+    for corpus in facts["corpora"]:
+        if corpus["held_out_asked"]:
+            output.say(
+                f"held out     {corpus['name']}: {output.size(corpus['held_out_bytes'])} of text, "
+                f"{100 * corpus['held_out_share']:.3g} % ({100 * corpus['held_out_asked']:.3g} % asked)"
+            )
     output.say("")
     output.table(
         ["objective", "share", "at the end", "coefficient"],

@@ -62,8 +62,9 @@ def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, tokenizer: Tokenizer, r
     """The figures of one corpus; tokens and what follows from them are estimates."""
     units = corpus.index.units
     counts = [era.units for era in part.eras]
-    blocks = Blocks(plan.seed, part.name, units, counts, part.held_out, plan.block_bytes)
-    held_out = int(units["text_bytes"][blocks.held_out].sum())
+    blocks = Blocks(plan.seed, part.name, corpus.table, counts, part.held_out, plan.block_bytes)
+    documents = [corpus.text_bytes_of(unit)[n] for unit, some in part.held_out_documents for n in some]
+    held_out = int(units["text_bytes"][blocks.held_out].sum()) + sum(documents)
     text_bytes = corpus.index.text_bytes - held_out
     tokens = text_bytes / _bytes_per_token(corpus, tokenizer)
     share = part.weight / sum(other.weight for other in plan.corpora)
@@ -74,6 +75,8 @@ def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, tokenizer: Tokenizer, r
         "documents": corpus.index.samples,
         "text_bytes": text_bytes,
         "held_out_bytes": held_out,
+        "held_out_asked": part.held_out,
+        "held_out_share": held_out / max(corpus.index.text_bytes, 1),
         "units": len(units),
         "blocks": len(blocks),
         "streams": part.streams,

@@ -32,6 +32,7 @@ from launcher.inference.trained_model import plain_model
 from launcher.runs.beginning import on_record
 from launcher.runs.plan_history import keep, record_skip
 from launcher.runs.progress import Progress
+from launcher.runs.stream_settings import require_held_out
 from launcher.runs.versions import versions
 from launcher.tracking.start import tracking
 from launcher.tracking.tracker import Tracker
@@ -129,6 +130,7 @@ def _begin(
 def _held_out(world: World, config: Config, stream: Stream) -> HeldOut | None:
     if not config.eval.every:
         return None
+    require_held_out(config, stream.plan, stream.corpora)
     return HeldOut(
         stream.plan,
         stream.corpora,

@@ -29,11 +29,11 @@ from launcher.distributed.stop_signals import StopRequest, stop_request
 from launcher.distributed.world import World, discover
 from launcher.engine.memory import enough_memory
 from launcher.preflight.prompts import require_room
-from launcher.preflight.quarantine import refuse_unknown
 from launcher.reporting.summary import show_summary
 from launcher.runs import run_folder
 from launcher.runs.beginning import beginning
 from launcher.runs.progress import Progress
+from launcher.runs.quarantine import refuse_unknown
 from launcher.runs.resume_point import StartPoint, start_point
 from launcher.runs.run_folder import Attempt, RunFolder
 from launcher.runs.stream_settings import open_corpora

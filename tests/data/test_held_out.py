@@ -27,7 +27,7 @@ def plan(corpora: Corpora) -> Plan:
         objectives={name: {} for name in NAMES},
     )
     share = 0.3  # documents and bytes enough for every test, whatever Python's own sources they come from
-    return start(replace(asked, corpora={"code": CorpusSettings(opened["code"].index, 1.0, share)})).at(0)
+    return start(replace(asked, corpora={"code": CorpusSettings(opened["code"], 1.0, share)})).at(0)
 
 
 def test_held_out_rows_are_fixed_and_of_one_objective_each(corpora: Corpora, plan: Plan) -> None:
@@ -72,9 +72,7 @@ def test_no_document_gives_more_than_an_eighth_so_false_pairs_are_there(corpora:
 
 def test_held_out_text_never_enters_the_stream(corpora: Corpora, plan: Plan) -> None:
     code = corpora.open("code")
-    blocks = Blocks(
-        plan.seed, "code", code.index.units, [len(code)], plan.corpora[0].held_out, plan.block_bytes
-    )
+    blocks = Blocks(plan.seed, "code", code.table, [len(code)], plan.corpora[0].held_out, plan.block_bytes)
     streamed = {unit for block in range(len(blocks)) for unit in blocks.units_of(block)}
     assert len(blocks.held_out)
     assert not streamed & set(blocks.held_out.tolist())

@@ -25,7 +25,8 @@ from data.prepare import builtin
 from data.prepare.pack import pack
 from data.prepare.parallel import ordered_map
 from data.shards.corpus import open_corpus
-from data.shards.index import UNIT_TEXT, Index
+from data.shards.index import Index
+from data.shards.units import UNIT_TEXT
 from tests.support.helpers import Corpora, make_corpus, pack_texts
 from tests.support.sources import ROOT
 

@@ -149,7 +149,7 @@ def asked(corpora: Mapping[str, Corpus], weights: Mapping[str, float], **changes
     """Settings without held-out units, T 32 and B 37, with three or four rows a block."""
     given = {"block_bytes": 600, "length": 32, "batch_rows": 37, **changes}
     plain = settings(NUMBERS, corpora, weights, **given)
-    whole = {name: CorpusSettings(corpora[name].index, weight, 0.0) for name, weight in weights.items()}
+    whole = {name: CorpusSettings(corpora[name], weight, 0.0) for name, weight in weights.items()}
     return replace(plain, corpora=whole)
 
 

@@ -19,7 +19,7 @@ from launcher.config import run_config
 from launcher.engine.stages import stage_borders
 from launcher.preflight import estimates
 from launcher.preflight.check import report
-from launcher.preflight.quarantine import refuse_unknown
+from launcher.runs.quarantine import refuse_unknown
 from launcher.runs.run_folder import RunFolder, start
 from launcher.runs.stream_settings import open_corpora, stream_settings
 from model.share import Share
