@@ -68,7 +68,8 @@ DOORS: dict[str, dict[str, str]] = {
     "data.shards": {
         "corpus": "Corpus open_corpus ReadTrouble identity match remedy",
         "index": "Index Shard UNITS fingerprint runs write",
-        "store": "CacheOptions Store expand is_local shown unpacked_key",
+        "store": "CacheOptions Store expand find_shards is_local shown unpacked_key",
+        "walk": "Found Walk below meant printable unreadable",
         "find": "find_documents",
         "tar": "BLOCK Extent Sample TarTrouble extents has_end_mark members_end samples",
         "transports": "ShardTrouble",

@@ -22,8 +22,9 @@ from data.prepare.parallel import Progress, ordered_map
 from data.shards.compression import packing_of, unpack
 from data.shards.corpus import identity
 from data.shards.index import UNITS, Index, Shard, runs, write
-from data.shards.store import CacheOptions, Store, expand, shown, unpacked_key
+from data.shards.store import CacheOptions, Store, find_shards, shown, unpacked_key
 from data.shards.tar import Extent, TarTrouble, extents, has_end_mark, members_end
+from data.shards.walk import Walk, unreadable
 
 _NAMED_PROBLEMS = 20
 
@@ -33,6 +34,8 @@ class IndexReport:
     """What was indexed. `problems` counts samples without a text, by reason; `examples` names some."""
 
     index: Index
+    walk: Walk
+    """What the given names mean, and what of it was passed over."""
     read: int = 0
     """Shards that were read; the others were known already."""
     problems: Counter[str] = field(default_factory=Counter)
@@ -70,7 +73,8 @@ def build_index(
     Raises BadInput for a shard that is missing, empty, cut off or no tar; the index is then not touched.
     """
     path = Path(path)
-    urls = expand(shards)
+    walk = find_shards(shards, Walk(unreadable))
+    urls = walk.files
     store = Store(cache)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +107,7 @@ def build_index(
         if progress is not None:
             progress(number + 1, len(order))
     write(path, [shard for shard, _ in results], np.concatenate([units for _, units in results]), text_field)
-    return IndexReport(Index.open(path), len(tasks), problems, examples, notes)
+    return IndexReport(Index.open(path), walk, len(tasks), problems, examples, notes)
 
 
 def _known(path: Path, text_field: str | None) -> dict[str, _Scanned]:
