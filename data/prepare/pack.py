@@ -151,7 +151,8 @@ def pack_documents(
 def _because(report: PackReport) -> str:
     if not report.problems:
         return ""
-    return ": " + ", ".join(f"{count} {problem}" for problem, count in report.problems.most_common(3))
+    problems = ", ".join(f"{count} {problem}" for problem, count in report.problems.most_common(3))
+    return f": {problems} (first {report.examples[0]})"
 
 
 def _refuse_existing(prefix: Path) -> None:

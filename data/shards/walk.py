@@ -75,7 +75,7 @@ class Walk:
         """Take the files that are new."""
         for one in found:
             if one.folder:
-                self.not_entered.add(one.reason or "name what is in it: FOLDER/*", one.path)
+                self.not_entered.add(one.reason or "a folder (name what is in it: FOLDER/*)", one.path)
             elif reason := one.reason or self.refusal(one.path):
                 self.passed.add(reason, one.path)
             elif one.identity in self._met:
