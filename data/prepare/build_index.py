@@ -19,9 +19,10 @@ from data.shards.compression import packing_of, unpack
 from data.shards.corpus import identity
 from data.shards.index import Index, OldIndex, Shard, write
 from data.shards.samples import USUAL, Reading
-from data.shards.store import CacheOptions, Store, expand, shown, unpacked_key
+from data.shards.store import CacheOptions, Store, find_shards, shown, unpacked_key
 from data.shards.tar_fields import TarTrouble
 from data.shards.units import UnitTable
+from data.shards.walk import Walk, unreadable
 
 
 @dataclass
@@ -29,6 +30,8 @@ class IndexReport:
     """What was indexed; the index has the account of it."""
 
     index: Index
+    walk: Walk
+    """What the given names mean, and what of it was passed over."""
     read: int = 0
     """Shards that were read; the others were known already."""
     notes: list[str] = field(default_factory=list)
@@ -62,7 +65,8 @@ def build_index(
     Raises BadInput for a shard that is missing, empty, cut off or no tar; the index is then not touched.
     """
     path = Path(path)
-    urls = expand(shards)
+    walk = find_shards(shards, Walk(unreadable))
+    urls = walk.files
     store = Store(cache)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +94,7 @@ def build_index(
         if progress is not None:
             progress(number + 1, len(order))
     write(path, [one.shard for one in results], UnitTable.joined([one.table for one in results]), reading)
-    return IndexReport(Index.open(path), len(tasks), [note for one in results for note in one.notes])
+    return IndexReport(Index.open(path), walk, len(tasks), [note for one in results for note in one.notes])
 
 
 def _known(path: Path, reading: Reading) -> dict[str, _Scanned]:

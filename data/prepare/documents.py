@@ -1,12 +1,11 @@
-"""The documents in a user's files: text, Markdown, Python, JSON lines, Parquet.
+"""The documents in a user's files: text, Markdown, Python, JSON, JSON lines, as they are or packed; Parquet.
 
-One reader for each suffix, each a generator that holds one document (or one batch of Parquet rows) at a time.
+One reader for each format, each a generator that holds one document (or one batch of Parquet rows) at a time.
 The order is that of the inputs as given, files inside a folder or a glob by name, so the same inputs always
-give the same documents. What cannot become a document (not UTF-8, empty, field missing) is yielded with its
-problem, so that whoever packs can count it instead of losing it.
+give the same documents (data/shards/walk.py). What cannot become a document (not UTF-8, empty, field missing)
+is yielded with its problem, so that whoever packs can count it instead of losing it.
 """
 
-import glob
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,14 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.errors import BadInput
-from data.shards.compression import unpack
+from data.prepare.json_values import json_values
+from data.prepare.suffixes import LINES, PARQUET, READ, TEXT, Format, format_of, refusal
+from data.shards.compression import packing_of, unpack
 from data.shards.transports import ShardTrouble
+from data.shards.walk import Found, Walk, below, meant, printable, unreadable
 
-PLAIN = (".txt", ".md", ".py")
-LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-PARQUET = (".parquet",)
-SUFFIXES = PLAIN + LINES + PARQUET
 _CHUNK = 1 << 18
+_SKIPPABLE = b"\x2a\x4d\x18"
+"""Behind its first byte: the zstd frame without content that pzstd writes first."""
 
 
 class Document(NamedTuple):
@@ -34,47 +34,34 @@ class Document(NamedTuple):
     """Number of the line (from 1) or row (from 0) of `source`, where it holds many documents."""
 
 
-class Files(NamedTuple):
-    """What the inputs named: files to read, and how many were passed over because of their suffix."""
+def find_files(inputs: Sequence[str | Path]) -> Walk:
+    """The files that files, folders and globs name, in order, each once, and what was passed over.
 
-    paths: list[str]
-    ignored: int
-    repeated: int
-
-
-def find_files(inputs: Sequence[str | Path]) -> Files:
-    """The files that files, folders and globs name, in order, each once. Hidden files are passed over."""
-    found: dict[str, str] = {}
-    ignored = repeated = 0
+    BadInput for a file that is named and cannot be read, and where there is nothing to read at all.
+    """
+    walk = Walk(lambda path: refusal(path) or unreadable(path))
+    entered: set[tuple[int, int]] = set()
     for entry in map(str, inputs):
-        if os.path.isdir(entry):
-            paths = list(_walk(entry))
-        elif os.path.exists(entry):
-            if not entry.endswith(SUFFIXES):
-                raise BadInput(f"{entry}: cannot be read; expected one of {' '.join(SUFFIXES)}, or a folder")
-            paths = [entry]
-        else:
-            paths = sorted(p for p in glob.glob(entry, recursive=True) if os.path.isfile(p))
-            if not paths:
-                raise BadInput(f"{entry}: no such file or folder, and as a glob it matches no file")
-        for path in paths:
-            if not path.endswith(SUFFIXES):
-                ignored += 1
-            elif (real := os.path.realpath(path)) in found:
-                repeated += 1
-            else:
-                found[real] = path
-    if not found:
-        raise BadInput(f"{', '.join(map(str, inputs))}: no file with one of {' '.join(SUFFIXES)} in it")
-    return Files(list(found.values()), ignored, repeated)
+        found = meant(entry)
+        if not found:
+            raise BadInput(f"{printable(entry)}: no such file or folder, and as a glob it matches no file")
+        if found[0].path == entry and not found[0].folder:
+            _require_readable(found[0])
+        for one in found:
+            walk.add(below(one.path, entered) if one.folder and not one.reason else [one])
+    if not walk.files:
+        passed = "".join(f"; {line}" for line in walk.lines())
+        raise BadInput(f"{', '.join(map(str, inputs))}: no file with one of {READ} in it{passed}")
+    return walk
 
 
-def _walk(folder: str) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield os.path.join(parent, name)
+def _require_readable(file: Found) -> None:
+    if reason := file.reason:
+        raise BadInput(f"{printable(file.path)}: {reason}, expected a file or a folder")
+    if reason := refusal(file.path):
+        raise BadInput(f"{printable(file.path)}: is {reason}; expected one of {READ}, or a folder")
+    if reason := unreadable(file.path):
+        raise BadInput(f"{printable(file.path)}: {reason}")
 
 
 def read_files(
@@ -82,22 +69,49 @@ def read_files(
 ) -> Iterator[Document]:
     """The documents of files, in order. `progress` is told the bytes of each file when it is done."""
     for path in paths:
+        document = None
         try:
-            if path.endswith(PLAIN):
-                yield _plain(path)
-            elif path.endswith(LINES):
-                yield from _lines(path, field)
-            else:
-                yield from _parquet(path, field)
-            size = os.path.getsize(path)
+            for document in _read(path, field):
+                yield document
         except OSError as error:
-            raise BadInput(f"{path}: {error.strerror or error}") from error
+            line = document.line if document else None
+            yield Document(path, None, f"cannot be read to its end ({error.strerror or error})", line)
+        except ShardTrouble as error:
+            behind = "" if document is None else f", after line {document.line}"
+            raise BadInput(f"{printable(path)}: {error}{behind}; is it complete?") from error
+        if document is None:
+            yield Document(path, None, "empty")
         if progress is not None:
-            progress(size)
+            progress(size_of(path))
 
 
-def _plain(path: str) -> Document:
-    return _document(path, Path(path).read_bytes())
+def size_of(path: str) -> int:
+    """Bytes of a file, 0 where it is gone."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def _read(path: str, field: str) -> Iterator[Document]:
+    """The documents of one file."""
+    kind, packing = format_of(path) or Format(TEXT, "plain")
+    if kind == PARQUET:
+        yield from _parquet(path, field)
+        return
+    with open(path, "rb") as file:
+        head = file.peek(4)[:4]
+        found = "zstd" if head[1:] == _SKIPPABLE else packing_of(head)
+        if head and found != packing:
+            yield Document(path, None, f"{found} data under a name that says {packing}: rename it")
+            return
+        chunks = unpack(iter(lambda: file.read(_CHUNK), b""), packing)
+        if kind == TEXT:
+            yield _document(path, b"".join(chunks))
+        elif kind == LINES:
+            yield from _lines(path, chunks, field)
+        else:
+            yield from _json(path, chunks, field)
 
 
 def _document(source: str, data: bytes) -> Document:
@@ -108,18 +122,20 @@ def _document(source: str, data: bytes) -> Document:
     return Document(source, text, None) if text else Document(source, None, "empty")
 
 
-def _lines(path: str, field: str) -> Iterator[Document]:
+def _lines(path: str, chunks: Iterable[bytes], field: str) -> Iterator[Document]:
     """One JSON object a line. A line that is no JSON is a problem of that line, not of the file."""
-    number = 0
-    packing = {".gz": "gzip", ".zst": "zstd"}.get(Path(path).suffix, "plain")
-    try:
-        with open(path, "rb") as file:
-            chunks = unpack(iter(lambda: file.read(_CHUNK), b""), packing)
-            for number, line in enumerate(_split(chunks), 1):
-                if not line.isspace():
-                    yield _json_document(path, number, line, field)
-    except ShardTrouble as error:
-        raise BadInput(f"{path}: {error}, after line {number}; is it complete?") from error
+    for number, line in enumerate(_split(chunks), 1):
+        if not line.isspace():
+            yield _json_document(path, number, line, field)
+
+
+def _json(path: str, chunks: Iterable[bytes], field: str) -> Iterator[Document]:
+    """JSON lines, values one behind the other, or an array; `line` is the number of the value."""
+    for number, (value, problem) in enumerate(json_values(chunks), 1):
+        if problem is not None:
+            yield Document(path, None, problem, number)
+        else:
+            yield _field(path, number, value, field)
 
 
 def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -142,8 +158,11 @@ def _json_document(path: str, number: int, line: bytes, field: str) -> Document:
         return Document(path, None, "not UTF-8", number)
     except (ValueError, RecursionError):
         return Document(path, None, "not JSON", number)
-    text = record.get(field) if isinstance(record, dict) else None
-    return _value(path, number, text, field)
+    return _field(path, number, record, field)
+
+
+def _field(path: str, number: int, record: object, field: str) -> Document:
+    return _value(path, number, record.get(field) if isinstance(record, dict) else None, field)
 
 
 def _value(path: str, number: int, text: object, field: str) -> Document:

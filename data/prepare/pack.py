@@ -30,7 +30,7 @@ from webdataset.writer import TarWriter
 from data.durable import folder_aside, writing
 from data.errors import BadInput
 from data.prepare import builtin
-from data.prepare.documents import Document, find_files, read_files
+from data.prepare.documents import Document, find_files, read_files, size_of
 from data.prepare.long_text import LongText
 from data.prepare.parallel import Progress, ordered_map
 from data.prepare.shard_writer import ZSTD_LEVEL, ShardWriter, WrittenUnit
@@ -38,6 +38,7 @@ from data.shards.index import Shard, fingerprint, write
 from data.shards.parts import PART, parts
 from data.shards.tar_fields import BLOCK, padded
 from data.shards.units import Size, runs
+from data.shards.walk import Walk, printable
 
 SHARD_BYTES = 1 << 28
 _BATCH_BYTES = 1 << 20
@@ -46,7 +47,8 @@ _NAMED_PROBLEMS = 20
 
 @dataclass
 class PackReport:
-    """What was packed. `problems` counts what did not become a sample, by reason; `examples` names some."""
+    """What was packed. `problems` counts what did not become a sample, by reason; `examples` names some.
+    `walk`: the files that were read and what was passed over, None where no file was named."""
 
     index: Path
     shards: list[Path] = field(default_factory=list)
@@ -56,6 +58,7 @@ class PackReport:
     fingerprint: str = ""
     problems: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
+    walk: Walk | None = None
 
 
 class _Entry(NamedTuple):
@@ -92,15 +95,12 @@ def pack(
     documents: Iterator[Document] = itertools.chain.from_iterable(
         builtin.documents(name.removeprefix("builtin:")) for name in names
     )
-    skipped: Counter[str] = Counter()
-    if others:
-        files = find_files(others)
-        skipped.update({"files of another suffix": files.ignored, "files named twice": files.repeated})
-        total = None if names else sum(os.path.getsize(path) for path in files.paths)
-        read = read_files(files.paths, field, _running(progress, total))
-        documents = itertools.chain(documents, read)
+    walk = find_files(others) if others else None
+    if walk is not None:
+        total = None if names else sum(map(size_of, walk.files))
+        documents = itertools.chain(documents, read_files(walk.files, field, _running(progress, total)))
     report = pack_documents(documents, prefix, zstd=zstd, shard_bytes=shard_bytes, workers=workers)
-    report.problems.update(+skipped)
+    report.walk = walk
     return report
 
 
@@ -154,7 +154,8 @@ def pack_documents(
 def _because(report: PackReport) -> str:
     if not report.problems:
         return ""
-    return ": " + ", ".join(f"{count} {problem}" for problem, count in report.problems.most_common(3))
+    problems = ", ".join(f"{count} {problem}" for problem, count in report.problems.most_common(3))
+    return f": {problems} (first {report.examples[0]})"
 
 
 def _refuse_existing(prefix: Path) -> None:
@@ -178,15 +179,16 @@ def _entries(documents: Iterable[Document], report: PackReport) -> Iterator[_Ent
     """Number the documents that hold text, count the others."""
     for document in documents:
         if document.text is None:
-            place = document.source if document.line is None else f"{document.source}:{document.line}"
+            source = printable(document.source)
+            place = source if document.line is None else f"{source}:{document.line}"
             report.problems[str(document.problem).split(" at byte ")[0]] += 1
             if len(report.examples) < _NAMED_PROBLEMS:
                 report.examples.append(f"{place}: {document.problem}")
             continue
-        source: dict[str, str | int] = {"source": document.source}
+        origin: dict[str, str | int] = {"source": document.source}
         if document.line is not None:
-            source["line"] = document.line
-        meta = json.dumps(source, ensure_ascii=True).encode()
+            origin["line"] = document.line
+        meta = json.dumps(origin, ensure_ascii=True).encode()
         text = document.text.encode() if isinstance(document.text, str) else document.text
         yield _Entry(f"{report.samples:09d}", text, meta)
         report.samples += 1

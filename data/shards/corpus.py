@@ -24,6 +24,7 @@ from data.shards.store import CacheOptions, CutOff, Store, expand, is_local, sho
 from data.shards.tar_fields import TarTrouble
 from data.shards.transports import ShardTrouble
 from data.shards.units import Placed, UnitTable
+from data.shards.walk import meant, unreadable
 
 _NEAR = 1 << 16
 """Bytes of tar between two units up to which they are read together."""
@@ -231,7 +232,7 @@ def identity(url: str, index: Path) -> str:
 
 def match(index: Index, urls: Sequence[str], remedy: str) -> list[str]:
     """The given shards in the order of the index: by name, or by last part of the name where they moved."""
-    by_name = {identity(url, index.path): url for url in urls}
+    by_name = _without_passed_over(index, {identity(url, index.path): url for url in urls})
     if set(by_name) != set(index.shards):
         by_base = {name.rsplit("/", 1)[-1]: url for name, url in by_name.items()}
         bases = [name.rsplit("/", 1)[-1] for name in index.shards]
@@ -249,6 +250,25 @@ def match(index: Index, urls: Sequence[str], remedy: str) -> list[str]:
     if repeated:
         raise BadInput(f"{repeated[0]}: is given twice")
     return [by_name[name] for name in index.shards]
+
+
+def _without_passed_over(index: Index, urls: dict[str, str]) -> dict[str, str]:
+    """`urls` without what `data index` passed over too: further names of a file that the index lists, and
+    what cannot be read."""
+    bases = {name.rsplit("/", 1)[-1] for name in index.shards}
+    listed = {name for name in index.shards if name in urls} or {
+        name for name in urls if name.rsplit("/", 1)[-1] in bases
+    }
+    if len(listed) == len(urls):
+        return urls
+    met = {found.identity for name in listed if is_local(urls[name]) for found in meant(urls[name])}
+    return {
+        name: url
+        for name, url in urls.items()
+        if name in listed
+        or not is_local(url)
+        or not (unreadable(url) or any(found.identity in met for found in meant(url)))
+    }
 
 
 def _verify_age(corpus: Corpus, number: int, remedy: str) -> None:

@@ -8,7 +8,6 @@ Reading never depends on what the cache holds, only its speed does.
 """
 
 import contextlib
-import glob
 import logging
 import os
 import random
@@ -29,6 +28,7 @@ from data.shards.cache import Cache, default_folder
 from data.shards.compression import unpack
 from data.shards.index import Shard
 from data.shards.transports import Fsspec, Http, NoRanges, Pipe, ShardTrouble, Status, Transient, Transport
+from data.shards.walk import Found, Walk, meant
 
 Result = TypeVar("Result")
 _CHUNK = 1 << 20
@@ -83,37 +83,48 @@ def shown(url: str) -> str:
 
 
 def expand(shards: Sequence[str]) -> list[str]:
-    """The shards that paths, globs, URLs and braces ({000..099}, {a,b}) name, in order.
+    """The shards that paths, globs, URLs and braces ({000..099}, {a,b}) name, in order, under every name that
+    they have: an index may list any of them.
 
     BadInput where a path or a glob matches nothing.
     """
-    found: list[str] = []
+    walk = find_shards(shards, Walk())
+    return walk.files + walk.again
+
+
+def find_shards(shards: Sequence[str], walk: Walk) -> Walk:
+    """The walk that has met the shards, each file once; see `expand`."""
     for pattern in shards:
         try:
             names = list(braceexpand(pattern)) if re.search(r"\{.*(\.\.|,).*\}", pattern) else [pattern]
         except ValueError as error:
             raise BadInput(f"{shown(pattern)}: unbalanced braces") from error
         for name in names:
-            found += _expand(name)
+            name = name.removeprefix("file://")
+            if is_local(name):
+                walk.add(_local(name))
+            else:
+                walk.files += _remote(name)
+    if not walk.files:
+        passed = "; ".join(walk.lines())
+        given = ", ".join(map(shown, shards))
+        raise BadInput(f"{given}: no shard to read: {passed}" if passed else "no shards were given")
+    return walk
+
+
+def _local(name: str) -> list[Found]:
+    found = meant(name)
     if not found:
-        raise BadInput("no shards were given")
+        hint = "; [ ] in a path are read as a glob: name the shards one by one" if "[" in name else ""
+        raise BadInput(f"{name}: no such shard{hint}")
+    if found[0].path == name and found[0].folder:
+        raise BadInput(f"{name}: is a folder; name the shards in it: '{os.path.join(name, '*.tar')}'")
+    if found[0].path == name and found[0].reason:
+        raise BadInput(f"{name}: {found[0].reason}, expected a shard")
     return found
 
 
-def _expand(name: str) -> list[str]:
-    name = name.removeprefix("file://")
-    if is_local(name):
-        found = (
-            [name]
-            if os.path.isfile(name)
-            else sorted(filter(os.path.isfile, glob.glob(name, recursive=True)))
-        )
-        if not found and os.path.isdir(name):
-            raise BadInput(f"{name}: is a folder; name the shards in it: '{os.path.join(name, '*.tar')}'")
-        if not found:
-            hint = "; [ ] in a path are read as a glob: name the shards one by one" if "[" in name else ""
-            raise BadInput(f"{name}: no such shard{hint}")
-        return found
+def _remote(name: str) -> list[str]:
     if name.startswith(("pipe:", "http://", "https://")) or not re.search(r"[*?\[]", name):
         return [name]
     try:

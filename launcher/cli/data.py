@@ -10,6 +10,7 @@ import typer
 
 from data.balance import Balance
 from data.errors import BadInput
+from data.shards.walk import Walk
 from launcher import output
 from launcher.cli.options import AsJson, ConfigFile, Overrides, RunPath
 
@@ -43,7 +44,8 @@ def pack(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="INPUT…", help="Files, folders, globs: .txt .md .py .jsonl[.gz|.zst] .parquet"
+            metavar="INPUT…",
+            help="Files, folders, globs: .txt .md .py .jsonl .ndjson .json, each [.gz|.zst]; .parquet",
         ),
     ] = None,
     builtin: Annotated[
@@ -82,7 +84,17 @@ def pack(
         f"{output.counted(done.samples, 'document')}, {output.size(done.text_bytes)} of text, in "
         f"{output.counted(len(done.shards), 'shard')} with {output.counted(done.units, 'unit')}: {done.index}"
     )
+    if done.walk is not None:
+        _say_walk(done.walk, "file", "read")
     _say_problems(done.problems, done.examples)
+
+
+def _say_walk(walk: Walk, thing: str, used: str) -> None:
+    """The balance of what the names meant: used + passed over = there."""
+    taken, passed = len(walk.files), walk.passed.counts.total()
+    output.say(f"{output.counted(taken + passed, thing)} there: {taken:,} {used} + {passed:,} passed over")
+    for line in walk.lines():
+        output.say(f"  {line}")
 
 
 def _say_problems(problems: Counter[str], examples: Sequence[str]) -> None:
@@ -121,6 +133,7 @@ def index(
         f"{output.counted(len(made.shards), 'shard')} ({built.read} read now) with "
         f"{output.counted(len(made), 'unit')}: {made.path}"
     )
+    _say_walk(built.walk, "shard", "used")
     for note in built.notes:
         output.say(note)
     _say_members(made.balance)

@@ -27,6 +27,7 @@ from data.prepare.parallel import ordered_map
 from data.shards.corpus import open_corpus
 from data.shards.index import Index
 from data.shards.units import UNIT_TEXT
+from data.shards.walk import TWICE
 from tests.support.helpers import Corpora, make_corpus, pack_texts
 from tests.support.sources import ROOT
 
@@ -140,8 +141,9 @@ def test_every_kind_of_input(inputs: Path, tmp_path: Path) -> None:
         "no text in field 'body'": 2,
         "not UTF-8 (half of a surrogate pair)": 1,
         "not JSON": 1,
-        "files of another suffix": 1,
     }
+    assert report.walk
+    assert (len(report.walk.files), report.walk.passed.counts.total()) == (9, 1)
     assert any(example.endswith("bad.txt: not UTF-8 at byte 3") for example in report.examples)
     assert any(example.endswith("p.parquet:1: not UTF-8") for example in report.examples)
     assert told[-1][0] == told[-1][1]
@@ -150,7 +152,8 @@ def test_every_kind_of_input(inputs: Path, tmp_path: Path) -> None:
 def test_globs_and_files_named_twice(inputs: Path, tmp_path: Path) -> None:
     report = pack([inputs / "b.txt", str(inputs / "**" / "*.md"), inputs / "b.txt"], tmp_path / "c")
     assert report.samples == 2
-    assert report.problems == {"files named twice": 1}
+    assert report.walk
+    assert report.walk.passed.counts == {TWICE: 1}
 
 
 @pytest.mark.parametrize(
