@@ -20,8 +20,8 @@ from objectives.segments import Texts
 class Encoder(TokenizerView, Protocol):
     """What the stream needs of a tokenizer (data/tokenization/tokenizer.py)."""
 
-    def byte_length(self, tokens: np.ndarray) -> int:
-        """UTF-8 bytes of text that ids stand for."""
+    def byte_lengths(self, text: str, tokens: np.ndarray) -> np.ndarray:
+        """int64 [n]: UTF-8 bytes of a text that each of its ids stands for; their sum is that of the text."""
 
 
 class UnitTrouble(Exception):
@@ -43,7 +43,7 @@ class Bad(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Documents:
     """The documents of a block, in the order of the shard. numbers: of the document in its unit; rng_keys:
-    uint64, their keys in this epoch."""
+    uint64, their keys in this epoch; texts: as they were read, where they were asked for."""
 
     keys: list[str]
     units: np.ndarray
@@ -51,10 +51,18 @@ class Documents:
     tokens: Texts
     rng_keys: np.ndarray
     bad: tuple[Bad, ...]
+    texts: tuple[str, ...] = ()
 
 
 def read_documents(
-    corpus: Corpus, encoder: Encoder, seed: int, name: str, epoch: int, units: Sequence[int]
+    corpus: Corpus,
+    encoder: Encoder,
+    seed: int,
+    name: str,
+    epoch: int,
+    units: Sequence[int],
+    *,
+    keep_texts: bool = False,
 ) -> Documents:
     """Reads and encodes the documents of some units of one shard. Raises UnitTrouble."""
     keys: list[str] = []
@@ -76,7 +84,8 @@ def read_documents(
     epoch_key = np.full(len(texts), key(seed, "document", name, epoch), np.uint64)
     rng_keys = extend_all(epoch_key, units_, numbers_)
     tokens = Texts.of(encoded, encoder.control)
-    return Documents(keys, units_, numbers_, tokens, rng_keys, tuple(bad))
+    kept = tuple(texts) if keep_texts else ()
+    return Documents(keys, units_, numbers_, tokens, rng_keys, tuple(bad), kept)
 
 
 def _samples(corpus: Corpus, units: Sequence[int]) -> list[list[Sample]]:

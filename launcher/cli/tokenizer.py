@@ -61,6 +61,7 @@ def train_tokenizer(
     from data.tokenization.train import train as run
 
     opened = corpora_of(corpora)
+    account: list[str] = []
     with output.progress("reading the sample") as report:
         made = run(
             opened,
@@ -70,7 +71,10 @@ def train_tokenizer(
             budget=sample_mib << 20,
             seed=seed,
             progress=report,
+            note=account.append,
         )
+    for line in account:
+        output.say(line)
     output.say(f"{made.size:,} ids, hash {made.hash[:16]}: {out}")
 
 
