@@ -89,7 +89,7 @@ DOORS: dict[str, dict[str, str]] = {
         "blocks": "Blocks",
         "epochs": "BlockOrder",
     },
-    "data.tokenization": {"tokenizer": "Tokenizer", "train": "train", "check": "check"},
+    "data.tokenization": {"tokenizer": "Tokenizer", "train": "train", "check": "CheckReport check"},
     "data.stream": {
         "loader": "Batch Loader RowShares blank_batches",
         "rows": "DTYPES Rows step_fingerprint",
@@ -171,6 +171,7 @@ DOORS: dict[str, dict[str, str]] = {
         "doctor": "examine tell",
         "finding": "Finding",
         "package_names": "*",
+        "lossy": "require_spelling",
         "prompts": "require_room",
         "quarantine": "refuse_unknown",
     },

@@ -1,8 +1,8 @@
 """Train a SentencePiece model straight from the shards.
 
-The sample is drawn unit by unit through the index, by keyed draws, until a budget of bytes is reached: memory
-is bounded by the budget, whatever the corpora hold, and the same seed gives the same file (SentencePiece's
-thread count is fixed, since sums over threads reach the result).
+The budget of the sample (data/tokenization/sample.py) bounds the memory, whatever the corpora hold, and the
+same seed gives the same file (SentencePiece's thread count is fixed, since sums over threads reach the
+result).
 
 The recipe is lossless: identity normalisation, byte fallback, no dummy prefix, white space kept, so decoding
 gives back every text. Control ids are control symbols of the model: no text can produce them.
@@ -16,9 +16,9 @@ measured, but it changes ids: so it belongs here, and never to a model that a ru
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
@@ -28,27 +28,14 @@ from data.errors import BadInput
 from data.prepare.parallel import Progress
 from data.shards.corpus import Corpus
 from data.tokenization.reserved import Learnable, restore
+from data.tokenization.sample import LONGEST, Drawn, chunks, sample_texts
 from data.tokenization.tokenizer import ROLES, SENTINELS, Tokenizer, sentinel_names
-from objectives.rng import Rng, key
 
 SPARES = 32
 _THREADS = 4
-_CHUNK, _LONGEST = 256, 4096
-"""Characters of a chunk as a rule, and at most: it is cut before a blank."""
-_STRIDE = 97
-"""Coprime to _CHUNK: the first chunks of the texts get all lengths in turn."""
 _TEXT_OVERHEAD = 4 + 256
 _GRID = 64
 """A unigram's scores are multiples of 1/64."""
-
-
-@dataclass
-class Drawn:
-    """What the sample was. bad: samples of the units drawn that hold no usable text."""
-
-    documents: int = 0
-    text_bytes: int = 0
-    bad: int = 0
 
 
 def control_symbols(sentinels: int, spares: int) -> list[str]:
@@ -56,82 +43,6 @@ def control_symbols(sentinels: int, spares: int) -> list[str]:
     roles = [names[0] for role, names in ROLES.items() if role not in ("begin", "end", "pad")]
     numbered = [sentinel_names(number)[0] for number in range(sentinels)]
     return roles + numbered + [f"<spare{number}>" for number in range(spares)]
-
-
-def sample_texts(
-    corpora: Sequence[Corpus], budget: int, seed: int, drawn: Drawn | None = None
-) -> Iterator[str]:
-    """Texts of units drawn at random, `budget` bytes in all, shared out by what each corpus holds. `drawn`
-    counts them."""
-    total = sum(corpus.index.text_bytes for corpus in corpora)
-    for corpus in corpora:
-        share = budget * corpus.index.text_bytes // max(total, 1)
-        yield from _sample(corpus, share, seed, drawn or Drawn())
-
-
-def _sample(corpus: Corpus, budget: int, seed: int, drawn: Drawn) -> Iterator[str]:
-    for unit in draw_units(corpus, budget, seed):
-        for sample in corpus.read_unit(unit):
-            if budget <= 0:
-                return
-            if sample.text is None:
-                drawn.bad += 1
-                continue
-            text = sample.text[:budget]
-            size = len(text.encode())
-            budget -= size
-            drawn.documents += 1
-            drawn.text_bytes += size
-            yield text
-
-
-def draw_units(corpus: Corpus, budget: int, seed: int) -> Iterator[int]:
-    """Unit numbers in keyed order, each once. A permutation only where the budget needs most of them."""
-    rng = Rng(key(seed, "tokenizer", corpus.name))
-    count = len(corpus)
-    if budget * 2 >= corpus.index.text_bytes:
-        yield from rng.permutation(count).tolist()
-        return
-    seen: set[int] = set()
-    while len(seen) < count:
-        unit = rng.integer(0, count)
-        if unit not in seen:
-            seen.add(unit)
-            yield unit
-
-
-def _chunks(texts: Iterator[str], budget: int, progress: Progress | None) -> Iterator[str]:
-    """Texts in pieces, cut before blanks, the first of each text at a length that differs from text to text.
-
-    No piece of the model reaches over a blank, so these cuts cost nothing. They are needed: a unigram's first
-    candidates are the substrings with two different characters behind them (the inner nodes of the suffix
-    tree), and a word that is always followed by a blank is none of these unless some chunk ends behind it.
-    """
-    done = 0
-    for number, text in enumerate(texts):
-        start, wanted = 0, 1 + number * _STRIDE % _CHUNK
-        while start < len(text):
-            stop = _border(text, start, start + wanted)
-            yield text[start:stop]
-            start, wanted = stop, _CHUNK
-        done += len(text)
-        if progress is not None:
-            progress(min(done, budget), budget)
-
-
-def _border(text: str, start: int, wanted: int) -> int:
-    """Where a chunk that begins at `start` ends: before the last run of blanks up to `wanted`, or the next
-    one; where there is none for long, without one."""
-    if wanted >= len(text):
-        return len(text)
-    blank = text.rfind(" ", start + 1, wanted)
-    if blank < 0:
-        blank = text.find(" ", wanted, start + _LONGEST)
-    if blank < 0:
-        return start + _LONGEST
-    while blank > start + 1 and text[blank - 1] == " ":
-        blank -= 1
-    return blank
 
 
 def train(
@@ -166,42 +77,51 @@ def train(
         _make_folder_of(out)
     # The file is made before the training, which takes a while: where it cannot be, that is known now.
     with writing(out), written_aside(out, sync=False) as file:
-        model = io.BytesIO()
+        read = map(learnable, chunks(texts, budget, progress))
         try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=map(learnable, _chunks(texts, budget, progress)),
-                model_writer=model,
+            model = _trained(
+                read,
                 model_type=algorithm,
                 vocab_size=vocabulary,
                 character_coverage=character_coverage,
-                normalization_rule_name="identity",
-                byte_fallback=True,
-                add_dummy_prefix=False,
-                remove_extra_whitespaces=False,
-                allow_whitespace_only_pieces=True,
                 split_digits=split_digits,
                 control_symbols=symbols,
-                unk_id=0,
-                bos_id=1,
-                eos_id=2,
-                pad_id=3,
-                num_threads=_THREADS,
-                max_sentence_length=8 * _LONGEST,
                 train_extremely_large_corpus=budget > 1_000_000_000,
-                minloglevel=2,
             )
         except (RuntimeError, OSError) as error:
             cut_short = budget < sum(corpus.index.text_bytes for corpus in corpora)
             raise BadInput(_refusal(out, vocabulary, least, cut_short, str(error))) from error
-        proto = ModelProto.FromString(model.getvalue())
-        restore(proto)
+        restore(model)
         if algorithm == "unigram":
-            _round_scores(proto)
-        file.write(proto.SerializeToString())
+            _round_scores(model)
+        file.write(model.SerializeToString())
     if note is not None:
         for line in _account(drawn, learnable):
             note(line)
     return Tokenizer.load(out)
+
+
+def _trained(chunks: Iterable[str], **options: Any) -> ModelProto:
+    """The lossless recipe, and these options of SentencePiece's trainer. Raises what SentencePiece does."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(chunks),
+        model_writer=model,
+        normalization_rule_name="identity",
+        byte_fallback=True,
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=3,
+        num_threads=_THREADS,
+        max_sentence_length=8 * LONGEST,
+        minloglevel=2,
+        **options,
+    )
+    return ModelProto.FromString(model.getvalue())
 
 
 def _round_scores(proto: ModelProto) -> None:

@@ -15,8 +15,9 @@ import sentencepiece
 
 from data.errors import BadInput
 from data.tokenization.check import check
+from data.tokenization.sample import sample_texts
 from data.tokenization.tokenizer import Tokenizer
-from data.tokenization.train import control_symbols, sample_texts, train
+from data.tokenization.train import control_symbols, train
 from data.tokenization.whitespace import BLANK
 from launcher.inference import generate
 from model.generate import Sampling
