@@ -70,6 +70,7 @@ DOORS: dict[str, dict[str, str]] = {
         "index": "Index Shard UNITS fingerprint runs write",
         "store": "CacheOptions Store expand is_local shown unpacked_key",
         "find": "find_documents",
+        "text": "NotText decode unmarked",
         "tar": "BLOCK Extent Sample TarTrouble extents has_end_mark members_end samples",
         "transports": "ShardTrouble",
         "compression": "packing_of unpack",

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from data.errors import BadInput
 from data.shards.compression import unpack
+from data.shards.text import NotText, decode, unmarked
 from data.shards.transports import ShardTrouble
 
 PLAIN = (".txt", ".md", ".py")
@@ -102,9 +103,9 @@ def _plain(path: str) -> Document:
 
 def _document(source: str, data: bytes) -> Document:
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return Document(source, None, f"not UTF-8 at byte {error.start}")
+        text = decode(data)
+    except NotText as error:
+        return Document(source, None, str(error) if error.at is None else f"{error} at byte {error.at}")
     return Document(source, text, None) if text else Document(source, None, "empty")
 
 
@@ -137,9 +138,9 @@ def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 def _json_document(path: str, number: int, line: bytes, field: str) -> Document:
     try:
-        record = json.loads(line)
-    except UnicodeDecodeError:
-        return Document(path, None, "not UTF-8", number)
+        record = json.loads(decode(line))
+    except NotText as error:
+        return Document(path, None, str(error), number)
     except (ValueError, RecursionError):
         return Document(path, None, "not JSON", number)
     text = record.get(field) if isinstance(record, dict) else None
@@ -153,6 +154,7 @@ def _value(path: str, number: int, text: object, field: str) -> Document:
         text.encode()
     except UnicodeEncodeError:
         return Document(path, None, "not UTF-8 (half of a surrogate pair)", number)
+    text = unmarked(text)
     return Document(path, text, None, number) if text else Document(path, None, "empty", number)
 
 

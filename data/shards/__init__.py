@@ -1,5 +1,5 @@
 """The bytes of shards, wherever they lie; the unit index; samples.
 
 Doors: `corpus.Corpus/open_corpus`, `index`, `store`, `find.find_documents`, `tar.Sample`; for data/prepare
-also `compression`, `tar`, `transports`.
+also `compression`, `tar`, `text`, `transports`.
 """

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from mmap import mmap
 from typing import NamedTuple
 
+from data.shards.text import NotText, decode, unmarked
+
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
 _HEADER = struct.Struct("100s 24x 12s 20x c 100x 6s 82x 155s 12x")
@@ -241,14 +243,16 @@ def _text(
         return None, "no text"
     suffix, (name, _, start, size) = found
     try:
-        text = str(buffer[start : start + size], "utf-8")
+        text = decode(buffer[start : start + size])
         if suffix == "json":
             record = json.loads(text)
             value = record.get(text_field or "text") if isinstance(record, dict) else None
             if not isinstance(value, str):
                 return None, f"no text: {name[-60:]} has no field '{text_field or 'text'}' of text"
-            text = value
+            text = unmarked(value)
             text.encode()  # JSON can spell half of a surrogate pair, which is no text
+    except NotText as error:
+        return None, str(error)
     except UnicodeError:
         return None, "not UTF-8"
     except (ValueError, RecursionError):
