@@ -38,13 +38,16 @@ _KINDS: tuple[tuple[bytes, str], ...] = (
 )
 """How other files begin, and what is said of them."""
 _FIRST_PIECE = re.compile(rb"\n[\x02-\x7f]\n")
+_LARGEST = 256 << 20
+"""Bytes that are read: models have a few MB; a shard or weights given for one show at their beginning."""
 _BRING_IT_BACK = "copy it again from where it was whole"
 
 
 def read_model(path: str | Path) -> bytes:
     """The bytes of a model file. BadInput where it cannot be read."""
     try:
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            return file.read(_LARGEST)
     except IsADirectoryError as error:
         models = sorted(found.name for found in Path(path).glob("*.model"))
         name = f", such as {Path(path) / models[0]}" if models else ""

@@ -86,7 +86,6 @@ def train(
                 character_coverage=character_coverage,
                 split_digits=split_digits,
                 control_symbols=symbols,
-                train_extremely_large_corpus=budget > 1_000_000_000,
             )
         except (RuntimeError, OSError) as error:
             cut_short = budget < sum(corpus.index.text_bytes for corpus in corpora)
