@@ -41,16 +41,19 @@ class Balance:
         for reason, count in other.left_out.items():
             self.leave_out(reason, [prefix + name for name in other.names.get(reason, ())], count)
 
-    def lines(self, thing: str, things: str, used: str) -> list[str]:
-        """For the eye: "of 12 members: 9 read as text, 3 left out", then a line for each reason."""
-        count = self.there
-        left = f", {self.left_out.total():,} left out" if self.left_out else ""
-        lines = [f"of {count:,} {thing if count == 1 else things}: {self.used:,} {used}{left}"]
+    def lines(self, thing: str, used: str) -> list[str]:
+        """For the eye: "12 members there: 9 read as text + 3 left out", then a line for each reason."""
+        s = "" if self.there == 1 else "s"
+        whole = f"{self.there:,} {thing}{s} there: {self.used:,} {used} + {self.left_out.total():,} left out"
+        return [whole, *(f"  {line}" for line in self.reasons())]
+
+    def reasons(self) -> list[str]:
+        """ "2 × hidden: .a, .b" for each reason, the most frequent first."""
+        lines = []
         for reason, number in self.left_out.most_common():
             names = self.names.get(reason, [])
-            more = ", …" if number > len(names) else ""
-            named = f" ({', '.join(names)}{more})" if names else ""
-            lines.append(f"left out: {number:,} × {reason}{named}")
+            named = f": {', '.join(names)}{', …' if number > len(names) else ''}" if names else ""
+            lines.append(f"{number:,} × {reason}{named}")
         return lines
 
     def to_json(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from data.errors import BadInput
-from data.prepare.parallel import Progress, ordered_map
+from data.prepare.parallel import MEMORY_MIB, Progress, ordered_map
 from data.prepare.scan_shard import TarScan
 from data.shards.compression import packing_of, unpack
 from data.shards.corpus import identity
@@ -42,6 +42,7 @@ class _ScanJob(NamedTuple):
     name: str
     reading: Reading
     cache: CacheOptions
+    memory: int
 
 
 class _Scanned(NamedTuple):
@@ -57,12 +58,14 @@ def build_index(
     reading: Reading = USUAL,
     workers: int = 1,
     cache: CacheOptions | None = None,
+    memory_mib: int = MEMORY_MIB,
     progress: Progress | None = None,
 ) -> IndexReport:
     """Index shards (paths, globs, URLs, braces) where they lie and write the index to `path`.
 
-    reading: which member or field of a sample is its text. progress: (shards done, shards).
-    Raises BadInput for a shard that is missing, empty, cut off or no tar; the index is then not touched.
+    reading: which member or field of a sample is its text. memory_mib: about what is held of the shards.
+    progress: (shards done, shards). Raises BadInput for a shard that is missing, empty, cut off or no tar;
+    the index is then not touched.
     """
     path = Path(path)
     walk = find_shards(shards, Walk(unreadable))
@@ -82,7 +85,10 @@ def build_index(
     if set(known) - set(names):
         order, known = list(names), {}
     reused = {name: old for name in order if (old := _unchanged(known.get(name), names[name], store))}
-    tasks = [_ScanJob(names[name], name, reading, store.options) for name in order if name not in reused]
+    memory = (memory_mib << 20) // (2 * workers)
+    tasks = [
+        _ScanJob(names[name], name, reading, store.options, memory) for name in order if name not in reused
+    ]
     scanned = ordered_map(_scan, tasks, workers)
     results: list[_Scanned] = []
     for number, name in enumerate(order):
@@ -149,7 +155,7 @@ def _scan(task: _ScanJob) -> _Scanned:
 def _scan_tar(file: BinaryIO, shard: Shard, frames: list[tuple[int, int]] | None, task: _ScanJob) -> _Scanned:
     where = None if frames is None else {unpacked: packed for packed, unpacked in reversed(frames)}
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as tar:
-        found = TarScan(tar, task.reading, where)
+        found = TarScan(tar, task.reading, where, task.memory)
         table = found.units()
         notes = [] if found.closed else [f"{shown(task.url)}: has no end mark; it may be cut off"]
     return _Scanned(replace(shard, balance=found.balance), table, notes)

@@ -6,16 +6,22 @@ give the same documents (data/shards/walk.py). What cannot become a document (no
 is yielded with its problem, so that whoever packs can count it instead of losing it.
 """
 
+import itertools
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from data.errors import BadInput
 from data.prepare.json_values import json_values
+from data.prepare.long_lines import text_of_long_line
+from data.prepare.long_text import LongText, not_utf8_at
 from data.prepare.suffixes import LINES, PARQUET, READ, TEXT, Format, format_of, refusal
 from data.shards.compression import packing_of, unpack
+from data.shards.text import NotText, decode, mark_bytes, unmarked
 from data.shards.transports import ShardTrouble
 from data.shards.walk import Found, Walk, below, meant, printable, unreadable
 
@@ -28,7 +34,7 @@ class Document(NamedTuple):
     """A text and whence it came. `text` is None where `problem` says why there is none."""
 
     source: str
-    text: str | None
+    text: str | LongText | None
     problem: str | None
     line: int | None = None
     """Number of the line (from 1) or row (from 0) of `source`, where it holds many documents."""
@@ -64,14 +70,23 @@ def _require_readable(file: Found) -> None:
         raise BadInput(f"{printable(file.path)}: {reason}")
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is held of a document. memory: a text or a line of more bytes goes by way of a file in
+    `scratch`."""
+
+    memory: int
+    scratch: Path
+
+
 def read_files(
-    paths: Iterable[str], field: str = "text", progress: Callable[[int], None] | None = None
+    paths: Iterable[str], field: str, limits: Limits, progress: Callable[[int], None] | None = None
 ) -> Iterator[Document]:
     """The documents of files, in order. `progress` is told the bytes of each file when it is done."""
     for path in paths:
         document = None
         try:
-            for document in _read(path, field):
+            for document in _read(path, field, limits):
                 yield document
         except OSError as error:
             line = document.line if document else None
@@ -93,7 +108,7 @@ def size_of(path: str) -> int:
         return 0
 
 
-def _read(path: str, field: str) -> Iterator[Document]:
+def _read(path: str, field: str, limits: Limits) -> Iterator[Document]:
     """The documents of one file."""
     kind, packing = format_of(path) or Format(TEXT, "plain")
     if kind == PARQUET:
@@ -106,27 +121,103 @@ def _read(path: str, field: str) -> Iterator[Document]:
             yield Document(path, None, f"{found} data under a name that says {packing}: rename it")
             return
         chunks = unpack(iter(lambda: file.read(_CHUNK), b""), packing)
-        if kind == TEXT:
-            yield _document(path, b"".join(chunks))
+        if kind == TEXT and packing == "plain" and size_of(path) > limits.memory:
+            yield _long_document(path, Path(path), temporary=False)
+        elif kind == TEXT:
+            yield _text(path, chunks, limits)
         elif kind == LINES:
-            yield from _lines(path, chunks, field)
+            yield from _lines(path, chunks, field, limits)
         else:
             yield from _json(path, chunks, field)
 
 
+def _text(path: str, chunks: Iterator[bytes], limits: Limits) -> Document:
+    """A file that is one document."""
+    held = _held(chunks, limits)
+    return _document(path, held) if isinstance(held, bytes) else _long_document(path, held, temporary=True)
+
+
+def _held(chunks: Iterable[bytes], limits: Limits) -> bytes | Path:
+    """All these bytes, or the file in which they are because they are too many."""
+    parts, size = [], 0
+    chunks = iter(chunks)
+    for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > limits.memory:
+            path = limits.scratch / f"held-{uuid.uuid4().hex}"
+            with path.open("wb") as file:
+                file.writelines(itertools.chain(parts, chunks))
+            return path
+    return b"".join(parts)
+
+
 def _document(source: str, data: bytes) -> Document:
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return Document(source, None, f"not UTF-8 at byte {error.start}")
+        text = decode(data)
+    except NotText as error:
+        return Document(source, None, str(error) if error.at is None else f"{error} at byte {error.at}")
     return Document(source, text, None) if text else Document(source, None, "empty")
 
 
-def _lines(path: str, chunks: Iterable[bytes], field: str) -> Iterator[Document]:
+def _long_document(source: str, held: Path, temporary: bool) -> Document:
+    with held.open("rb") as file:
+        head = file.read(_CHUNK)
+        start = mark_bytes(head)
+        file.seek(0)
+        at = not_utf8_at(file)
+        size = file.seek(0, os.SEEK_END) - start
+    if at is None:
+        return Document(source, LongText(str(held), start, size, temporary), None)
+    if temporary:
+        held.unlink()
+    return _document(source, head) if at < len(head) else Document(source, None, f"not UTF-8 at byte {at}")
+
+
+def _lines(path: str, chunks: Iterable[bytes], field: str, limits: Limits) -> Iterator[Document]:
     """One JSON object a line. A line that is no JSON is a problem of that line, not of the file."""
-    for number, line in enumerate(_split(chunks), 1):
-        if not line.isspace():
+    for number, line in enumerate(_split(chunks, limits), 1):
+        if isinstance(line, Path):
+            text, problem = text_of_long_line(line, field, limits.scratch, 4 * limits.memory)
+            line.unlink()
+            yield Document(path, text, problem, number)
+        elif not line.isspace():
             yield _json_document(path, number, line, field)
+
+
+def _split(chunks: Iterable[bytes], limits: Limits) -> Iterator[bytes | Path]:
+    """Lines, their ends kept, from chunks that end anywhere; of a line that is too long a file with it."""
+    parts: list[bytes] = []
+    size, waiting = 0, b""
+    chunks = iter(chunks)
+    while chunk := waiting or next(chunks, b""):
+        *lines, rest = chunk.split(b"\n")
+        for line in lines:
+            yield b"".join(parts) + line + b"\n"
+            parts, size = [], 0
+        parts.append(rest)
+        size, waiting = size + len(rest), b""
+        if size > limits.memory:
+            ending = _Until(itertools.chain(parts, chunks))
+            yield _held(ending, limits)
+            parts, size, waiting = [], 0, ending.rest
+    if last := b"".join(parts):
+        yield last
+
+
+class _Until:
+    """Chunks up to the first line end in them; `rest` is then what stood behind it."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = chunks
+        self.rest = b""
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            line, end, self.rest = chunk.partition(b"\n")
+            yield line + end
+            if end:
+                return
 
 
 def _json(path: str, chunks: Iterable[bytes], field: str) -> Iterator[Document]:
@@ -138,24 +229,11 @@ def _json(path: str, chunks: Iterable[bytes], field: str) -> Iterator[Document]:
             yield _field(path, number, value, field)
 
 
-def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines, their ends kept, from chunks that end anywhere."""
-    parts: list[bytes] = []
-    for chunk in chunks:
-        lines = chunk.split(b"\n")
-        for line in lines[:-1]:
-            yield b"".join(parts) + line + b"\n"
-            parts = []
-        parts.append(lines[-1])
-    if last := b"".join(parts):
-        yield last
-
-
 def _json_document(path: str, number: int, line: bytes, field: str) -> Document:
     try:
-        record = json.loads(line)
-    except UnicodeDecodeError:
-        return Document(path, None, "not UTF-8", number)
+        record = json.loads(decode(line))
+    except NotText as error:
+        return Document(path, None, str(error), number)
     except (ValueError, RecursionError):
         return Document(path, None, "not JSON", number)
     return _field(path, number, record, field)
@@ -172,6 +250,7 @@ def _value(path: str, number: int, text: object, field: str) -> Document:
         text.encode()
     except UnicodeEncodeError:
         return Document(path, None, "not UTF-8 (half of a surrogate pair)", number)
+    text = unmarked(text)
     return Document(path, text, None, number) if text else Document(path, None, "empty", number)
 
 

@@ -17,7 +17,6 @@ import os
 import shutil
 import socket
 import tarfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +26,13 @@ import xxhash
 import zstandard
 from webdataset.writer import TarWriter
 
+from data.balance import Balance
 from data.durable import folder_aside, writing
 from data.errors import BadInput
 from data.prepare import builtin
-from data.prepare.documents import Document, find_files, read_files, size_of
+from data.prepare.documents import Document, Limits, find_files, read_files, size_of
 from data.prepare.long_text import LongText
-from data.prepare.parallel import Progress, ordered_map
+from data.prepare.parallel import MEMORY_MIB, Progress, ordered_map
 from data.prepare.shard_writer import ZSTD_LEVEL, ShardWriter, WrittenUnit
 from data.shards.index import Shard, fingerprint, write
 from data.shards.parts import PART, parts
@@ -41,24 +41,29 @@ from data.shards.units import Size, runs
 from data.shards.walk import Walk, printable
 
 SHARD_BYTES = 1 << 28
+_COPIES = 16
+"""Of a document, about, while it is read, packed and on its way from one process to another."""
 _BATCH_BYTES = 1 << 20
-_NAMED_PROBLEMS = 20
 
 
 @dataclass
 class PackReport:
-    """What was packed. `problems` counts what did not become a sample, by reason; `examples` names some.
-    `walk`: the files that were read and what was passed over, None where no file was named."""
+    """What was packed. `walk`: the files that were read and what was passed over, None where no file was
+    named."""
 
     index: Path
     shards: list[Path] = field(default_factory=list)
-    samples: int = 0
     units: int = 0
     text_bytes: int = 0
     fingerprint: str = ""
-    problems: Counter[str] = field(default_factory=Counter)
-    examples: list[str] = field(default_factory=list)
+    balance: Balance = field(default_factory=Balance)
+    """Of the documents: those packed, and those that could not be."""
     walk: Walk | None = None
+
+    @property
+    def samples(self) -> int:
+        """Documents packed."""
+        return self.balance.used
 
 
 class _Entry(NamedTuple):
@@ -82,13 +87,16 @@ def pack(
     zstd: bool = False,
     shard_bytes: int = SHARD_BYTES,
     workers: int = 1,
+    memory_mib: int = MEMORY_MIB,
     progress: Progress | None = None,
 ) -> PackReport:
     """Pack files, folders, globs and `builtin:code|prose` into PREFIX-000000.tar … and PREFIX.index.
 
     field: where the text is in .jsonl and .parquet. zstd: write .tar.zst, one frame a unit. shard_bytes: a
-    shard is closed when its tar exceeds this. progress: called with (bytes done, bytes in all) of the inputs.
-    Raises BadInput where the target exists or an input cannot be read.
+    shard is closed when its tar exceeds this. memory_mib: about what is held of the inputs; of a longer text
+    or line no more than a part is, but in .json and .parquet, whose values are read whole. progress: called
+    with (bytes done, bytes in all) of the inputs. Raises BadInput where the target exists or an input cannot
+    be read.
     """
     names = [str(entry) for entry in inputs if str(entry).startswith("builtin:")]
     others = [entry for entry in inputs if not str(entry).startswith("builtin:")]
@@ -98,7 +106,11 @@ def pack(
     walk = find_files(others) if others else None
     if walk is not None:
         total = None if names else sum(map(size_of, walk.files))
-        documents = itertools.chain(documents, read_files(walk.files, field, _running(progress, total)))
+        limits = Limits(
+            max(PART, (memory_mib << 20) // (_COPIES * (workers + 1))), _part_folder(Path(prefix))
+        )
+        read = read_files(walk.files, field, limits, _running(progress, total))
+        documents = itertools.chain(documents, read)
     report = pack_documents(documents, prefix, zstd=zstd, shard_bytes=shard_bytes, workers=workers)
     report.walk = walk
     return report
@@ -132,7 +144,7 @@ def pack_documents(
         raise BadInput(f"--out {str(prefix)!r}: expected the beginning of file names, such as {example}")
     prefix = Path(prefix)
     _refuse_existing(prefix)
-    part = prefix.parent / f".{prefix.name}.part-{socket.gethostname()}-{os.getpid()}"
+    part = _part_folder(prefix)
     report = PackReport(index=prefix.with_name(prefix.name + ".index"))
     with writing(prefix):
         _sweep(prefix)
@@ -151,11 +163,14 @@ def pack_documents(
     return report
 
 
+def _part_folder(prefix: Path) -> Path:
+    """Where everything is made before it gets its name."""
+    return prefix.parent / f".{prefix.name}.part-{socket.gethostname()}-{os.getpid()}"
+
+
 def _because(report: PackReport) -> str:
-    if not report.problems:
-        return ""
-    problems = ", ".join(f"{count} {problem}" for problem, count in report.problems.most_common(3))
-    return f": {problems} (first {report.examples[0]})"
+    reasons = "; ".join(report.balance.reasons()[:3])
+    return f": {reasons}" if reasons else ""
 
 
 def _refuse_existing(prefix: Path) -> None:
@@ -181,9 +196,8 @@ def _entries(documents: Iterable[Document], report: PackReport) -> Iterator[_Ent
         if document.text is None:
             source = printable(document.source)
             place = source if document.line is None else f"{source}:{document.line}"
-            report.problems[str(document.problem).split(" at byte ")[0]] += 1
-            if len(report.examples) < _NAMED_PROBLEMS:
-                report.examples.append(f"{place}: {document.problem}")
+            reason, at, byte = str(document.problem).partition(" at byte ")
+            report.balance.leave_out(reason, [place + at + byte])
             continue
         origin: dict[str, str | int] = {"source": document.source}
         if document.line is not None:
@@ -191,7 +205,7 @@ def _entries(documents: Iterable[Document], report: PackReport) -> Iterator[_Ent
         meta = json.dumps(origin, ensure_ascii=True).encode()
         text = document.text.encode() if isinstance(document.text, str) else document.text
         yield _Entry(f"{report.samples:09d}", text, meta)
-        report.samples += 1
+        report.balance.used += 1
 
 
 def _batches(entries: Iterable[_Entry]) -> Iterator[list[list[_Entry]]]:

@@ -14,12 +14,11 @@ import xxhash
 from data.balance import Balance
 from data.errors import BadInput
 from data.shards.parts import PART, parts
-from data.shards.samples import Reading, SampleExtent, TextMember, read_text, scan
+from data.shards.samples import Reading, SampleExtent, TextMember, read_part, read_text, scan
 from data.shards.tar import BEHIND
 from data.shards.tar_fields import BLOCK
 from data.shards.units import UNIT_TAR, Size, UnitTable, UnitTableBuilder, runs
 
-_GIVEN_BACK = 1 << 26
 LONG_JSON = "a .json longer than 1 MiB: take its text out with 'headrace data pack'"
 
 
@@ -33,9 +32,12 @@ class _Found(NamedTuple):
 class TarScan:
     """The reading of one tar: `TarScan(…).units()` gives its table and fills `balance`."""
 
-    def __init__(self, tar: mmap.mmap, reading: Reading, frames: Mapping[int, int] | None) -> None:
-        """frames: unpacked → packed offset of the frames of a compressed shard, None for a plain tar."""
-        self.tar, self.reading, self.frames = tar, reading, frames
+    def __init__(
+        self, tar: mmap.mmap, reading: Reading, frames: Mapping[int, int] | None, memory: int
+    ) -> None:
+        """frames: unpacked → packed offset of the frames of a compressed shard, None for a plain tar. memory:
+        bytes of the tar that may be held."""
+        self.tar, self.reading, self.frames, self.memory = tar, reading, frames, memory
         self.balance = Balance()
         self._builder = UnitTableBuilder()
         self._given_back = 0
@@ -105,10 +107,10 @@ class TarScan:
         rows: list[tuple[int, ...]] = []
         for offset, data in parts(lambda at, length: self.tar[start + at : start + at + length], size):
             begin, stop = start + offset, start + offset + len(data)
-            problem = read_text(data, None)[1]
-            if problem is not None:
+            value, problem = read_part(data) if offset else read_text(data, None)
+            if value is None:
                 return [], problem
-            rows.append(self._row(begin, stop, int(not offset), len(data)))
+            rows.append(self._row(begin, stop, int(not offset), len(value.encode())))
             self._give_back(stop)
         return rows, None if rows else "no text: it is empty"
 
@@ -129,7 +131,7 @@ class TarScan:
 
     def _give_back(self, end: int) -> None:
         """The pages before `end`, which are not read again."""
-        if end - self._given_back > _GIVEN_BACK:
+        if end - self._given_back > self.memory:
             border = end // mmap.PAGESIZE * mmap.PAGESIZE
             self.tar.madvise(mmap.MADV_DONTNEED, self._given_back, border - self._given_back)
             self._given_back = border

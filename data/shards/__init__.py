@@ -1,5 +1,5 @@
 """The bytes of shards, wherever they lie; the unit index; samples.
 
 Doors: `corpus.Corpus/open_corpus`, `index`, `units`, `store`, `find.find_documents`, `names`, `samples`; for
-data/prepare also `compression`, `tar`, `tar_fields`, `parts`, `transports`, `walk`.
+data/prepare also `compression`, `tar`, `tar_fields`, `parts`, `text`, `transports`, `walk`.
 """

@@ -19,7 +19,7 @@ import xxhash
 
 from data.errors import BadInput
 from data.shards.index import Index
-from data.shards.samples import USUAL, Reading, Sample, read_text, samples
+from data.shards.samples import USUAL, Reading, Sample, read_part, read_text, samples
 from data.shards.store import CacheOptions, CutOff, Store, expand, is_local, shown
 from data.shards.tar_fields import TarTrouble
 from data.shards.transports import ShardTrouble
@@ -129,7 +129,7 @@ class Corpus:
         field = self.index.reading.field if placed.kind == "json" else None
         text, problem = None, placed.problem
         if problem is None:
-            text, problem = read_text(data, field)
+            text, problem = read_part(data) if number else read_text(data, field)
         return Sample(placed.key, text, problem, number, number == placed.parts - 1)
 
     def _trouble(self, unit: int, what: str) -> ReadTrouble:

@@ -49,7 +49,7 @@ def _before_a_character(window: bytes) -> int:
         for at in range(len(text) - 1, 0, -1):
             if not _combines(text[at - 1], text[at]):
                 return first + len(text[:at].encode())
-    return _whole_characters(window)
+    return whole_characters(window)
 
 
 def _combines(before: str, character: str) -> bool:
@@ -66,8 +66,8 @@ def _combines(before: str, character: str) -> bool:
     return "\u1160" <= character <= "\u11ff"  # vowels and finals of Hangul syllables spelt out
 
 
-def _whole_characters(window: bytes) -> int:
-    """The end of the last character that is whole; all where it is no UTF-8."""
+def whole_characters(window: bytes) -> int:
+    """Where in these bytes the last character that is whole ends; all of them where they are no UTF-8."""
     end = len(window)
     while end > len(window) - 4 and end and window[end - 1] & 0xC0 == 0x80:
         end -= 1

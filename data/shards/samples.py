@@ -19,6 +19,7 @@ from typing import NamedTuple
 from data.balance import Balance
 from data.shards.tar import Member, members
 from data.shards.tar_fields import Buffer
+from data.shards.text import NotText, decode, unmarked
 
 TEXTS = ("txt", "md", "py")
 METADATA = ".json beside a text"
@@ -142,19 +143,29 @@ def read_text(data: bytes | memoryview, field: str | None) -> tuple[str | None, 
     """(text, problem) of a member's bytes, exactly one of them None; field: the one of a JSON object that is
     the text, None where the bytes are it."""
     try:
-        text = str(data, "utf-8")
+        text = decode(data)
         if field is not None:
             record = json.loads(text)
             value = record.get(field) if isinstance(record, dict) else None
             if not isinstance(value, str):
                 return None, f"no text: no field '{field}' of text"
-            text = value
+            text = unmarked(value)
             text.encode()  # JSON can spell half of a surrogate pair, which is no text
+    except NotText as error:
+        return None, str(error)
     except UnicodeError:
         return None, "not UTF-8"
     except (ValueError, RecursionError):
         return None, "no text: not JSON"
     return (text, None) if text else (None, "no text: it is empty")
+
+
+def read_part(data: bytes | memoryview) -> tuple[str | None, str | None]:
+    """(text, problem) of a part of a long text that is not its first: no mark of an encoding begins it."""
+    try:
+        return str(data, "utf-8"), None
+    except UnicodeDecodeError:
+        return None, "not UTF-8"
 
 
 def _samples(buffer: Buffer, key: str, parts: list[Named], reading: Reading) -> Iterator[Sample]:

@@ -11,15 +11,15 @@ entered once, so a loop of links ends. Nothing is opened here: a named pipe woul
 import errno
 import os
 import stat
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from data.balance import Balance
+
 TWICE = "met twice (a link to the same, or named twice)"
 HIDDEN = "hidden (the name begins with a dot)"
-_NAMED = 4
 _NOT_FILES = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -31,27 +31,6 @@ class Found(NamedTuple):
     reason: str | None = None
     identity: tuple[int, int] = (0, 0)
     """Device and inode of a file."""
-
-
-@dataclass
-class Tally:
-    """What was passed over: how many, by reason, and the first names of each."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    names: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, reason: str, path: str) -> None:
-        """Count one."""
-        self.counts[reason] += 1
-        if self.counts[reason] <= _NAMED:
-            self.names.setdefault(reason, []).append(printable(path))
-
-    def lines(self) -> list[str]:
-        """'3 × hidden: .a, .b, .c', a line each reason, the most frequent first."""
-        return [
-            f"{count:,} × {reason}: {', '.join(self.names[reason])}{' …' if count > _NAMED else ''}"
-            for reason, count in self.counts.most_common()
-        ]
 
 
 def _anything(path: str) -> str | None:
@@ -66,28 +45,32 @@ class Walk:
     files: list[str] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
     """Further names of `files`."""
-    passed: Tally = field(default_factory=Tally)
-    """Files that are not in `files`: these and those are all files there."""
-    not_entered: Tally = field(default_factory=Tally)
+    balance: Balance = field(default_factory=Balance)
+    """Of all files there: those in `files`, and those passed over."""
+    not_entered: Balance = field(default_factory=Balance)
+    """Folders."""
     _met: set[tuple[int, int]] = field(default_factory=set)
 
     def add(self, found: Iterable[Found]) -> None:
         """Take the files that are new."""
         for one in found:
             if one.folder:
-                self.not_entered.add(one.reason or "a folder (name what is in it: FOLDER/*)", one.path)
+                named = one.reason or "a folder (name what is in it: FOLDER/*)"
+                self.not_entered.leave_out(named, [printable(one.path)])
             elif reason := one.reason or self.refusal(one.path):
-                self.passed.add(reason, one.path)
+                self.balance.leave_out(reason, [printable(one.path)])
             elif one.identity in self._met:
-                self.passed.add(TWICE, one.path)
+                self.balance.leave_out(TWICE, [printable(one.path)])
                 self.again.append(one.path)
             else:
                 self.files.append(one.path)
+                self.balance.used += 1
                 self._met.add(one.identity)
 
     def lines(self) -> list[str]:
         """What was passed over and why, a line each."""
-        return self.passed.lines() + [f"folders not entered: {line}" for line in self.not_entered.lines()]
+        entered = [f"folders not entered: {line}" for line in self.not_entered.reasons()]
+        return self.balance.reasons() + entered
 
 
 def printable(path: str) -> str:

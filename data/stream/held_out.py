@@ -6,9 +6,11 @@ of a single long one the losses would say little, and parts could not be exchang
 depend on the seed, the corpus, T and the objective's settings, not on ranks, steps or weights, so two
 evaluations are comparable; ranks share them out (row i to rank i mod D). Where shards were appended, their
 held-out units join those of the start, so the limit decides whether the set stays.
+
+Bytes are those of the text as it was read, whatever the tokenizer makes of it: bits a byte are a fair measure
+between tokenizers only if one that drops characters does not count them as spelled.
 """
 
-from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +79,9 @@ def held_out_text(
     total = 0
     for unit in held[order].tolist():
         try:
-            documents = read_documents(corpus, encoder, plan.seed, corpus_plan.name, -1, [unit])
+            documents = read_documents(
+                corpus, encoder, plan.seed, corpus_plan.name, -1, [unit], keep_texts=True
+            )
         except UnitTrouble as trouble:
             raise BadInput(f"{trouble}; it is held out: there is no evaluation without it") from trouble
         for number in remainder(documents, np.empty((0, 3), dtype=np.int64), quarantined)[:, 0].tolist():
@@ -85,9 +89,10 @@ def held_out_text(
                 continue
             if total < limit_bytes:
                 kept.append(documents.tokens[number])
-                stops.append(_beginning(kept[-1], encoder, most))
+                ends = np.cumsum(encoder.byte_lengths(documents.texts[number], kept[-1]))
+                stops.append(_beginning(ends, most))
                 rng_keys.append(int(documents.rng_keys[number]))
-                total += encoder.byte_length(kept[-1][: stops[-1]])
+                total += int(ends[stops[-1] - 1])
         if total >= limit_bytes:
             break
     texts = Texts.of(kept, encoder.control)
@@ -103,6 +108,7 @@ def _whole_units(corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan) -> np.ndar
     return held[corpus.table.first_parts()[held] == held]
 
 
-def _beginning(tokens: np.ndarray, encoder: Encoder, most: int) -> int:
-    """How many tokens stand for the first `most` bytes of a document, or a little more: the last is whole."""
-    return bisect_left(range(1, len(tokens)), most, key=lambda n: encoder.byte_length(tokens[:n])) + 1
+def _beginning(ends: np.ndarray, most: int) -> int:
+    """How many tokens stand for the first `most` bytes of a document, or a little more: the last is whole.
+    ends: int64 [n], the byte behind which each ends."""
+    return min(int(np.searchsorted(ends, most)) + 1, len(ends))

@@ -22,8 +22,8 @@ from objectives.segments import Texts
 class Encoder(TokenizerView, Protocol):
     """What the stream needs of a tokenizer (data/tokenization/tokenizer.py)."""
 
-    def byte_length(self, tokens: np.ndarray) -> int:
-        """UTF-8 bytes of text that ids stand for."""
+    def byte_lengths(self, text: str, tokens: np.ndarray) -> np.ndarray:
+        """int64 [n]: UTF-8 bytes of a text that each of its ids stands for; their sum is that of the text."""
 
 
 class UnitTrouble(Exception):
@@ -52,7 +52,7 @@ class Bad(NamedTuple):
 class Documents:
     """The documents of a block, in the order of the shard, whose name in the index is `shard`; a part of a
     long one like a document. numbers: of the document in its unit; rng_keys: uint64, their keys in this
-    epoch."""
+    epoch; texts: as they were read, where they were asked for."""
 
     shard: str
     keys: list[str]
@@ -61,6 +61,7 @@ class Documents:
     tokens: Texts
     rng_keys: np.ndarray
     bad: tuple[Bad, ...]
+    texts: tuple[str, ...] = ()
 
     def named(self, names: Container[str]) -> np.ndarray:
         """bool [documents]: those that are among these names."""
@@ -75,6 +76,8 @@ def read_documents(
     epoch: int,
     units: Sequence[int],
     without: Mapping[int, Container[int]] = MappingProxyType({}),
+    *,
+    keep_texts: bool = False,
 ) -> Documents:
     """Reads and encodes the documents of some units of one shard. without: of a unit, the numbers of the
     documents that are left there: they are held out. Raises UnitTrouble."""
@@ -106,7 +109,8 @@ def read_documents(
     rng_keys = extend_all(epoch_key, units_, numbers_)
     origin = None if begins == of_unit else _first_of_each(list(zip(begins, numbers)))
     tokens = Texts.of(encoded, encoder.control, np.array(closes, bool), origin)
-    return Documents(shard, keys, units_, numbers_, tokens, rng_keys, tuple(bad))
+    kept = tuple(texts) if keep_texts else ()
+    return Documents(shard, keys, units_, numbers_, tokens, rng_keys, tuple(bad), kept)
 
 
 def _first_of_each(names: Sequence[Hashable]) -> np.ndarray:

@@ -1,14 +1,12 @@
 """`headrace data …`: from raw text to shards and their index, and back from a row to the documents in it."""
 
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from data.balance import Balance
 from data.errors import BadInput
 from data.shards.walk import Walk
 from launcher import output
@@ -18,6 +16,10 @@ data = typer.Typer(help="Pack, index and verify shards; show and trace rows.", n
 
 Workers = Annotated[
     int, typer.Option("--workers", "-w", min=1, help="Processes at work, four a core at most.")
+]
+MemoryMib = Annotated[
+    int | None,
+    typer.Option("--memory-mib", min=16, help="About what is held of texts, however long (default 256)."),
 ]
 TextField = Annotated[
     str | None, typer.Option("--text-field", help="For .json members: the field that holds the text.")
@@ -57,6 +59,7 @@ def pack(
         int, typer.Option("--shard-mib", min=1, help="A shard is closed beyond this.")
     ] = 256,
     workers: Workers = 1,
+    memory_mib: MemoryMib = None,
 ) -> None:
     """Pack text into tar shards with an index. Deterministic; never overwrites.
 
@@ -66,6 +69,7 @@ def pack(
       headrace data pack --builtin code --out work/code
     """
     from data.prepare.pack import pack as run
+    from data.prepare.parallel import MEMORY_MIB
 
     sources = [*(inputs or []), *([f"builtin:{builtin}"] if builtin else [])]
     if not sources:
@@ -78,6 +82,7 @@ def pack(
             zstd=zstd,
             shard_bytes=shard_mib << 20,
             workers=workers,
+            memory_mib=memory_mib or MEMORY_MIB,
             progress=report,
         )
     output.say(
@@ -86,22 +91,18 @@ def pack(
     )
     if done.walk is not None:
         _say_walk(done.walk, "file", "read")
-    _say_problems(done.problems, done.examples)
+    _say(done.balance.lines("document", "packed"))
+
+
+def _say(lines: Sequence[str]) -> None:
+    for line in lines:
+        output.say(line)
 
 
 def _say_walk(walk: Walk, thing: str, used: str) -> None:
-    """The balance of what the names meant: used + passed over = there."""
-    taken, passed = len(walk.files), walk.passed.counts.total()
-    output.say(f"{output.counted(taken + passed, thing)} there: {taken:,} {used} + {passed:,} passed over")
-    for line in walk.lines():
-        output.say(f"  {line}")
-
-
-def _say_problems(problems: Counter[str], examples: Sequence[str]) -> None:
-    for problem, count in problems.most_common():
-        output.say(f"skipped: {count:,} × {problem}")
-    for example in examples:
-        output.say(f"  {example}")
+    """The account of what the names meant, and the folders that were not entered."""
+    _say(walk.balance.lines(thing, used))
+    _say([f"  folders not entered: {line}" for line in walk.not_entered.reasons()])
 
 
 @data.command()
@@ -113,6 +114,7 @@ def index(
     text_field: TextField = None,
     text_member: TextMember = None,
     workers: Workers = 1,
+    memory_mib: MemoryMib = None,
 ) -> None:
     """Index shards of other people's making, in place.
 
@@ -122,11 +124,19 @@ def index(
       headrace data index 's3://bucket/c4-{000..099}.tar.zst' --out c4.index --text-field text
     """
     from data.prepare.build_index import build_index
+    from data.prepare.parallel import MEMORY_MIB
     from data.shards.samples import Reading
 
     reading = Reading(text_field, text_member)
     with output.progress(f"indexing {out}") as report:
-        built = build_index(shards, out, progress=report, reading=reading, workers=workers)
+        built = build_index(
+            shards,
+            out,
+            progress=report,
+            reading=reading,
+            workers=workers,
+            memory_mib=memory_mib or MEMORY_MIB,
+        )
     made = built.index
     output.say(
         f"{output.counted(made.samples, 'document')}, {output.size(made.text_bytes)} of text, in "
@@ -134,14 +144,8 @@ def index(
         f"{output.counted(len(made), 'unit')}: {made.path}"
     )
     _say_walk(built.walk, "shard", "used")
-    for note in built.notes:
-        output.say(note)
-    _say_members(made.balance)
-
-
-def _say_members(balance: Balance) -> None:
-    for line in balance.lines("member", "members", "read as text"):
-        output.say(line)
+    _say(built.notes)
+    _say(made.balance.lines("member", "read as text"))
 
 
 @data.command()
@@ -175,7 +179,7 @@ def verify(
     else:
         output.say(f"{done.samples:,} documents in {done.units:,} units are as they were indexed")
     if not json:
-        _say_members(done.balance)
+        _say(done.balance.lines("member", "read as text"))
     if done.damaged:
         raise typer.Exit(2)
 

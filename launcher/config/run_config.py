@@ -211,10 +211,10 @@ def dump(config: Config) -> str:
 
 def require_files(config: Config) -> None:
     """BadInput unless the tokenizer that the config names is there."""
-    if not os.path.isfile(config.tokenizer.model):  # pathlib's is_file() raises for a name that is too long
-        raise BadInput(
-            f"tokenizer.model: no file {config.tokenizer.model}; make one with 'headrace tokenizer train'"
-        )
+    path = config.tokenizer.model
+    # pathlib's is_file() raises for a name that is too long. A folder is refused where it is read, with more.
+    if not os.path.isfile(path) and not os.path.isdir(path):
+        raise BadInput(f"tokenizer.model: no file {path}; make one with 'headrace tokenizer train'")
 
 
 def require_same_run(old: Config, new: Config) -> None:

@@ -100,6 +100,9 @@ class TokenizerFile(Section):
     """The SentencePiece model; the run keeps a copy of it."""
 
     model: LocalPath
+    lossy: Literal["refuse", "allow"] = "refuse"
+    """What becomes of a start where more than a thousandth of the tokens of a corpus is unknown, or more than
+    a hundredth of its documents does not come back from them as it was."""
 
 
 class CorpusConfig(Section):

@@ -1,8 +1,9 @@
 """`headrace check`: everything about a run that can be known on a login node, before it costs anything.
 
 Exact: parameters, rows, units, blocks, streams, shares, checkpoint sizes. Estimated, and said to be: tokens
-(two units of each corpus are encoded for the bytes a token), epochs, padding (about 0.6 row a block, as was
-measured), memory. Needs no torch: the model's figures are formulas over its config.
+(a sample of each corpus is encoded, for the bytes a token and for what the tokenizer loses of it), epochs,
+padding (about 0.6 row a block, as was measured), memory. Needs no torch: the model's figures are formulas
+over its config.
 """
 
 import math
@@ -18,6 +19,7 @@ from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
 from launcher.preflight import estimates
+from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.prompts import require_room
 from launcher.runs.beginning import beginning
 from launcher.runs.plan_history import go_on, run_tokenizer
@@ -50,6 +52,8 @@ def report(
     require_held_out(config, plan, corpora)
     row = at.row if at else 0
     unknown = refuse_unknown(config, corpora, most=math.inf)
+    spelled, troubles = measure(config, tokenizer, corpora)
+    lossy = [*troubles, *refuse_lossy(config, tokenizer, corpora, spelled)]
     rows = sum(rows_of_step(history, config.steps))  # the last step's first row and its own: all of the run
     count = parameters(config.model, tokenizer.size)
     facts: dict[str, Any] = {
@@ -69,7 +73,7 @@ def report(
             "flops": flops_per_token(config.model, tokenizer.size, plan.length) * rows * plan.length,
         },
         "corpora": [
-            estimates.corpus(plan, part, corpora[part.name], tokenizer, rows)
+            estimates.corpus(plan, part, corpora[part.name], spelled[part.name], rows)
             for part in plan.corpora
             if part.name in corpora  # a run's plan keeps those that an edit took away
         ],
@@ -82,7 +86,7 @@ def report(
     facts["memory"] = max((stage["memory"] for stage in facts["stages"]), key=itemgetter("total"))
     facts["bubble"] = estimates.bubble(config.layout.pipeline, facts["step"]["micro_batches"])
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
-    return facts | {"warnings": [*passed_over, *unknown, *_warnings(config, facts)]}
+    return facts | {"warnings": [*passed_over, *unknown, *lossy, *_warnings(config, facts)]}
 
 
 def _stream(

@@ -140,6 +140,7 @@ def _figures(record: StepRecord) -> list[str]:
         ("mfu", record.mfu, "{:.1%}"),
         ("waiting for data", record.data_wait, "{:.1%}"),
         ("memory GiB", record.memory_gib, "{:.2f}"),
+        ("unknown tokens", record.unknown or None, "{:.2%}"),
     ]
     return figures + [f"{name} {form.format(value)}" for name, value, form in optional if value is not None]
 

@@ -76,7 +76,9 @@ def assemble(
         attempt=claimed.number,
         hold=claimed.attempt,
         engine=engine,
-        batches=global_batches(batches, engine.reducer, stream.plan, world.mesh.leads),
+        batches=global_batches(
+            batches, engine.reducer, stream.plan, world.mesh.leads, stream.tokenizer.unknown
+        ),
         average=restored.average,
         checkpoints=checkpoints,
         stop=stop,

@@ -43,6 +43,8 @@ class BatchSums:
     """float64 [corpora]: blocks finished so far by all streams."""
     tokens: float
     """Positions besides padding."""
+    unknown: float = 0.0
+    """Of these, those that read the token for what the tokenizer cannot spell."""
     failures: float = 0.0
     """Ranks whose stream failed."""
 
@@ -50,14 +52,18 @@ class BatchSums:
     def vector(self) -> np.ndarray:
         """float64: everything, flat, for one all-reduce."""
         tables = [self.weight.ravel(), self.targets.ravel(), self.source.ravel()]
-        return np.concatenate([*tables, self.rows, self.finished_blocks, [self.tokens, self.failures]])
+        return np.concatenate(
+            [*tables, self.rows, self.finished_blocks, [self.tokens, self.unknown, self.failures]]
+        )
 
     @staticmethod
     def of_vector(vector: np.ndarray, corpora: int) -> "BatchSums":
         """The inverse of `vector`."""
         table = len(NAMES) * corpora
         borders = np.cumsum([table, table, table, corpora, corpora])
-        weight, targets, source, rows, finished_blocks, (tokens, failures) = np.split(vector, borders)
+        weight, targets, source, rows, finished_blocks, (tokens, unknown, failures) = np.split(
+            vector, borders
+        )
         shape = (len(NAMES), corpora)
         return BatchSums(
             weight=weight.reshape(shape),
@@ -66,6 +72,7 @@ class BatchSums:
             rows=rows,
             finished_blocks=finished_blocks,
             tokens=float(tokens),
+            unknown=float(unknown),
             failures=float(failures),
         )
 
@@ -76,8 +83,8 @@ class BatchSums:
         return BatchSums(table, table, table, by_corpus, by_corpus, tokens=0.0, failures=failures)
 
 
-def count(batch: Batch, corpora: int) -> BatchSums:
-    """The sums over this rank's rows of a step."""
+def count(batch: Batch, corpora: int, unknown: int) -> BatchSums:
+    """The sums over this rank's rows of a step. unknown: the tokenizer's id for what it cannot spell."""
     rows = batch.rows
     weight, targets = rows.tally((len(NAMES), corpora))
     real = batch.numbers >= 0
@@ -92,6 +99,7 @@ def count(batch: Batch, corpora: int) -> BatchSums:
         rows=np.bincount(rows.corpus[real, 0], minlength=corpora).astype(np.float64),
         finished_blocks=finished_blocks,
         tokens=float(np.count_nonzero(rows.corpus >= 0)),
+        unknown=float(np.count_nonzero((rows.tokens == unknown) & (rows.corpus >= 0))),
     )
 
 
@@ -138,10 +146,11 @@ class StreamFailed(Exception):
 
 
 def global_batches(
-    batches: Iterator[Batch], reducer: HostSums, plan: Plan, leads: bool
+    batches: Iterator[Batch], reducer: HostSums, plan: Plan, leads: bool, unknown: int
 ) -> Iterator[GlobalBatch]:
     """Each batch with its sums and scale, the reduction of the next one's sums under way when it is handed
     out. plan: that in force for all of them. leads: this rank counts the rows that it shares with others.
+    unknown: the tokenizer's id for what it cannot spell.
 
     Where the stream of one rank fails, every rank gets StreamFailed at the same batch: none is left waiting.
     """
@@ -156,7 +165,7 @@ def global_batches(
         if isinstance(batch, BadInput):
             own = BatchSums.none(corpora, failures=1.0)
         else:
-            own = count(batch, corpora) if leads else BatchSums.none(corpora)
+            own = count(batch, corpora, unknown) if leads else BatchSums.none(corpora)
         return batch, reducer.start(own.vector)
 
     begin = perf_counter()

@@ -71,6 +71,7 @@ def step_record(
         rows=progress.row,
         tokens=progress.tokens,
         target_tokens=progress.target_tokens,
+        unknown=_share(batch_sums.unknown, batch_sums.tokens),
         loss=float(sums.sum()),
         objectives=objectives,
         corpora=by_corpus,

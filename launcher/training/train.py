@@ -28,10 +28,12 @@ from launcher.distributed.process_group import connect, disconnect
 from launcher.distributed.stop_signals import StopRequest, stop_request
 from launcher.distributed.world import World, discover
 from launcher.engine.memory import enough_memory
+from launcher.preflight.lossy import require_spelling
 from launcher.preflight.prompts import require_room
 from launcher.reporting.summary import show_summary
 from launcher.runs import run_folder
 from launcher.runs.beginning import beginning
+from launcher.runs.plan_history import run_tokenizer
 from launcher.runs.progress import Progress
 from launcher.runs.quarantine import refuse_unknown
 from launcher.runs.resume_point import StartPoint, start_point
@@ -60,7 +62,9 @@ def start(config: Config) -> tuple[RunFolder, Config]:
         tokenizer = Tokenizer.load(config.tokenizer.model)
         require_room(config, tokenizer)
         beginning(config, tokenizer)
-        _warn(refuse_unknown(config, open_corpora(config)))
+        corpora = open_corpora(config)
+        _warn(refuse_unknown(config, corpora))
+        _warn(require_spelling(config, tokenizer, lambda: corpora))
     return run_folder.start(config)
 
 
@@ -120,6 +124,9 @@ def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> 
             show_summary(run)
             output.say(f"{run.path}: is complete, {found.step:,} steps; nothing was changed")
             return {"complete": True}
+        if run.attempts():  # a new run was asked in `start`, before it was written
+            tokenizer = run_tokenizer(run, None)
+            _warn(require_spelling(config, tokenizer, lambda: open_corpora(config)))
         attempt = run_folder.claim(run, config)
         stack.callback(attempt.close)
         held.append((attempt, point))

@@ -14,7 +14,7 @@ import zstandard
 
 from data.errors import BadInput
 from data.prepare.build_index import build_index
-from data.prepare.documents import read_files
+from data.prepare.documents import Limits, read_files
 from data.prepare.json_values import json_values
 from data.prepare.pack import pack
 from data.shards.corpus import open_corpus
@@ -61,8 +61,8 @@ def test_a_balance_that_closes_by_folder_and_by_glob(tree: Path, tmp_path: Path,
     report = pack([given.format(tree)], tmp_path / "c")
     assert report.walk
     assert sorted(read(open_corpus("c", [str(tmp_path / "c-*.tar")]))) == list("123456")
-    assert report.walk.passed.counts == {HIDDEN: 1, TWICE: 1, NOTHING: 1, LOOP: 1, PIPE: 1, SOCKET: 1}
-    assert report.walk.not_entered.counts == {HIDDEN: 1, TWICE: 2}
+    assert report.walk.balance.left_out == {HIDDEN: 1, TWICE: 1, NOTHING: 1, LOOP: 1, PIPE: 1, SOCKET: 1}
+    assert report.walk.not_entered.left_out == {HIDDEN: 1, TWICE: 2}
     nothing = f"1 × {NOTHING}: {given.format(tree).rstrip('*/')}/nothing.txt"
     assert nothing in report.walk.lines()
 
@@ -72,7 +72,7 @@ def test_folders_that_a_glob_names_are_entered(tree: Path, tmp_path: Path) -> No
     report = pack([f"{tree}/*"], tmp_path / "c")
     assert report.samples == 6
     assert report.walk
-    assert report.walk.passed.counts[NOTHING] == 2  # of its own, and by the link to the folder above
+    assert report.walk.balance.left_out[NOTHING] == 2  # of its own, and by the link to the folder above
 
 
 def test_the_order_is_that_of_names_whichever_is_the_link(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_tree_deeper_than_the_stack_and_names_that_are_no_text(tmp_path: Path)
     report = pack([tmp_path / "d"], tmp_path / "c")
     subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # too deep for pytest
     assert report.samples == 1
-    assert report.examples[0].endswith(r"\udcff\n.txt': not UTF-8 at byte 0")
+    assert report.balance.names["not UTF-8"][0].endswith(r"\udcff\n.txt' at byte 0")
 
 
 ROWS = [{"text": f"row {n} " + "wörd 😀 " * (n % 7)} for n in range(900)]
@@ -124,7 +124,7 @@ FORMS: dict[str, bytes] = {
 @pytest.mark.parametrize("name", FORMS)
 def test_the_same_rows_in_every_form(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(FORMS[name])
-    found = list(read_files([str(tmp_path / name)]))
+    found = list(read_files([str(tmp_path / name)], "text", Limits(1 << 24, tmp_path)))
     assert [document.text for document in found] == [row["text"] for row in ROWS]
 
 
@@ -146,8 +146,8 @@ def test_an_array_costs_what_an_element_does(tmp_path: Path) -> None:
     with path.open("w") as file:
         file.write("[" + ",".join(json.dumps({"text": "word " * 200}) for _ in range(40_000)) + "]")
     code = (
-        "import re; from data.prepare.documents import read_files;"
-        f"print(sum(1 for _ in read_files([{str(path)!r}])),"
+        "import re; from data.prepare.documents import Limits, read_files;"
+        f"print(sum(1 for _ in read_files([{str(path)!r}], 'text', Limits(1 << 24, None))),"
         "*re.findall('VmHWM:\\\\s+([0-9]+)', open('/proc/self/status').read()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -164,16 +164,16 @@ def test_an_array_costs_what_an_element_does(tmp_path: Path) -> None:
         ("a.txt.bz2", b"BZh", "is a .bz2 file (unpack it"),
         ("a.tar.gz", b"\x1f\x8b", "is a .tar file (shards are for headrace data index"),
         ("README", b"text", "is of another suffix (if it is text, name it .txt)"),
-        ("a.txt", gzip.compress(b"text"), "1 gzip data under a name that says plain: rename it"),
-        ("a.jsonl.gz", b'{"text": "plain"}\n', "1 plain data under a name that says gzip: rename it"),
+        ("a.txt", gzip.compress(b"text", mtime=0), "1 × gzip data under a name that says plain: rename it"),
+        ("a.jsonl.gz", b'{"text": "plain"}\n', "1 × plain data under a name that says gzip: rename it"),
         (
             "a.txt.gz",
-            gzip.compress(b"text")[:-3],
+            gzip.compress(b"text", mtime=0)[:-3],
             "cut off at byte 21, inside its gzip data; is it",
         ),
         ("a.md.zst", zstandard.compress(b"text") + b"more", "its zstd data are damaged near byte"),
-        ("a.json", b"", "1 empty"),
-        ("a.json", b"[]", "1 empty"),
+        ("a.json", b"", "1 × empty"),
+        ("a.json", b"[]", "1 × empty"),
     ],
 )
 def test_what_is_not_read_says_what_to_do(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
@@ -216,6 +216,6 @@ def test_shards_of_a_glob_are_used_once(tmp_path: Path) -> None:
     given = [str(tmp_path / "s" / "**" / "*.tar")]
     report = build_index(given, tmp_path / "c.index")
     assert len(report.walk.files) == len(report.index.shards) == 2
-    assert report.walk.passed.counts == {TWICE: 2, NOTHING: 1, PIPE: 1}
-    assert report.walk.not_entered.counts == {TWICE: 1}
+    assert report.walk.balance.left_out == {TWICE: 2, NOTHING: 1, PIPE: 1}
+    assert report.walk.not_entered.left_out == {TWICE: 1}
     assert report.index.samples == open_corpus("c", given, tmp_path / "c.index").index.samples == 30

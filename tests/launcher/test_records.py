@@ -66,7 +66,7 @@ def test_a_late_batch_is_waited_for_in_the_step_that_it_held_up(monkeypatch: pyt
 
     reducer: Any = SimpleNamespace(start=lambda vector: SimpleNamespace(wait=lambda: vector))
     plan: Any = SimpleNamespace(corpora=("c",), normalise="global", mixture=Mixture.parse({"causal": {}}))
-    steps = global_batches(batches(), reducer, plan, leads=True)
+    steps = global_batches(batches(), reducer, plan, leads=True, unknown=0)
     for number in range(4):
         begin = time.perf_counter()
         waited = next(steps).waited

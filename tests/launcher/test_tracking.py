@@ -44,6 +44,7 @@ STEP = StepRecord(
     rows=8,
     tokens=900,
     target_tokens=700,
+    unknown=0.02,
     loss=6.5,
     objectives={"causal": ObjectiveRecord(6.5, 700.0, 700, 1.0)},
     corpora={"code": CorpusRecord(6.5, 8, 1.0, 0.25)},
@@ -59,6 +60,7 @@ STEP = StepRecord(
 NAMES = {
     *("step", "attempt", "time", "rows", "tokens", "target_tokens", "loss", "objectives", "corpora", "lr"),
     *("grad_norm", "tokens_per_second", "mfu", "data_wait", "step_seconds", "memory_gib", "fingerprint"),
+    "unknown",
 }
 EVAL = EvalRecord(
     1, 1, {"code": {"causal": EvalCell(6.4, 0.1, 2.5, 300), "nsp": EvalCell(0.7, 0.5, None, 9)}}, 1.0
