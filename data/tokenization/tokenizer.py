@@ -25,6 +25,7 @@ from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
 from data.errors import BadInput
+from data.tokenization import scripts
 from data.tokenization.whitespace import BLANK, has_edges, unescaped, without_edges
 from objectives.example import ControlIds
 
@@ -120,6 +121,8 @@ class Tokenizer:
         self.unknown: int = int(self._decoder.unk_id())
 
         self.word_start: np.ndarray = np.ones(self.size, dtype=bool)
+        self.joined: np.ndarray = np.zeros(self.size, dtype=bool)
+        self.unspaced: np.ndarray = np.zeros(self.size, dtype=bool)
         self.spread: np.ndarray = np.ones(self.size, dtype=np.int32)
         self._bytes = np.zeros(self.size, dtype=np.int32)
         single = {
@@ -133,10 +136,14 @@ class Tokenizer:
             text = texts[number]
             if is_byte[number]:
                 value = int(text[3:5], 16)
-                self.word_start[number] = value in b" \t\n\r"
+                self.word_start[number] = scripts.byte_begins_word(value)
+                self.joined[number] = scripts.is_joined_byte(value)
+                self.unspaced[number] = scripts.is_unspaced_byte(value)
                 self._bytes[number] = 1
                 continue
-            self.word_start[number] = text[0].isspace()
+            self.word_start[number] = scripts.begins_word(text)
+            self.joined[number] = scripts.is_joined(text)
+            self.unspaced[number] = scripts.is_unspaced(text)
             self._bytes[number] = len(text.encode())
             self.spread[number] = sum(
                 1 if character in single or not fallback else len(character.encode()) for character in text
