@@ -24,6 +24,7 @@ import numpy as np
 from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
+from data.tokenization import scripts
 from data.tokenization.losses import bytes_between, is_lossless
 from data.tokenization.model_file import parse_model, processor_of, read_model
 from data.tokenization.whitespace import BLANK, has_edges, unescaped, without_edges
@@ -115,6 +116,8 @@ class Tokenizer:
         self.unknown: int = int(self._decoder.unk_id())
 
         self.word_start: np.ndarray = np.ones(self.size, dtype=bool)
+        self.joined: np.ndarray = np.zeros(self.size, dtype=bool)
+        self.unspaced: np.ndarray = np.zeros(self.size, dtype=bool)
         self.spread: np.ndarray = np.ones(self.size, dtype=np.int32)
         self._bytes = np.zeros(self.size, dtype=np.int32)
         single = {
@@ -140,10 +143,14 @@ class Tokenizer:
             text = texts[number]
             if is_byte[number]:
                 value = int(text[3:5], 16)
-                self.word_start[number] = value in b" \t\n\r"
+                self.word_start[number] = scripts.byte_begins_word(value)
+                self.joined[number] = scripts.is_joined_byte(value)
+                self.unspaced[number] = scripts.is_unspaced_byte(value)
                 self._bytes[number] = 1
                 continue
-            self.word_start[number] = text[0].isspace()
+            self.word_start[number] = scripts.begins_word(text)
+            self.joined[number] = scripts.is_joined(text)
+            self.unspaced[number] = scripts.is_unspaced(text)
             self._bytes[number] = len(text.encode())
             self.spread[number] = most(text)
         self.spread[self.unknown] = most(surface)

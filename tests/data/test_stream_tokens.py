@@ -39,6 +39,7 @@ class Numbers:
     control = ControlIds(0, 1, 2, 3, 4, 5, 6, 7, 8, {"R": 9, "S": 10, "X": 11}, tuple(range(12, 112)))
     ordinary = np.arange(TEXT, SIZE, dtype=np.int32)
     word_start = np.ones(SIZE, dtype=bool)
+    joined = unspaced = np.zeros(SIZE, dtype=bool)
     spread = np.ones(SIZE, dtype=np.int32)
 
     def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
