@@ -87,8 +87,8 @@ def _in_world(choose: Choose, step: int | None) -> int:
     try:
         connect(world)
         return run_rank(world, choose, step)
-    except ToldByOtherRank:
-        return 2
+    except ToldByOtherRank as told:
+        return told.code
     finally:
         disconnect()
 
@@ -104,8 +104,8 @@ def run_rank(world: World, choose: Choose, step: int | None = None, loop: Loop =
                 return End.FINISHED.value
             world = replace(world, degrees=claimed.config.layout.degrees)
             return _attempt(world, claimed, stop, loop)
-    except ToldByOtherRank:
-        return 2
+    except ToldByOtherRank as told:
+        return told.code
 
 
 def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> ClaimedAttempt | None:
