@@ -94,6 +94,7 @@ class Waiting:
 
 
 def hint(world: World) -> str:
+    """What to do about ranks that did not come."""
     hint = "; see why, and start all ranks again (HEADRACE_MEETING_SECONDS=N waits longer)"
     if world.started_by == "srun":
         return f"{hint}. In a shell of a Slurm job, without srun: unset SLURM_PROCID to train in one process"
@@ -101,6 +102,7 @@ def hint(world: World) -> str:
 
 
 def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two hellos are of one process."""
     return (one["host"], one["pid"]) == (other["host"], other["pid"])
 
 
@@ -117,6 +119,7 @@ def about(world: World) -> dict[str, Any]:
 
 
 def job(world: World) -> str:
+    """Which start of which Slurm job this is; empty without one."""
     return f"{world.job.id}.{world.job.restart}" if world.job else ""
 
 
