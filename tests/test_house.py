@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # launcher/: each floor names the launcher packages below it that it may use; `data`, `model` and
     # `objectives` are open to all of them.
     "launcher.output": set(),
+    "launcher.standard_streams": set(),
     "launcher.distributed": set(),
     "launcher.engine": {"launcher.distributed"},
     "launcher.checkpoint": {"launcher.engine", "launcher.distributed"},
@@ -63,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "launcher.distributed",
     },
 }
-OPEN_TO_LAUNCHER = {"objectives", "model", "data", "launcher.output"}
+OPEN_TO_LAUNCHER = {"objectives", "model", "data", "launcher.output", "launcher.standard_streams"}
 
 DOORS: dict[str, dict[str, str]] = {
     "data.shards": {

@@ -24,7 +24,11 @@ STILL = 60.0
 
 
 class ToldByOtherRank(BadInput):
-    """Another rank has shown its line already: leave with exit code 2, say nothing."""
+    """Another rank has shown its line already: leave with its exit code, say nothing."""
+
+    def __init__(self, line: str, code: int = BadInput.code) -> None:
+        super().__init__(line)
+        self.code = code
 
 
 def found_by_all(world: World, line: str) -> BadInput:

@@ -14,8 +14,9 @@ import faulthandler
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from data.errors import BadInput
@@ -39,11 +40,12 @@ from launcher.runs.quarantine import refuse_unknown
 from launcher.runs.resume_point import StartPoint, start_point
 from launcher.runs.run_folder import Attempt, RunFolder
 from launcher.runs.stream_settings import open_corpora
+from launcher.standard_streams import expendable
 from launcher.training.assemble import assemble
 from launcher.training.gc_schedule import collected_by_step
 from launcher.training.global_batch import StreamFailed
 from launcher.training.loop import End, fit
-from launcher.training.redirect_output import quiet
+from launcher.training.redirect_output import ConsoleLoss, quiet
 from launcher.training.restore import ClaimedAttempt
 from launcher.training.session import Session
 
@@ -90,9 +92,10 @@ def _in_world(choose: Choose, step: int | None) -> int:
     world = discover()
     try:
         connect(world)
-        return run_rank(world, choose, step)
-    except ToldByOtherRank:
-        return 2
+        with redirect_stdout(expendable(sys.stdout)):
+            return run_rank(world, choose, step)
+    except ToldByOtherRank as told:
+        return told.code
     finally:
         disconnect()
 
@@ -108,8 +111,8 @@ def run_rank(world: World, choose: Choose, step: int | None = None, loop: Loop =
                 return End.FINISHED.value
             world = replace(world, degrees=claimed.config.layout.degrees)
             return _attempt(world, claimed, stop, loop)
-    except ToldByOtherRank:
-        return 2
+    except ToldByOtherRank as told:
+        return told.code
 
 
 def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> ClaimedAttempt | None:
@@ -165,12 +168,15 @@ def _start_point(run: RunFolder, config: Config, step: int | None) -> StartPoint
 def _attempt(world: World, claimed: ClaimedAttempt, stop: StopRequest, loop: Loop) -> int:
     """Train as this attempt. What libraries print goes to its log, the console's lines to the terminal; so do
     the stacks of all threads whenever SIGQUIT asks for them."""
-    log = claimed.run.attempt_path(claimed.number) / f"rank-{world.rank:04d}.log"
-    with quiet(log) as terminal, ExitStack() as stack:
+    folder = claimed.run.attempt_path(claimed.number)
+    loss = ConsoleLoss(folder, world.rank)
+    log = folder / f"rank-{world.rank:04d}.log"
+    with quiet(log, partial(loss.note, "stdout")) as terminal, ExitStack() as stack:
         faulthandler.register(signal.SIGQUIT, all_threads=True)  # written by C: also when Python is stuck
         try:
             with enough_memory(claimed.config.layout):
                 session, progress = assemble(world, claimed, stop, stack, terminal)
+            loss.note_earlier()
             end = _train(session, progress, loop)
             session.finish("trouble" if isinstance(end, StreamFailed) else end.name.lower())
         except BadInput as error:

@@ -193,7 +193,7 @@ import os, sys
 from pathlib import Path
 from launcher.training.redirect_output import quiet
 print("before")
-with quiet(Path(sys.argv[1])) as terminal:
+with quiet(Path(sys.argv[1]), print) as terminal:
     print("from python")
     os.write(2, b"from C\\n")
     print("step 1", file=terminal)
