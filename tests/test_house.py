@@ -153,6 +153,7 @@ DOORS: dict[str, dict[str, str]] = {
         "beginning": "beginning on_record",
         "run_folder": "* Attempt RunFolder going_on open_run",
         "lineage": "first_line lineage merged newest steps",
+        "lr_change": "lr_change lr_change_from",
         "plan_history": "go_on keep record_skip run_tokenizer",
         "progress": "Progress",
         "resume_point": "StartPoint start_point",
