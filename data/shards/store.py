@@ -114,6 +114,11 @@ def _expand(name: str) -> list[str]:
             hint = "; [ ] in a path are read as a glob: name the shards one by one" if "[" in name else ""
             raise BadInput(f"{name}: no such shard{hint}")
         return found
+    if name.startswith("pipe:") and os.environ.get("WDS_SECURE", "0") != "0":
+        raise BadInput(
+            f"{shown(name)}: is a command, and WDS_SECURE is set: webdataset then runs none; unset it, or "
+            "name the shards by their paths or URLs"
+        )
     if name.startswith(("pipe:", "http://", "https://")) or not re.search(r"[*?\[]", name):
         return [name]
     try:
