@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 from sentencepiece import SentencePieceProcessor
-from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
 from data.errors import BadInput
+from data.tokenization.model_proto import ModelProto
 from data.tokenization.whitespace import BLANK, has_edges, unescaped, without_edges
 from objectives.example import ControlIds
 
