@@ -163,6 +163,7 @@ DOORS: dict[str, dict[str, str]] = {
         "beginning": "beginning on_record",
         "run_folder": "* Attempt RunFolder going_on open_run",
         "lineage": "first_line lineage merged newest steps",
+        "lr_change": "lr_change lr_change_from",
         "plan_history": "go_on keep record_skip run_tokenizer",
         "progress": "Progress",
         "quarantine": "refuse_unknown",
@@ -210,6 +211,7 @@ DOORS: dict[str, dict[str, str]] = {
 
 HOMES = {
     "deepspeed": ("launcher/engine/deepspeed/",),
+    "sentencepiece.sentencepiece_model_pb2": ("data/tokenization/model_proto.py",),
     "wandb": ("launcher/tracking/wandb_feed.py",),
     "SLURM_": ("launcher/distributed/world.py", "launcher/cluster/"),
 }
@@ -278,22 +280,22 @@ def past_doors(file: str, source: str) -> list[str]:
 
 
 def away_from_home(file: str, source: str) -> list[str]:
-    """Imports of deepspeed and wandb, by name or as text for importlib, and Slurm's variables elsewhere than
-    at home. Docstrings and help texts that speak of them are no use of them."""
+    """Imports of what has a home, by name or as text for importlib, and Slurm's variables elsewhere than at
+    home. Docstrings and help texts that speak of them are no use of them."""
     found = []
     for node in ast.walk(ast.parse(source)):
         used: list[str] = []
         if isinstance(node, ast.Import):
-            used = [alias.name.split(".")[0] for alias in node.names]
+            used = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            used = [(node.module or "").split(".")[0]]
+            used = [node.module or ""]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            used = [str(arg.value).split(".")[0] for arg in node.args if isinstance(arg, ast.Constant)]
+            used = [str(arg.value) for arg in node.args if isinstance(arg, ast.Constant)]
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             used = ["SLURM_"] if node.value.startswith("SLURM_") else []
-        for name in used:
-            if name in HOMES and not file.startswith(HOMES[name]):
-                found.append(f"{file}:{node.lineno}: {name} lives in {' or '.join(HOMES[name])}")
+        for name, places in HOMES.items():
+            if any(f"{one}.".startswith(f"{name}.") for one in used) and not file.startswith(places):
+                found.append(f"{file}:{node.lineno}: {name} lives in {' or '.join(places)}")
     return found
 
 
@@ -323,6 +325,11 @@ def test_the_house_is_kept(rule) -> None:
         (away_from_home, "launcher/engine/engine.py", "import deepspeed.runtime"),
         (away_from_home, "launcher/engine/engine.py", "importlib.import_module('deepspeed')"),
         (away_from_home, "launcher/tracking/tracker.py", "def f():\n    import wandb"),
+        (
+            away_from_home,
+            "data/tokenization/train.py",
+            "from sentencepiece.sentencepiece_model_pb2 import ModelProto",
+        ),
         (away_from_home, "launcher/runs/run_folder.py", "os.environ['SLURM_JOB_ID']"),
     ],
 )

@@ -125,6 +125,11 @@ def _local(name: str) -> list[Found]:
 
 
 def _remote(name: str) -> list[str]:
+    if name.startswith("pipe:") and os.environ.get("WDS_SECURE", "0") != "0":
+        raise BadInput(
+            f"{shown(name)}: is a command, and WDS_SECURE is set: webdataset then runs none; unset it, or "
+            "name the shards by their paths or URLs"
+        )
     if name.startswith(("pipe:", "http://", "https://")) or not re.search(r"[*?\[]", name):
         return [name]
     try:

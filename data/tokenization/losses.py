@@ -7,7 +7,8 @@ own text says little of what it stands for, and SentencePiece's offsets into the
 """
 
 import numpy as np
-from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
+
+from data.tokenization.model_proto import ModelProto
 
 
 def is_lossless(proto: ModelProto) -> bool:

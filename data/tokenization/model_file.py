@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
-from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
 from data.errors import BadInput
+from data.tokenization.model_proto import ModelProto
 
 _NAME_IT = "name the .model file that belongs to it, or train one: headrace tokenizer train"
 _UNPACK = "unpack it and name the .model file in it"

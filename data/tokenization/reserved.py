@@ -18,8 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
-
+from data.tokenization.model_proto import ModelProto
 from data.tokenization.whitespace import BLANK
 
 _BORDER = "\x1f"

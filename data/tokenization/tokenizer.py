@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 from sentencepiece import SentencePieceProcessor
-from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
 from data.tokenization import scripts
 from data.tokenization.losses import bytes_between, is_lossless
 from data.tokenization.model_file import parse_model, processor_of, read_model
+from data.tokenization.model_proto import ModelProto
 from data.tokenization.whitespace import BLANK, has_edges, unescaped, without_edges
 from objectives.example import ControlIds
 

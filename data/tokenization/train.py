@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
 from data.durable import writing, written_aside
 from data.errors import BadInput
 from data.prepare.parallel import Progress
 from data.shards.corpus import Corpus
+from data.tokenization.model_proto import ModelProto
 from data.tokenization.reserved import Learnable, restore
 from data.tokenization.sample import LONGEST, Drawn, chunks, sample_texts
 from data.tokenization.tokenizer import ROLES, SENTINELS, Tokenizer, sentinel_names

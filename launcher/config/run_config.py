@@ -36,7 +36,7 @@ from launcher.config.sections import (
 from launcher.config.yaml_reader import YamlDocument, dump_yaml
 from launcher.engine.ema import EmaConfig
 from launcher.engine.layout import LayoutConfig, require_shares
-from launcher.engine.optimizer import OptimizerConfig
+from launcher.engine.optimizer import OptimizerConfig, lr_at
 from launcher.engine.stages import stage_borders
 from launcher.output import counted
 from model.config import ModelConfig
@@ -149,6 +149,10 @@ class Config(Section):
     def path(self) -> Path:
         """The run's folder."""
         return Path(self.run.folder) / self.run.name
+
+    def lr(self, step: int) -> float:
+        """The learning rate of a step; the first is 1. Beyond `steps` it stays as it was last."""
+        return lr_at(step, self.steps, self.optimizer)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

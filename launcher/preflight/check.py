@@ -22,6 +22,7 @@ from launcher.preflight import estimates
 from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.prompts import require_room
 from launcher.runs.beginning import beginning
+from launcher.runs.lr_change import lr_change_from
 from launcher.runs.plan_history import go_on, run_tokenizer
 from launcher.runs.progress import Progress
 from launcher.runs.quarantine import refuse_unknown
@@ -86,7 +87,9 @@ def report(
     facts["memory"] = max((stage["memory"] for stage in facts["stages"]), key=itemgetter("total"))
     facts["bubble"] = estimates.bubble(config.layout.pipeline, facts["step"]["micro_batches"])
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
-    return facts | {"warnings": [*passed_over, *unknown, *lossy, *_warnings(config, facts)]}
+    lr = lr_change_from(point.checkpoint, run, config) if run and not point.complete else None
+    moved = [lr.line] if lr else []
+    return facts | {"warnings": [*passed_over, *moved, *unknown, *lossy, *_warnings(config, facts)]}
 
 
 def _stream(

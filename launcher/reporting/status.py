@@ -8,7 +8,7 @@ from typing import Any
 from launcher import output
 from launcher.checkpoint.retention import steps_in
 from launcher.output import clock, number
-from launcher.reporting.next_command import activation, further_command, resume_command
+from launcher.reporting.next_command import activation, further_command, further_commands, resume_command
 from launcher.runs.lineage import merged, steps
 from launcher.runs.run_folder import RunFolder
 from launcher.runs.writer_lock import BEAT_SECONDS
@@ -40,6 +40,7 @@ def state(run: RunFolder) -> dict[str, Any]:
         "checkpoints": steps_in(run.checkpoints),
         "last_event": ledger[-1] if ledger else None,
         "resume": further_command(run) if word == "finished" else resume_command(run),
+        "go_on": further_commands(run) if word == "finished" else [resume_command(run)],
     }
 
 
@@ -76,6 +77,7 @@ def next_commands(facts: dict[str, Any]) -> list[str]:
     run = shlex.quote(facts["run"])
     if facts["writer"]:
         return [f"look on with: headrace metrics {run} --last 10"]
+    on = [f"go on with: {command}" for command in facts["go_on"]]
     if facts["state"] == "finished":
-        return [f'try it with: headrace generate {run} "The "', f"go on with: {facts['resume']}"]
-    return [f"go on with: {facts['resume']}"]
+        return [f'try it with: headrace generate {run} "The "', *on]
+    return on

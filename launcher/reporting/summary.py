@@ -4,7 +4,7 @@ import shlex
 from typing import Any
 
 from launcher import output
-from launcher.reporting.next_command import activation, further_command
+from launcher.reporting.next_command import activation, further_commands
 from launcher.runs.lineage import merged
 from launcher.runs.run_folder import RunFolder
 
@@ -111,4 +111,5 @@ def _show_next(run: RunFolder) -> None:
     output.say(f"checkpoints  headrace checkpoint ls {path}")
     output.say(f'text         headrace generate {path} "def "')
     output.say(f"rows         headrace data trace {path} --step 1 --row 0")
-    output.say(f"go on        {further_command(run)}")
+    for command in further_commands(run):
+        output.say(f"go on        {command}")

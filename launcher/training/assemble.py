@@ -30,6 +30,7 @@ from launcher.inference.held_out import HeldOut
 from launcher.inference.samples import Sampler, no_room
 from launcher.inference.trained_model import plain_model
 from launcher.runs.beginning import on_record
+from launcher.runs.lr_change import lr_change_from
 from launcher.runs.plan_history import keep, record_skip
 from launcher.runs.progress import Progress
 from launcher.runs.stream_settings import require_held_out
@@ -105,6 +106,7 @@ def _begin(
         return None
     stream, found = restored.stream, restored.checkpoint
     moved = layout_changes(found.layout, claimed.config.layout, world) if found else []
+    lr = lr_change_from(found, claimed.run, claimed.config)
     claimed.attempt.begin(
         step=stream.at.step,
         parent=found.attempt if found else None,
@@ -114,6 +116,7 @@ def _begin(
         passed_over=restored.passed_over,
         average=restored.average_note,
         layout={key: rest for key, *rest in moved} or None,
+        lr=[lr.before, lr.after] if lr else None,
         processes=world.size if world.started_by == "headrace" else None,
         tokenizer=stream.tokenizer.hash,
         versions=versions(),
@@ -124,6 +127,8 @@ def _begin(
         tracker.note(f"passed over: {line}")
     for line in shown(moved) if moved else ():
         tracker.note(line)
+    if lr:
+        tracker.note(lr.line)
     if restored.average_note:
         tracker.note(restored.average_note)
     return tracker

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sentencepiece
-from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from data.errors import BadInput
+from data.tokenization.model_proto import ModelProto
 from data.tokenization.tokenizer import Tokenizer
 from data.tokenization.train import train
 from tests.support.helpers import make_corpus
