@@ -17,11 +17,12 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import xxhash
 
-from data.errors import BadInput
+from data.errors import BadInput, PassingTrouble
 from data.prepare.parallel import Progress, ordered_map
 from data.shards.compression import packing_of, unpack
 from data.shards.corpus import identity
 from data.shards.index import UNITS, Index, Shard, runs, write
+from data.shards.patience import Patience
 from data.shards.store import CacheOptions, Store, expand, shown, unpacked_key
 from data.shards.tar import Extent, TarTrouble, extents, has_end_mark, members_end
 
@@ -45,6 +46,7 @@ class _ScanJob(NamedTuple):
     name: str
     text_field: str | None
     cache: CacheOptions
+    patience: Patience
 
 
 class _Scanned(NamedTuple):
@@ -62,16 +64,18 @@ def build_index(
     text_field: str | None = None,
     workers: int = 1,
     cache: CacheOptions | None = None,
+    patience: Patience | None = None,
     progress: Progress | None = None,
 ) -> IndexReport:
     """Index shards (paths, globs, URLs, braces) where they lie and write the index to `path`.
 
     text_field: take the text from this field of the .json member. progress: (shards done, shards).
-    Raises BadInput for a shard that is missing, empty, cut off or no tar; the index is then not touched.
+    Raises BadInput for a shard that is missing, empty, cut off or no tar, PassingTrouble for one that could
+    not be reached for as long as the patience lasts; the index is then not touched.
     """
     path = Path(path)
-    urls = expand(shards)
-    store = Store(cache)
+    store = Store(cache, patience)
+    urls = expand(shards, store.patience)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -86,7 +90,11 @@ def build_index(
     if set(known) - set(names):
         order, known = list(names), {}
     reused = {name: old for name in order if (old := _unchanged(known.get(name), names[name], store))}
-    tasks = [_ScanJob(names[name], name, text_field, store.options) for name in order if name not in reused]
+    tasks = [
+        _ScanJob(names[name], name, text_field, store.options, store.patience)
+        for name in order
+        if name not in reused
+    ]
     scanned = ordered_map(_scan, tasks, workers)
     results: list[tuple[Shard, np.ndarray]] = []
     problems: Counter[str] = Counter()
@@ -134,7 +142,7 @@ def _unchanged(old: _Scanned | None, url: str, store: Store) -> _Scanned | None:
 
 def _scan(task: _ScanJob) -> _Scanned:
     """Read one shard from end to end."""
-    store = Store(task.cache)
+    store = Store(task.cache, task.patience)
     try:
         status = store.status(task.url)
         with store.fetched(task.url) as file:
@@ -150,6 +158,8 @@ def _scan(task: _ScanJob) -> _Scanned:
             with store.cache.put(unpacked_key(task.url, size, status.mtime_ns), chunks) as unpacked:
                 ends = (size, os.fstat(unpacked.fileno()).st_size)
                 return _scan_tar(unpacked, shard, [*frames, ends] if packing == "zstd" else [], task)
+    except PassingTrouble:
+        raise
     except (BadInput, TarTrouble) as error:
         raise BadInput(f"{shown(task.url)}: {error}") from error
 

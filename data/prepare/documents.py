@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from data.errors import BadInput
 from data.shards.compression import unpack
-from data.shards.transports import ShardTrouble
+from data.shards.trouble import ShardTrouble
 
 PLAIN = (".txt", ".md", ".py")
 LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")

@@ -72,7 +72,7 @@ def run() -> None:
         sys.exit(_do(sys.argv[1:]))
     except BadInput as error:
         print(f"headrace: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.code)
 
 
 def _do(words: list[str]) -> int:

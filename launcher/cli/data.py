@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from data.errors import BadInput
+from data.shards.patience import MINUTES, Patience
 from launcher import output
-from launcher.cli.options import AsJson, ConfigFile, Overrides, RunPath
+from launcher.cli.options import AsJson, ConfigFile, Overrides, PatienceMinutes, RunPath
 
 data = typer.Typer(help="Pack, index and verify shards; show and trace rows.", no_args_is_help=True)
 
@@ -95,6 +96,7 @@ def index(
     out: Annotated[str, typer.Option("--out", "-o", metavar="NAME.index", help="The index to write.")],
     text_field: TextField = None,
     workers: Workers = 1,
+    patience: PatienceMinutes = MINUTES,
 ) -> None:
     """Index shards of other people's making, in place.
 
@@ -106,7 +108,14 @@ def index(
     from data.prepare.build_index import build_index
 
     with output.progress(f"indexing {out}") as report:
-        built = build_index(shards, out, progress=report, text_field=text_field, workers=workers)
+        built = build_index(
+            shards,
+            out,
+            progress=report,
+            text_field=text_field,
+            workers=workers,
+            patience=Patience(patience, setting="--patience"),
+        )
     made = built.index
     output.say(
         f"{output.counted(made.samples, 'document')}, {output.size(made.text_bytes)} of text, in "
@@ -127,6 +136,7 @@ def verify(
     ] = None,
     json: AsJson = False,
     workers: Workers = 1,
+    patience: PatienceMinutes = MINUTES,
 ) -> None:
     """Read every unit; print what is wrong and where.
 
@@ -140,7 +150,8 @@ def verify(
     from data.prepare.verify import verify as run
 
     with output.progress("verifying") as report:
-        done = run(index, shards, workers=workers, progress=report)
+        waiting = Patience(patience, setting="--patience")
+        done = run(index, shards, workers=workers, patience=waiting, progress=report)
     rows = [finding._asdict() for finding in done.findings]
     if json:
         output.say_json(rows)

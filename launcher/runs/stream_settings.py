@@ -6,11 +6,14 @@ One place, so that `check`, `data show`, training and a resume cannot ask for di
 from data.errors import BadInput
 from data.plan.make import CorpusSettings, StreamSettings
 from data.shards.corpus import Corpus, open_corpus
+from data.shards.patience import Patience
 from launcher.config.run_config import Config
 
 
-def open_corpora(config: Config) -> dict[str, Corpus]:
-    """Every corpus of the config, dropped ones (weight 0) included. BadInput names what is missing."""
+def open_corpora(config: Config, patience: Patience | None = None) -> dict[str, Corpus]:
+    """Every corpus of the config, dropped ones (weight 0) included. BadInput names what is missing; trouble
+    that passes is waited for, here and in all reads, with the config's patience unless one is given."""
+    patience = patience or Patience(config.data.patience)
     opened = {
         name: open_corpus(
             name,
@@ -19,6 +22,7 @@ def open_corpora(config: Config) -> dict[str, Corpus]:
             config.data.cache,
             corpus.text_field,
             location=f"data.corpora.{name}",
+            patience=patience,
         )
         for name, corpus in config.data.corpora.items()
     }

@@ -17,9 +17,9 @@ from time import perf_counter
 from launcher.distributed import stop_signals
 from launcher.engine.optimizer import lr_at
 from launcher.runs.progress import Progress
-from launcher.training.global_batch import StreamFailed
 from launcher.training.session import Session
 from launcher.training.step_record import Step
+from launcher.training.upcoming import StoppedWaiting, StreamFailed
 
 
 class End(Enum):
@@ -40,6 +40,9 @@ def fit(session: Session, progress: Progress) -> End:
         except StreamFailed:
             session.save(progress)
             raise
+        except StoppedWaiting:
+            session.save(progress)
+            return End.STOPPED
         batch, sums, number = global_batch.batch, global_batch.batch_sums, progress.step + 1
         lr = lr_at(number, config.steps, config.optimizer)
         result = session.engine.step(batch.micro_batches, global_batch.scale, number, lr, session.judge)

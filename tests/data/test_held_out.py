@@ -9,7 +9,7 @@ from data.errors import BadInput
 from data.plan.blocks import Blocks
 from data.plan.make import CorpusSettings
 from data.plan.plan import Plan
-from data.shards.transports import ShardTrouble
+from data.shards.trouble import ShardTrouble
 from data.stream.held_out import held_out_rows, held_out_text
 from objectives.registry import NAMES, objective_id
 from tests.support.helpers import Corpora

@@ -59,7 +59,7 @@ def test_a_shard_that_breaks_stops_all_ranks_with_their_work_saved(
     own_text: TrainingText, straight: Path, tmp_path: Path, harm: str
 ) -> None:
     plain = config(own_text, tmp_path, checkpoint={"every": 1_000})
-    plain["data"]["cache"] = {"retries": 0}
+    plain["data"]["patience"] = 0.02
     shard = next(own_text.folder.glob("code-*.tar"))
     aside = shard.with_suffix(".aside")
     running = begin(2, plain)
