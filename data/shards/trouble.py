@@ -76,7 +76,7 @@ def retry_after(header: str | None, now: float) -> float:
     if header is None:
         return 0.0
     text = header.strip()
-    if re.fullmatch(r"\d{1,9}(\.\d*)?", text):
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", text):
         return float(text)
     try:
         date = email.utils.parsedate_to_datetime(text)

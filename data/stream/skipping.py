@@ -6,7 +6,7 @@
 
 Whether anything may be passed over at all is the plan's policy (`data.on_bad`), within a budget that counts
 each sample and unit once over all ranks and attempts of the run: what was left out before is on the record,
-and what the ranks leave out travels with their batches (launcher/training/left_out.py).
+and what the ranks leave out travels with their batches (launcher/training/global_batch.py).
 """
 
 import threading

@@ -3,7 +3,8 @@
 `data` and `model` are common names for a folder. Where another package of such a name would be imported
 instead of ours, nothing works and the traceback points nowhere; so that is looked at first.
 
-Exit codes: 0 finished · 1 a bug · 2 bad input, one line · 75 stopped with everything saved, start me again ·
+Exit codes: 0 finished · 1 a bug · 2 bad input, one line · 75 stopped with everything saved, or shards out of
+reach: start me again ·
 130, 140, 143 ended by SIGINT, SIGUSR2, SIGTERM where there was nothing to save. `headrace doctor` has codes
 of its own, in its --help.
 """

@@ -17,7 +17,7 @@ class Server:
     cut, drip, flip    half the body; a byte of it and no more; a byte of it wrong
     to URL             a redirect
     hang up            the right answer, and the connection closed
-    gzip               the body packed on its way
+    gzip, br           the body packed on its way, by something else than it says for br
     """
 
     def __init__(self, folder: Path) -> None:
@@ -93,9 +93,9 @@ class Server:
             handler.send_header("Content-Range", f"bytes {first}-{first + len(data) - 1}/{total}")
         else:
             handler.send_response(200)
-        if fault == "gzip":
-            data = gzip.compress(data)
-            handler.send_header("Content-Encoding", "gzip")
+        if fault in ("gzip", "br"):
+            data = gzip.compress(data) if fault == "gzip" else data[::-1]
+            handler.send_header("Content-Encoding", fault)
         handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
         if fault == "cut":

@@ -1,5 +1,5 @@
-"""Shards on a server that goes away while a run trains: it waits, and either goes on as if nothing had been, or
-is saved and leaves with 75 on all ranks; and what the ranks leave out, counted over all of them."""
+"""Shards on a server that goes away while a run trains: it waits, and either goes on as if nothing had been,
+or is saved and leaves with 75 on all ranks; and what the ranks leave out, counted over all of them."""
 
 import os
 import random
@@ -18,11 +18,23 @@ from data.shards.index import Index
 from launcher.distributed.world import World
 from launcher.runs.run_folder import open_run
 from launcher.training import upcoming
+from tests.data.test_stream_trouble import foreign
 from tests.support.helpers import TrainingText
 from tests.support.ranks import start
 from tests.support.shard_server import Server
 from tests.support.sources import ROOT
-from tests.support.training import TIMEOUT, Left, assert_same_run, config, last_step, saved, train, trainer
+from tests.support.stream_runs import texts
+from tests.support.training import (
+    TIMEOUT,
+    Left,
+    assert_same_run,
+    begin,
+    config,
+    last_step,
+    saved,
+    train,
+    trainer,
+)
 
 pytestmark = pytest.mark.faults
 
@@ -150,3 +162,65 @@ def test_a_start_waits_and_is_stopped_before_a_run_is_begun(
     server.away_after = None
     train(2, plain)
     assert last_step(tmp_path) == 4
+
+
+def bad_text(text: TrainingText, tmp_path: Path) -> dict[str, Any]:
+    """A run of 2 ranks on a corpus of 600 documents of which each 12th is no text."""
+    samples = [one.encode() for one in texts(600, 1)]
+    samples[5::12] = [b"caf\xe9 %d" % number for number in range(50)]
+    corpus = foreign(tmp_path, samples)
+    plain = config(text, tmp_path, steps=4, eval={})
+    shards = {"shards": list(corpus.shards), "index": str(corpus.index.path)}
+    plain["data"] = {"corpora": {"a": shards}, "block_bytes": 1_000}
+    return plain
+
+
+def skipped(tmp_path: Path) -> dict[int, set[str]]:
+    """Attempt → the keys that it left out."""
+    found: dict[int, set[str]] = {}
+    for line in open_run(tmp_path / "run").ledger():
+        if line["event"] == "skip":
+            found.setdefault(line["attempt"], set()).add(line["key"])
+    return found
+
+
+def test_a_budget_counts_over_ranks_and_starts(text: TrainingText, tmp_path: Path) -> None:
+    plain = bad_text(text, tmp_path)
+    budget = {"action": "skip", "budget": 50}
+    plain["data"]["on_bad"] = budget
+    train(2, plain)
+    first = skipped(tmp_path)[1]
+    assert 4 < len(first) < 40
+    more = plain | {"steps": 40, "data": plain["data"] | {"on_bad": budget | {"budget": len(first) + 3}}}
+    left = begin(2, more).wait()
+    assert [one.code for one in left] == [2, 2]
+    (line,) = [one.line for one in left if one.line]
+    both = skipped(tmp_path)
+    assert len(both[2] - first) <= 4 + len(both[2] & first)
+    assert len(both[2]) < len(first) + 3, "in this start alone it would have been within the budget"
+    assert f"more than {len(first) + 3}: a/" in line
+    assert "raise the budget" in line
+    steps = last_step(tmp_path)
+    assert steps >= 4
+    assert saved(tmp_path)
+    # What was found is quarantined: that is settled, and counts no more.
+    every = sorted(set.union(*both.values()))
+    corpora = {"a": plain["data"]["corpora"]["a"] | {"quarantine": every}}
+    settled = more["data"] | {"corpora": corpora, "on_bad": budget | {"budget": 50 - len(every)}}
+    train(2, more | {"steps": steps + 30, "data": settled})
+
+
+def test_ranks_that_together_leave_out_too_much_stop_together(text: TrainingText, tmp_path: Path) -> None:
+    """Each of them by itself is within the budget."""
+    plain = bad_text(text, tmp_path) | {"steps": 40}
+    plain["data"]["on_bad"] = {"action": "skip", "budget": 9}
+    left = begin(2, plain).wait()
+    assert [one.code for one in left] == [2, 2], [one.line for one in left]
+    (line,) = [one.line for one in left if one.line]
+    assert (
+        "left out over all ranks and starts of this run, more than 9: a/" in line
+    )
+    everything = skipped(tmp_path)[1]
+    assert 9 <= len(everything) < 18, "neither rank had left out nine"
+    again = begin(2, plain).wait()
+    assert [one.code for one in again] == [2, 2], "a start does not begin to count anew"
