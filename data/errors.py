@@ -13,9 +13,17 @@ class BadInput(Exception):
     code = 2
     """The exit code of the command that it ends."""
 
+    def at(self, place: str) -> "BadInput":
+        """The same line behind the place that it is of."""
+        return BadInput(f"{place}: {self}")
+
 
 class PassingTrouble(BadInput):
     """A line as BadInput's, of what nobody has to mend here: a node that is down, a name that does not
     resolve for now. The same command may work later."""
 
     code = 75
+
+    def at(self, place: str) -> "PassingTrouble":
+        """See BadInput.at."""
+        return PassingTrouble(f"{place}: {self}")

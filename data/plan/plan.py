@@ -46,13 +46,13 @@ class CorpusPlan:
 
 @dataclass(frozen=True)
 class OnBad:
-    """What a sample without text, or a unit that cannot be read after all retries, leads to: `data.on_bad` of
-    the config. A bad value is a ValueError "key: what was expected"."""
+    """What a sample without text, or a unit whose bytes are not as they were indexed, leads to: `data.on_bad`
+    of the config. A bad value is a ValueError "key: what was expected"."""
 
     action: Literal["stop", "skip"] = "stop"
     budget: int = 100
-    """With `skip`: how many one process may skip, counted from its start, before the run stops after all.
-    Other processes, and the starts before, count for themselves."""
+    """With `skip`: how many different samples and units may be skipped, over all ranks and starts of the run,
+    before it stops after all."""
 
     def __post_init__(self) -> None:
         if self.budget < 0:

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from data.errors import BadInput
+from data.errors import BadInput, PassingTrouble
 from data.prepare.parallel import MEMORY_MIB, Progress, ordered_map
 from data.prepare.scan_shard import TarScan
 from data.shards.compression import packing_of, unpack
 from data.shards.corpus import identity
 from data.shards.index import Index, OldIndex, Shard, write
+from data.shards.patience import Patience
 from data.shards.samples import USUAL, Reading
 from data.shards.store import CacheOptions, Store, find_shards, shown, unpacked_key
 from data.shards.tar_fields import TarTrouble
@@ -43,6 +44,7 @@ class _ScanJob(NamedTuple):
     reading: Reading
     cache: CacheOptions
     memory: int
+    patience: Patience
 
 
 class _Scanned(NamedTuple):
@@ -59,18 +61,20 @@ def build_index(
     workers: int = 1,
     cache: CacheOptions | None = None,
     memory_mib: int = MEMORY_MIB,
+    patience: Patience | None = None,
     progress: Progress | None = None,
 ) -> IndexReport:
     """Index shards (paths, globs, URLs, braces) where they lie and write the index to `path`.
 
     reading: which member or field of a sample is its text. memory_mib: about what is held of the shards.
-    progress: (shards done, shards). Raises BadInput for a shard that is missing, empty, cut off or no tar;
-    the index is then not touched.
+    progress: (shards done, shards). Raises BadInput for a shard that is missing, empty, cut off or no tar,
+    PassingTrouble for one that could not be reached for as long as the patience lasts; the index is then not
+    touched.
     """
     path = Path(path)
-    walk = find_shards(shards, Walk(unreadable))
+    store = Store(cache, patience)
+    walk = find_shards(shards, Walk(unreadable), store.patience)
     urls = walk.files
-    store = Store(cache)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -87,7 +91,9 @@ def build_index(
     reused = {name: old for name in order if (old := _unchanged(known.get(name), names[name], store))}
     memory = (memory_mib << 20) // (2 * workers)
     tasks = [
-        _ScanJob(names[name], name, reading, store.options, memory) for name in order if name not in reused
+        _ScanJob(names[name], name, reading, store.options, memory, store.patience)
+        for name in order
+        if name not in reused
     ]
     scanned = ordered_map(_scan, tasks, workers)
     results: list[_Scanned] = []
@@ -132,7 +138,7 @@ def _unchanged(old: _Scanned | None, url: str, store: Store) -> _Scanned | None:
 
 def _scan(task: _ScanJob) -> _Scanned:
     """Read one shard from end to end."""
-    store = Store(task.cache)
+    store = Store(task.cache, task.patience)
     try:
         status = store.status(task.url)
         with store.fetched(task.url) as file:
@@ -148,6 +154,8 @@ def _scan(task: _ScanJob) -> _Scanned:
             with store.cache.put(unpacked_key(task.url, size, status.mtime_ns), chunks) as unpacked:
                 ends = (size, os.fstat(unpacked.fileno()).st_size)
                 return _scan_tar(unpacked, shard, [*frames, ends] if packing == "zstd" else [], task)
+    except PassingTrouble:
+        raise
     except (BadInput, TarTrouble) as error:
         raise BadInput(f"{shown(task.url)}: {error}") from error
 

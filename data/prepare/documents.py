@@ -22,7 +22,7 @@ from data.prepare.long_text import LongText, not_utf8_at
 from data.prepare.suffixes import LINES, PARQUET, READ, TEXT, Format, format_of, refusal
 from data.shards.compression import packing_of, unpack
 from data.shards.text import NotText, decode, mark_bytes, unmarked
-from data.shards.transports import ShardTrouble
+from data.shards.trouble import ShardTrouble
 from data.shards.walk import Found, Walk, below, meant, printable, unreadable
 
 _CHUNK = 1 << 18

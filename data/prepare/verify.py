@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.balance import Balance
-from data.errors import BadInput
+from data.errors import BadInput, PassingTrouble
 from data.prepare.parallel import ordered_map
 from data.shards.corpus import Corpus, ReadTrouble, match, remedy
 from data.shards.index import Index
+from data.shards.patience import Patience
 from data.shards.samples import Sample, samples
 from data.shards.store import CacheOptions, Store, expand, is_local, shown
 from data.shards.tar import BEHIND
@@ -59,6 +60,7 @@ class _VerifyJob(NamedTuple):
     url: str
     number: int
     cache: CacheOptions
+    patience: Patience
 
 
 def verify(
@@ -67,15 +69,18 @@ def verify(
     *,
     workers: int = 1,
     cache: CacheOptions | None = None,
+    patience: Patience | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> VerifyReport:
     """Check the corpus of an index. `shards` only where they no longer lie where the index says.
 
     progress: (text bytes checked, text bytes). Raises BadInput where the index itself cannot be read or is
-    not of these shards; everything else is a finding.
+    not of these shards, PassingTrouble where a shard could not be reached for as long as the patience lasts;
+    everything else is a finding.
     """
     opened = Index.open(index)
-    urls = match(opened, expand(shards), remedy(index, shards)) if shards else recorded(opened)
+    patience = patience or Patience()
+    urls = match(opened, expand(shards, patience), remedy(index, shards)) if shards else recorded(opened)
     report = VerifyReport(opened.name)
     if not opened.intact():
         again = "make it again with headrace data index"
@@ -84,7 +89,8 @@ def verify(
         )
         return report
     total = opened.text_bytes
-    tasks = [_VerifyJob(opened.path, url, n, cache or CacheOptions()) for n, url in enumerate(urls)]
+    options = cache or CacheOptions()
+    tasks = [_VerifyJob(opened.path, url, number, options, patience) for number, url in enumerate(urls)]
     for number, found in enumerate(ordered_map(_verify_shard, tasks, workers)):
         first, stop = opened.range_of(number)
         report.shards += 1
@@ -118,7 +124,7 @@ class _Verified(NamedTuple):
 
 def _verify_shard(task: _VerifyJob) -> _Verified:
     index = Index.open(task.path)
-    store = Store(task.cache)
+    store = Store(task.cache, task.patience)
     shard = index.files[task.number]
     urls = list(index.shards)
     urls[task.number] = task.url
@@ -126,6 +132,8 @@ def _verify_shard(task: _VerifyJob) -> _Verified:
     name = shown(task.url)
     try:
         size = store.status(task.url).size
+    except PassingTrouble:
+        raise
     except BadInput as error:
         return _Verified(0, [ShardFinding("shard", name, None, None, None, str(error))])
     found = []

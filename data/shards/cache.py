@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from data.durable import written_aside
 from data.errors import BadInput
+from data.shards.trouble import PASSING_ERRNO, Transient
 
 _TEMPORARY = "writing-"
 _ABANDONED = 3600.0
@@ -47,7 +48,8 @@ class Cache:
         return file
 
     def put(self, key: str, chunks: Iterable[bytes]) -> BinaryIO:
-        """Store chunks as the file of `key` and open it. Raises BadInput where they do not fit."""
+        """Store chunks as the file of `key` and open it. BadInput where they do not fit; Transient for
+        trouble of the folder's file system that passes."""
         path, aside = self._path(key), self.folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
         total = 0
         try:
@@ -73,7 +75,8 @@ class Cache:
                     self._trim()
             return whole
         except OSError as error:
-            raise BadInput(f"{self.folder} (data.cache.folder): {error.strerror or error}") from error
+            what = f"{self.folder} (data.cache.folder): {error.strerror or error}"
+            raise (Transient(what) if error.errno in PASSING_ERRNO else BadInput(what)) from error
 
     def _path(self, key: str) -> Path:
         return self.folder / hashlib.sha256(key.encode()).hexdigest()[:40]

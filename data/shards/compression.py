@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import zstandard
 
-from data.shards.transports import ShardTrouble
+from data.shards.trouble import ShardTrouble
 
 
 def packing_of(head: bytes) -> str:

@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from data.errors import BadInput
+from data.errors import BadInput, PassingTrouble
 from data.shards.index import Index
+from data.shards.patience import Patience
 from data.shards.samples import USUAL, Reading, Sample, read_part, read_text, samples
 from data.shards.store import CacheOptions, CutOff, Store, expand, is_local, shown
 from data.shards.tar_fields import TarTrouble
-from data.shards.transports import ShardTrouble
+from data.shards.trouble import ShardTrouble
 from data.shards.units import Placed, UnitTable
 from data.shards.walk import meant, unreadable
 
@@ -77,7 +78,8 @@ class Corpus:
         return [self._decode(unit, data) for unit, data in enumerate(self.read_bytes(first, stop), first)]
 
     def read_bytes(self, first: int, stop: int) -> list[memoryview]:
-        """The tar bytes of units first … stop−1 of one shard, checksums verified. Raises ReadTrouble."""
+        """The tar bytes of units first … stop−1 of one shard, checksums verified. Raises ReadTrouble, which
+        trouble that passes is none of: that is waited for, and is PassingTrouble at the end."""
         rows = self.index.units[first:stop]
         ends = rows["offset"] + rows["length"]
         far = np.flatnonzero(rows["offset"][1:] - ends[:-1] > _NEAR) + 1
@@ -104,6 +106,8 @@ class Corpus:
                 if isinstance(error, CutOff) and not fresh:
                     continue
                 raise self._trouble(first, str(error)) from error
+            except PassingTrouble as error:
+                raise error.at(f"corpus {self.name}") from error
             parts = [data[begin : begin + length] for begin, length in zip(begins, lengths)]
             wrong = [
                 first + number
@@ -144,25 +148,28 @@ def open_corpus(
     cache: CacheOptions | None = None,
     reading: Reading = USUAL,
     location: str | None = None,
+    patience: Patience | None = None,
 ) -> Corpus:
     """Open the corpus `name` in `shards` (paths, globs, URLs, braces {000..099}).
 
     index: its path; by default NAME.index, or that of the shards' common prefix, beside the first shard.
     BadInput where a shard or the index is missing, or the index is not of these shards; its line begins with
-    `location`, the key of a config that names the corpus, or with the corpus.
+    `location`, the key of a config that names the corpus, or with the corpus. patience: with trouble that
+    passes, here and in all reads; PassingTrouble at its end.
     """
     try:
-        return _open(name, shards, index, cache or CacheOptions(), reading)
+        return _open(name, shards, index, Store(cache, patience), reading)
     except BadInput as error:
-        raise BadInput(f"{location or f'corpus {name}'}: {error}") from error
+        raise error.at(location or f"corpus {name}") from error
 
 
 def _open(
-    name: str, shards: Sequence[str], index: str | Path | None, cache: CacheOptions, reading: Reading
+    name: str, shards: Sequence[str], index: str | Path | None, store: Store, reading: Reading
 ) -> Corpus:
-    store = Store(cache)
     try:
-        found = expand(shards)
+        found = expand(shards, store.patience)
+    except PassingTrouble:
+        raise
     except BadInput as error:
         known = [path for path in _index_candidates(name, shards, index) if os.path.exists(path)]
         listed = f" (its index: {known[0]})" if known else ""
@@ -275,20 +282,20 @@ def _verify_age(corpus: Corpus, number: int, remedy: str) -> None:
     """BadInput where a local shard is not the one that was indexed: by size, then by mtime or content."""
     url, shard = corpus.shards[number], corpus.index.files[number]
     try:
-        status = os.stat(url)
-    except OSError as error:
-        raise BadInput(f"{url}: {error.strerror}; {corpus.index.path} lists it") from error
-    if status.st_size < shard.size:
+        size, mtime_ns = corpus.store.status(url)
+    except ShardTrouble as error:
+        raise BadInput(f"{url}: {error}; {corpus.index.path} lists it") from error
+    if size < shard.size:
         raise BadInput(
-            f"{url}: has {status.st_size} bytes and had {shard.size} when it was"
+            f"{url}: has {size} bytes and had {shard.size} when it was"
             f" indexed: if it was cut off, bring it back; if it is another, make the index again: {remedy}"
         )
-    if status.st_size != shard.size:
+    if size != shard.size:
         raise BadInput(
-            f"{corpus.index.path}: is older than {url}, which has {status.st_size} bytes and had"
+            f"{corpus.index.path}: is older than {url}, which has {size} bytes and had"
             f" {shard.size}; make it again: {remedy}"
         )
-    if status.st_mtime_ns != shard.mtime_ns:  # copied, or rewritten: the content tells
+    if mtime_ns != shard.mtime_ns:  # copied, or rewritten: the content tells
         first, stop = corpus.index.range_of(number)
         try:
             corpus.read_bytes(first, first + 1)

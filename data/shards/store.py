@@ -1,19 +1,17 @@
 """Where shards lie and how their bytes are read: local files, http(s), fsspec's file systems, `pipe:`.
 
     units ──▶ Store.read ─┬─ local ──────────────────────────────── pread
-                          ├─ remote, ranges ── retry, back-off ──── one request, kept in the cache
+                          ├─ remote, ranges ─────────────────────── one request, kept in the cache
                           └─ pipe, no ranges, packed as a whole ─── once into the cache, pread
 
-Reading never depends on what the cache holds, only its speed does.
+Each of them is tried again while its trouble may pass (patience.py). Reading never depends on what the cache
+holds, only its speed does.
 """
 
 import contextlib
-import logging
 import os
-import random
 import re
 import threading
-import time
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,15 +24,16 @@ from braceexpand import braceexpand
 from data.errors import BadInput
 from data.shards.cache import Cache, default_folder
 from data.shards.compression import unpack
+from data.shards.http import Http
 from data.shards.index import Shard
-from data.shards.transports import Fsspec, Http, NoRanges, Pipe, ShardTrouble, Status, Transient, Transport
+from data.shards.patience import Patience
+from data.shards.transports import Fsspec, NoRanges, Pipe, Status, Transport
+from data.shards.trouble import ShardTrouble, Transient, of_local
 from data.shards.walk import Found, Walk, meant
 
 Result = TypeVar("Result")
 _CHUNK = 1 << 20
 _REQUEST = 8 << 20
-_LONGEST_WAIT = 30.0
-_log = logging.getLogger("headrace")
 
 
 @dataclass(frozen=True)
@@ -45,15 +44,13 @@ class CacheOptions:
     """Where files are kept; by default ~/.cache/headrace/shards."""
     bytes: int = 20 << 30
     """Bound of the folder."""
-    retries: int = 5
-    """Attempts after the first."""
     backoff: float = 0.5
-    """Seconds before the second attempt; doubled before each further one."""
+    """Seconds before the second attempt; doubled before each further one, up to half a minute."""
     timeout: float = 30.0
     """Seconds without a byte after which an attempt has failed."""
 
     def __post_init__(self) -> None:
-        for name, least in (("bytes", 1), ("retries", 0), ("backoff", 0.0), ("timeout", 0.001)):
+        for name, least in (("bytes", 1), ("backoff", 0.0), ("timeout", 0.001)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: {getattr(self, name)} is less than {least}")
 
@@ -82,17 +79,27 @@ def shown(url: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def expand(shards: Sequence[str]) -> list[str]:
+def place(url: str) -> str:
+    """What an outage would take with it: the server of a URL, the folder of a file. Without secrets."""
+    if url.startswith("pipe:"):
+        return shown(url)
+    if is_local(url):
+        return os.path.dirname(url) or "."
+    parts = urllib.parse.urlsplit(shown(url))
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def expand(shards: Sequence[str], patience: Patience | None = None) -> list[str]:
     """The shards that paths, globs, URLs and braces ({000..099}, {a,b}) name, in order, under every name that
     they have: an index may list any of them.
 
-    BadInput where a path or a glob matches nothing.
+    BadInput where a path or a glob matches nothing; PassingTrouble where nobody tells what a glob matches.
     """
-    walk = find_shards(shards, Walk())
+    walk = find_shards(shards, Walk(), patience)
     return walk.files + walk.again
 
 
-def find_shards(shards: Sequence[str], walk: Walk) -> Walk:
+def find_shards(shards: Sequence[str], walk: Walk, patience: Patience | None = None) -> Walk:
     """The walk that has met the shards, each file once; see `expand`."""
     for pattern in shards:
         try:
@@ -104,7 +111,7 @@ def find_shards(shards: Sequence[str], walk: Walk) -> Walk:
             if is_local(name):
                 walk.add(_local(name))
             else:
-                walk.files += _remote(name)
+                walk.take(_remote(name, patience or Patience()))
     if not walk.files:
         passed = "; ".join(walk.lines())
         given = ", ".join(map(shown, shards))
@@ -124,7 +131,7 @@ def _local(name: str) -> list[Found]:
     return found
 
 
-def _remote(name: str) -> list[str]:
+def _remote(name: str, patience: Patience) -> list[str]:
     if name.startswith("pipe:") and os.environ.get("WDS_SECURE", "0") != "0":
         raise BadInput(
             f"{shown(name)}: is a command, and WDS_SECURE is set: webdataset then runs none; unset it, or "
@@ -133,8 +140,8 @@ def _remote(name: str) -> list[str]:
     if name.startswith(("pipe:", "http://", "https://")) or not re.search(r"[*?\[]", name):
         return [name]
     try:
-        found = Fsspec().glob(name)
-    except (ShardTrouble, Transient) as error:
+        found = patience.keep_trying(shown(name), place(name), 1.0, lambda: Fsspec().glob(name))
+    except ShardTrouble as error:
         raise BadInput(f"{shown(name)}: {error}") from error
     if not found:
         raise BadInput(f"{shown(name)}: no such shard")
@@ -142,10 +149,14 @@ def _remote(name: str) -> list[str]:
 
 
 class Store:
-    """Reads bytes of shards. May be used from several threads; connections are kept between reads."""
+    """Reads bytes of shards. May be used from several threads; connections are kept between reads.
 
-    def __init__(self, options: CacheOptions | None = None) -> None:
+    Trouble that passes is waited for in every method, and is PassingTrouble where it outlasts the patience.
+    """
+
+    def __init__(self, options: CacheOptions | None = None, patience: Patience | None = None) -> None:
         self.options = options or CacheOptions()
+        self.patience = patience or Patience()
         self.cache = Cache(self.options.folder or default_folder(), self.options.bytes)
         self._http = Http(self.options.timeout)
         self._fsspec = Fsspec()
@@ -155,11 +166,13 @@ class Store:
 
     def status(self, url: str) -> Status:
         """Size and mtime of a shard. Raises ShardTrouble."""
-        if is_local(url):
+
+        def local() -> Status:
             with _local_errors():
                 status = os.stat(url)
             return Status(status.st_size, status.st_mtime_ns)
-        return self._attempts(url, lambda: self._transport(url).status(url))
+
+        return self._patiently(url, local if is_local(url) else lambda: self._transport(url).status(url))
 
     def read(self, url: str, shard: Shard, units: np.ndarray, *, fresh: bool = False) -> bytes:
         """The tar bytes of consecutive units of one shard (rows of index.UNITS).
@@ -171,7 +184,7 @@ class Store:
         length = int(last["offset"]) + int(last["length"]) - offset
         if shard.packing != "plain" and not units["stored_length"].all():
             with self.unpacked(url, shard, fresh=fresh) as tar:
-                return _pread(tar, offset, length)
+                return _kept_bytes(tar, offset, length)
         start = int(first["stored_offset"])
         stored = self._range(
             url, shard, start, int(last["stored_offset"] + last["stored_length"]) - start, fresh
@@ -185,9 +198,13 @@ class Store:
 
     def fetched(self, url: str) -> BinaryIO:
         """The whole shard as it is, opened: the file itself, or a fresh copy in the cache."""
-        if is_local(url):
+
+        def local() -> BinaryIO:
             with _local_errors():
                 return open(url, "rb")
+
+        if is_local(url):
+            return self._patiently(url, local)
         return self._keep(url, _whole(url, self.status(url).size), lambda: self._chunks(url), fresh=True)
 
     def unpacked(self, url: str, shard: Shard, *, fresh: bool = False) -> BinaryIO:
@@ -196,35 +213,40 @@ class Store:
         return self._keep(url, key, lambda: unpack(self._chunks(url), shard.packing), fresh)
 
     def _range(self, url: str, shard: Shard, offset: int, length: int, fresh: bool) -> bytes:
-        if is_local(url):
-            with _local_errors(), open(url, "rb", buffering=0) as file:
+        def local() -> bytes:
+            with _local_errors(listed=True), open(url, "rb", buffering=0) as file:
                 return _pread(file, offset, length)
+
+        def remote() -> bytes:
+            data = self._transport(url).read(url, offset, length, shard.size)
+            self.cache.put(key, [data]).close()
+            return data
+
+        if is_local(url):
+            return self._patiently(url, local)
         if url not in self._rangeless:
             key = f"{url} {shard.size} {shard.mtime_ns} {offset}+{length}"
             try:
                 kept = None if fresh else self.cache.open(key)
                 if kept is None:
-                    transport = self._transport(url)
-                    data = self._attempts(url, lambda: transport.read(url, offset, length, shard.size))
-                    self.cache.put(key, [data]).close()
-                    return data
+                    return self._patiently(url, remote)
                 with kept:
-                    return _pread(kept, offset=0, length=length)
+                    return _kept_bytes(kept, 0, length)
             except NoRanges:
                 self._rangeless.add(url)
         with self._keep(url, _whole(url, shard.size), lambda: self._chunks(url), fresh) as file:
-            return _pread(file, offset, length)
+            return _kept_bytes(file, offset, length)
 
     def _keep(self, url: str, key: str, chunks: Callable[[], Iterable[bytes]], fresh: bool) -> BinaryIO:
         """The cached file of `key`, made from chunks() where there is none; by one thread at a time."""
         with self._locks.setdefault(key, threading.Lock()):
             kept = None if fresh else self.cache.open(key)
-            return kept or self._attempts(url, lambda: self.cache.put(key, chunks()))
+            return kept or self._patiently(url, lambda: self.cache.put(key, chunks()))
 
     def _chunks(self, url: str) -> Iterator[bytes]:
         """The whole shard as it is, by requests of a few megabytes where the far side serves ranges."""
         if is_local(url):
-            with _local_errors(), open(url, "rb") as file:
+            with _local_errors(listed=True), open(url, "rb") as file:
                 while chunk := file.read(_CHUNK):
                     yield chunk
             return
@@ -234,7 +256,7 @@ class Store:
             try:
                 for offset in range(0, size, _REQUEST):
                     length = min(_REQUEST, size - offset)
-                    yield self._attempts(url, lambda: transport.read(url, offset, length, size))  # noqa: B023
+                    yield self._patiently(url, lambda: transport.read(url, offset, length, size))  # noqa: B023
                 if size:
                     return
             except NoRanges:
@@ -248,29 +270,18 @@ class Store:
             return self._http
         return self._pipe if url.startswith("pipe:") else self._fsspec
 
-    def _attempts(self, url: str, attempt: Callable[[], Result]) -> Result:
-        """attempt(), again after a pause that doubles while it fails in a way that may pass."""
-        begun = time.monotonic()
-        for number in range(self.options.retries + 1):
-            try:
-                return attempt()
-            except Transient as error:
-                if number == self.options.retries:
-                    seconds = time.monotonic() - begun
-                    raise ShardTrouble(f"{error} ({number + 1} attempts in {seconds:.1f} s)") from error
-                _log.warning("%s: %s; trying again", shown(url), error)
-            wait = min(self.options.backoff * 2**number, _LONGEST_WAIT)
-            time.sleep(wait * random.uniform(0.5, 1.0))  # many ranks should not come back at one instant
-        raise AssertionError("unreachable")
+    def _patiently(self, url: str, attempt: Callable[[], Result]) -> Result:
+        """attempt(), again while it raises Transient and the patience lasts."""
+        return self.patience.keep_trying(shown(url), place(url), self.options.backoff, attempt)
 
 
 @contextlib.contextmanager
-def _local_errors() -> Iterator[None]:
-    """Turns the operating system's errors into ShardTrouble."""
+def _local_errors(*, listed: bool = False) -> Iterator[None]:
+    """Turns the operating system's errors into ShardTrouble and Transient. listed: as of trouble.of_local."""
     try:
         yield
     except OSError as error:
-        raise ShardTrouble(error.strerror or str(error)) from error
+        raise of_local(error, listed=listed) from error
 
 
 def _whole(url: str, size: int) -> str:
@@ -281,6 +292,14 @@ def _whole(url: str, size: int) -> str:
 def unpacked_key(url: str, size: int, mtime_ns: int) -> str:
     """The cache's key of a shard's unpacked tar; size and mtime as the index records them."""
     return f"{os.path.abspath(url) if is_local(url) else url} {size} {mtime_ns} unpacked"
+
+
+def _kept_bytes(file: BinaryIO, offset: int, length: int) -> bytes:
+    """Of a file in the cache: one that cannot be read counts as cut off, for it can be fetched again."""
+    try:
+        return _pread(file, offset, length)
+    except OSError as error:
+        raise CutOff(f"its copy in the cache (data.cache.folder) cannot be read: {error.strerror}") from error
 
 
 def _pread(file: BinaryIO, offset: int, length: int) -> bytes:

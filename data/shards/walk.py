@@ -11,7 +11,7 @@ entered once, so a loop of links ends. Nothing is opened here: a named pipe woul
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -66,6 +66,11 @@ class Walk:
                 self.files.append(one.path)
                 self.balance.used += 1
                 self._met.add(one.identity)
+
+    def take(self, urls: Sequence[str]) -> None:
+        """Files that lie on no disk of this machine."""
+        self.files += urls
+        self.balance.used += len(urls)
 
     def lines(self) -> list[str]:
         """What was passed over and why, a line each."""

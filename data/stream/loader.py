@@ -27,7 +27,7 @@ from data.stream.packing import PackedBlock, write_rows
 from data.stream.prefetch import Prefetcher
 from data.stream.reading import Encoder
 from data.stream.rows import Rows
-from data.stream.skipping import SkipNotice
+from data.stream.skipping import Identity, LeftOut, SkipNotice
 from data.stream.streams import Opening, Streams
 from objectives.registry import OBJECTIVES
 
@@ -40,7 +40,8 @@ class Batch:
     """One step of one rank. rows: padded with blank rows to the same number on every rank, a multiple of the
     micro-batch; numbers: int64, the global row of each, −1 for blank ones; source_tokens: int64 [objectives,
     corpora] of these rows; state: after this batch, of the streams that this rank reports; history: the
-    plan's, with all that was skipped up to this batch."""
+    plan's, with all that was skipped up to this batch; skipped: samples and units that this rank left out for
+    it, and told of."""
 
     first_row: int
     rows_global: int
@@ -50,6 +51,7 @@ class Batch:
     source_tokens: np.ndarray
     state: StreamPositions
     history: History
+    skipped: tuple[Identity, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,11 +120,13 @@ class Loader:
         memory_bytes: int,
         log: Callable[[Opening], None] | None = None,
         on_skip: Callable[[SkipNotice], None] | None = None,
+        left_out: LeftOut | None = None,
     ) -> None:
         """state: where all streams stand at first_row, the first row of a step. memory_bytes: what open
         blocks may hold; those beyond it are opened again when needed. log: called for every opening, before
         its rows are handed over. on_skip: called before a bad sample or an unreadable unit is skipped;
-        the record of a unit must be on disk when it returns. BadInput for what cannot work."""
+        the record of a unit must be on disk when it returns. left_out: what counts against the budget
+        already, and what is added to it. BadInput for what cannot work."""
         plan = history.at(first_row)
         if world > plan.lanes:
             raise BadInput(f"lanes: {plan.lanes} lanes cannot serve {world} data-parallel ranks")
@@ -146,6 +150,7 @@ class Loader:
             memory_bytes=memory_bytes,
             log=log,
             on_skip=on_skip,
+            left_out=left_out,
         )
         self._assembled = self._assemble_all(ahead=threads > 0)
         self._batches: Prefetcher[Batch] = Prefetcher(min(threads, 1), f"assemble {rank}")
@@ -225,6 +230,7 @@ class Loader:
             source_tokens=source_tokens,
             state=self._streams.state(),
             history=self._plan_segments.history,
+            skipped=self._streams.take_skipped(),
         )
 
     def _draw(

@@ -22,7 +22,7 @@ from data.plan.segments import PlanSegment, PlanSegments
 from data.stream.block import OpenBlock, Opener
 from data.stream.prefetch import Prefetcher
 from data.stream.reading import UnitTrouble
-from data.stream.skipping import SkipNotice, Skipping
+from data.stream.skipping import Identity, LeftOut, SkipNotice, Skipping
 
 
 class Opening(NamedTuple):
@@ -84,10 +84,11 @@ class Streams:
         memory_bytes: int,
         log: Callable[[Opening], None] | None = None,
         on_skip: Callable[[SkipNotice], None] | None = None,
+        left_out: LeftOut | None = None,
     ) -> None:
         self._plan_segments, self._opener, self._prefetcher = plan_segments, opener, prefetcher
         self._memory, self._log = memory_bytes, log
-        self._skipping = Skipping(plan_segments, opener.corpora, on_skip)
+        self._skipping = Skipping(plan_segments, opener.corpora, on_skip, left_out or LeftOut())
         self._streams: dict[tuple[int, int], _Stream] = {}
         self._kept: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._held = self._pending_bytes = 0
@@ -117,6 +118,10 @@ class Streams:
                 if stream.reported and stream.position != START
             }
         )
+
+    def take_skipped(self) -> tuple[Identity, ...]:
+        """The samples and units that this rank has left out, and told of, since the last call."""
+        return self._skipping.take_told()
 
     def start(self, row: int) -> None:
         """Has the blocks that rows from `row` on need opened by the threads, the first needed first."""

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from data.errors import BadInput
+from data.shards.patience import MINUTES, Patience
 from data.shards.walk import Walk
 from launcher import output
-from launcher.cli.options import AsJson, ConfigFile, Overrides, RunPath
+from launcher.cli.options import AsJson, ConfigFile, Overrides, PatienceMinutes, RunPath
 
 data = typer.Typer(help="Pack, index and verify shards; show and trace rows.", no_args_is_help=True)
 
@@ -115,6 +116,7 @@ def index(
     text_member: TextMember = None,
     workers: Workers = 1,
     memory_mib: MemoryMib = None,
+    patience: PatienceMinutes = MINUTES,
 ) -> None:
     """Index shards of other people's making, in place.
 
@@ -136,6 +138,7 @@ def index(
             reading=reading,
             workers=workers,
             memory_mib=memory_mib or MEMORY_MIB,
+            patience=Patience(patience, setting="--patience"),
         )
     made = built.index
     output.say(
@@ -157,6 +160,7 @@ def verify(
     ] = None,
     json: AsJson = False,
     workers: Workers = 1,
+    patience: PatienceMinutes = MINUTES,
 ) -> None:
     """Read every unit; print what is wrong and where.
 
@@ -170,7 +174,8 @@ def verify(
     from data.prepare.verify import verify as run
 
     with output.progress("verifying") as report:
-        done = run(index, shards, workers=workers, progress=report)
+        waiting = Patience(patience, setting="--patience")
+        done = run(index, shards, workers=workers, patience=waiting, progress=report)
     rows = [finding._asdict() for finding in done.findings]
     if json:
         output.say_json(rows)

@@ -6,9 +6,9 @@ instead of ours, nothing works and the traceback points nowhere; so that is look
 What stdout refuses ends a command that prints its answer there: silently with 141 where a pipe's reader has
 ended (`headrace … | head`), else in one line with 2. A run does not depend on it (training/train.py).
 
-Exit codes: 0 finished · 1 a bug · 2 bad input, one line · 75 stopped with everything saved, or ranks did not
-come: start me again · 130, 140, 143 ended by SIGINT, SIGUSR2, SIGTERM where there was nothing to save.
-`headrace doctor` has codes of its own, in its --help.
+Exit codes: 0 finished · 1 a bug · 2 bad input, one line · 75 stopped with everything saved, or what passes
+by itself (ranks that did not come, shards out of reach): start me again · 130, 140, 143 ended by SIGINT,
+SIGUSR2, SIGTERM where there was nothing to save. `headrace doctor` has codes of its own, in its --help.
 """
 
 import sys

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data.shards.patience import MINUTES, Patience
 from launcher import output
-from launcher.cli.options import AsJson
+from launcher.cli.options import AsJson, PatienceMinutes
 
 if TYPE_CHECKING:
     from data.shards.corpus import Corpus
@@ -23,21 +24,23 @@ def register(app: typer.Typer) -> None:
     app.add_typer(tokenizer, name="tokenizer")
 
 
-def corpora_of(arguments: Sequence[str]) -> "list[Corpus]":
-    """Open what was named: each index file as a corpus of its own, all shards together as one."""
+def corpora_of(arguments: Sequence[str], minutes: float) -> "list[Corpus]":
+    """Open what was named: each index file as a corpus of its own, all shards together as one. minutes: that
+    shards out of reach are waited for."""
     from data.prepare.verify import recorded
     from data.shards.corpus import open_corpus
     from data.shards.index import Index
 
+    patience = Patience(minutes, setting="--patience")
     indexes = [argument for argument in arguments if argument.endswith(".index")]
     shards = [argument for argument in arguments if not argument.endswith(".index")]
     opened = []
     for path in indexes:
         index = Index.open(path)
-        opened.append(open_corpus(index.name, recorded(index), path))
+        opened.append(open_corpus(index.name, recorded(index), path, patience=patience))
     if shards:
         stem = shards[0].rpartition("/")[2].split(".")[0].rstrip("0123456789*?[]{}").rstrip("-_") or "corpus"
-        opened.append(open_corpus(stem, shards))
+        opened.append(open_corpus(stem, shards, patience=patience))
     return opened
 
 
@@ -49,6 +52,7 @@ def train_tokenizer(
     algorithm: Annotated[str, typer.Option("--algorithm", help="unigram or bpe.")] = "unigram",
     sample_mib: Annotated[int, typer.Option("--sample-mib", min=1, help="Text to train on, at most.")] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Of the sample.")] = 1,
+    patience: PatienceMinutes = MINUTES,
 ) -> None:
     """Train a SentencePiece model on shards.
 
@@ -60,7 +64,7 @@ def train_tokenizer(
     """
     from data.tokenization.train import train as run
 
-    opened = corpora_of(corpora)
+    opened = corpora_of(corpora, patience)
     account: list[str] = []
     with output.progress("reading the sample") as report:
         made = run(
@@ -86,6 +90,7 @@ def check_tokenizer(
         int | None, typer.Option("--sample-mib", min=1, help="Check a sample; by default all.")
     ] = None,
     json: AsJson = False,
+    patience: PatienceMinutes = MINUTES,
 ) -> None:
     """Send corpora through a tokenizer and back.
 
@@ -99,7 +104,7 @@ def check_tokenizer(
     from data.tokenization.check import check as run
     from data.tokenization.tokenizer import Tokenizer
 
-    opened = corpora_of(corpora)
+    opened = corpora_of(corpora, patience)
     budget = None if sample_mib is None else sample_mib << 20
     with output.progress("checking") as report:
         reports = run(Tokenizer.load(model), opened, budget=budget, progress=report)

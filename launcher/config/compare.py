@@ -21,8 +21,8 @@ WATCHING: tuple[tuple[str, ...], ...] = (
     ("tokenizer", "lossy"),
     ("data", "threads"),
     ("data", "memory_mib"),
-    ("data", "cache", "folder"),
-    ("data", "cache", "bytes"),
+    ("data", "cache"),
+    ("data", "patience"),
 )
 """A key, or a section with all its keys, stands here only if no batch, weight, loss, checkpoint that is kept
 or evaluation changes by it:
@@ -31,13 +31,12 @@ log, wandb        who sees the records; metrics.jsonl has every step, whatever s
 fingerprint       one more value in the lines of metrics.jsonl, of rows that are the same.
 replicas          when copies are compared; one that differs stops the run and changes nothing.
 tokenizer.lossy   whether a start is refused.
-data.threads, data.memory_mib, data.cache.folder, data.cache.bytes
-                  when a block is read and how often. What stands in row n never depends on it.
+data.threads, data.memory_mib, data.cache, data.patience
+                  when a block is read, how often, and how long that is waited for: trouble that passes is
+                  never skipped. What stands in row n never depends on it.
 
 Not here, though it may look so:
 
-data.cache.retries, .backoff, .timeout
-                  say when a read has failed; with data.on_bad.action: skip the unit is then skipped for good.
 eval.samples      are part of what an evaluation writes, and need eval.every.
 layout, model.attention, model.loss_chunk
                   change sums by rounding, and layout where dropout falls.

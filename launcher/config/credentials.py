@@ -8,6 +8,8 @@ begins with $ is a variable, for the shell to expand.
 import re
 from urllib.parse import urlsplit
 
+from data.shards.http_login import VARIABLE
+
 _PARAMETER = re.compile(r"(?i)(^|&)[^=&]*(signature|credential|token|secret|password|sig|key)[^=&]*=")
 """Of a URL: presigned S3 and GCS URLs, Azure's SAS, tokens of hubs."""
 
@@ -40,8 +42,10 @@ def refuse_secret(shard: str) -> None:
     parts = urlsplit(shard)
     web = parts.scheme in ("http", "https")
     if parts.password or (web and parts.username):
+        elsewhere = f"put it into .netrc, or into {VARIABLE} in the environment"
         raise ValueError(
-            "a URL with a password in it would be copied into runs; use .netrc or the environment"
+            "a URL with a password in it would be copied into runs; "
+            + (elsewhere if web else "put it into the environment, where its library looks for it")
         )
     if _PARAMETER.search(parts.query):
         raise ValueError(

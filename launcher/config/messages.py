@@ -55,6 +55,7 @@ RENAMED: Mapping[Key, str] = {
     ("model", "chunk"): "model.loss_chunk",
     ("model", "longest"): "max_sequence_length",
     ("optimizer", "clip"): "optimizer.grad_clip",
+    ("data", "cache", "retries"): "data.patience",
 }
 """Keys of configs of before, and what they are called now."""
 

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from data.plan.plan import OnBad
+from data.shards.patience import MINUTES, MOST_MINUTES
 from data.shards.store import CacheOptions
 from launcher.config.credentials import refuse_secret
 from model.config import require_temperature
@@ -132,6 +133,8 @@ class DataConfig(Section):
     """Bytes of text that are packed together; by default 1024 times max_sequence_length; of rows above
     16384 positions at most 16 MiB, or 64 times max_sequence_length."""
     cache: CacheOptions = CacheOptions()
+    patience: Annotated[float, Field(ge=0, le=MOST_MINUTES)] = MINUTES
+    """Minutes for which a shard that cannot be reached is waited for, before the run is saved and leaves."""
     on_bad: OnBad = OnBad()
     threads: Annotated[int, Field(ge=0, le=256)] = 1
     """Threads a process that open blocks ahead; 0: the step waits for each block."""

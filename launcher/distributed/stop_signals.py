@@ -47,6 +47,10 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.name is not None
 
+    def heard(self, name: str | None) -> None:
+        """Another rank was asked to stop by this signal; None: it was not."""
+        self.name = self.name or name
+
     def _ask(self, number: int, _frame: FrameType | None) -> None:
         if self.name is not None and number == signal.SIGINT:
             raise KeyboardInterrupt

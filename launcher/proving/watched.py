@@ -22,6 +22,7 @@ from data.errors import BadInput
 from data.stream.rows import Rows
 from launcher.config import run_config
 from launcher.config.run_config import Config
+from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
 from launcher.engine.engine import Engine
 from launcher.engine.interface import Judge, StepResult
@@ -41,7 +42,7 @@ def train(world: World, task: dict[str, Any]) -> dict[str, Any]:
     config = run_config.build(task["config"], {}, task["name"])
     found: dict[str, Any] = {"line": None}
 
-    def choose() -> tuple[RunFolder, Config]:
+    def choose(_stop: StopRequest) -> tuple[RunFolder, Config]:
         return (run_folder.open_run(config.path), config) if task.get("resume") else run_folder.start(config)
 
     def loop(session: Session, progress: Progress) -> End:
@@ -62,7 +63,7 @@ def train(world: World, task: dict[str, Any]) -> dict[str, Any]:
     try:
         found["code"] = run_rank(world, choose, None, loop)
     except BadInput as error:
-        found["code"], found["line"] = 2, str(error)
+        found["code"], found["line"] = error.code, str(error)
     return found
 
 

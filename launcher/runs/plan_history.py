@@ -12,9 +12,9 @@ from pathlib import Path
 from data.durable import append_record
 from data.errors import BadInput
 from data.plan.make import make_plan
-from data.plan.plan import History, append_skip, read_history
+from data.plan.plan import History, Plan, append_skip, read_history
 from data.shards.corpus import Corpus
-from data.stream.skipping import SkipNotice
+from data.stream.skipping import Identity, SkipNotice
 from data.tokenization.tokenizer import Tokenizer
 from launcher.config.run_config import Config
 from launcher.runs.progress import Progress
@@ -66,6 +66,14 @@ def keep(run: RunFolder, history: History) -> None:
             append_record(run.plan, line)
     elif read_history(run.plan).segments != history.segments:
         history.append_to(run.plan)
+
+
+def left_out_before(run: RunFolder, plan: Plan) -> list[Identity]:
+    """What all attempts so far have left out by `data.on_bad`, each once, without samples that the plan has
+    in quarantine: those are settled."""
+    settled = set(plan.quarantine)
+    found = [(line["corpus"], line["unit"], line["key"]) for line in run.ledger() if line["event"] == "skip"]
+    return [one for one in dict.fromkeys(found) if (one[0], one[2]) not in settled]
 
 
 def record_skip(run: RunFolder, attempt_path: Path, notice: SkipNotice) -> None:

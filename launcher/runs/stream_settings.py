@@ -10,12 +10,15 @@ from data.plan.held_out import held_out_units
 from data.plan.make import CorpusSettings, StreamSettings
 from data.plan.plan import Plan
 from data.shards.corpus import Corpus, open_corpus
+from data.shards.patience import Patience
 from data.shards.samples import Reading
 from launcher.config.run_config import Config
 
 
-def open_corpora(config: Config) -> dict[str, Corpus]:
-    """Every corpus of the config, dropped ones (weight 0) included. BadInput names what is missing."""
+def open_corpora(config: Config, patience: Patience | None = None) -> dict[str, Corpus]:
+    """Every corpus of the config, dropped ones (weight 0) included. BadInput names what is missing; trouble
+    that passes is waited for, here and in all reads, with the config's patience unless one is given."""
+    patience = patience or Patience(config.data.patience)
     opened = {
         name: open_corpus(
             name,
@@ -24,6 +27,7 @@ def open_corpora(config: Config) -> dict[str, Corpus]:
             config.data.cache,
             Reading(corpus.text_field, corpus.text_member),
             location=f"data.corpora.{name}",
+            patience=patience,
         )
         for name, corpus in config.data.corpora.items()
     }

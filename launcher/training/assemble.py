@@ -5,6 +5,7 @@
     held-out rows, samples                                         held_out.py, samples.py
     the openings log, the loader from row n                        data/provenance, data/stream/loader.py
     its batches, also on ranks that share its rows                 shared_rows.py
+    how long shards are waited for, and who is told                teller.py, upcoming.py
     the folder of checkpoints, put in order                        save.py
     replicas compared as they were loaded                          replica_check.py
 
@@ -17,12 +18,14 @@ from functools import partial
 from typing import TextIO
 
 from data.provenance.openings import OpeningsLog
-from data.stream.loader import Loader, RowShares
+from data.shards.patience import Patience
+from data.stream.loader import Loader, RowShares, blank_batches
+from data.stream.skipping import LeftOut
 from launcher.checkpoint.retention import Retention
 from launcher.checkpoint.save import Checkpoints
 from launcher.config.run_config import Config
 from launcher.distributed.allocator import keep_memory
-from launcher.distributed.collectives import from_first, together
+from launcher.distributed.collectives import at_length, from_first, together
 from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
 from launcher.engine.host_memory import host_memory_free
@@ -31,7 +34,7 @@ from launcher.inference.samples import Sampler, no_room
 from launcher.inference.trained_model import plain_model
 from launcher.runs.beginning import on_record
 from launcher.runs.lr_change import lr_change_from
-from launcher.runs.plan_history import keep, record_skip
+from launcher.runs.plan_history import keep, left_out_before, record_skip
 from launcher.runs.progress import Progress
 from launcher.runs.stream_settings import require_held_out
 from launcher.runs.versions import versions
@@ -42,7 +45,9 @@ from launcher.training.moved import layout_changes, shown
 from launcher.training.replica_check import replica_check
 from launcher.training.restore import ClaimedAttempt, Restored, Stream, restore
 from launcher.training.session import Session
-from launcher.training.shared_rows import shared_batches
+from launcher.training.shared_rows import row_sharing
+from launcher.training.teller import Teller
+from launcher.training.upcoming import Waiting
 
 
 def assemble(
@@ -51,16 +56,22 @@ def assemble(
     """The session and where it starts. What must be closed is left to `stack`. BadInput on all ranks."""
     keep_memory()
     config = claimed.config
-    restored = restore(world, claimed, stack)
+    teller = Teller(world, terminal)
+    patience = Patience(config.data.patience, tell=teller, asked_to_stop=lambda: bool(stop))
+    restored = restore(world, claimed, patience, stop, stack)
     stream, engine = restored.stream, restored.engine
     # Nobody reads rows of a plan that is not on the disk yet.
     tracker = together(world, lambda: _begin(world, claimed, restored, stack, terminal))
-    held_out = together(world, lambda: _held_out(world, config, stream))
+    teller.tracker = tracker
+    held_out = at_length(world, lambda: _held_out(world, config, stream), stop)
     sampler = _sampler(world, config, stream, tracker)
     openings = together(world, lambda: _openings(world, claimed, stack))
-    loader = together(world, lambda: _loader(world, claimed, stream, openings, stack))
+    left_out = _left_out(world, claimed, stream)
+    loader = together(world, lambda: _loader(world, claimed, stream, openings, left_out, stack))
+    stack.callback(patience.end)  # before the loader's end, which waits for its threads
     shares = RowShares(world.mesh.data.size, config.layout.micro_batch)
-    batches = shared_batches(world, loader, stream.history, shares, stream.at.row)
+    batches = loader or blank_batches(stream.history, shares, stream.at.row)
+    waiting = Waiting(stop, patience.seconds, teller.for_all)
 
     def sync() -> None:
         if openings is not None:
@@ -78,7 +89,14 @@ def assemble(
         hold=claimed.attempt,
         engine=engine,
         batches=global_batches(
-            batches, engine.reducer, stream.plan, world.mesh.leads, stream.tokenizer.unknown
+            batches,
+            row_sharing(world, shares),
+            world,
+            engine.reducer,
+            stream.plan,
+            waiting,
+            left_out,
+            stream.tokenizer.unknown,
         ),
         average=restored.average,
         checkpoints=checkpoints,
@@ -171,8 +189,21 @@ def _openings(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> Openin
     return log
 
 
+def _left_out(world: World, claimed: ClaimedAttempt, stream: Stream) -> LeftOut:
+    """What the attempts before have left out, the same on all ranks. BadInput where that is too much."""
+    before = from_first(world, lambda: left_out_before(claimed.run, stream.plan))
+    left_out = LeftOut((corpus, unit, key) for corpus, unit, key in before)
+    together(world, lambda: left_out.require_within(stream.plan.on_bad.budget))
+    return left_out
+
+
 def _loader(
-    world: World, claimed: ClaimedAttempt, stream: Stream, openings: OpeningsLog | None, stack: ExitStack
+    world: World,
+    claimed: ClaimedAttempt,
+    stream: Stream,
+    openings: OpeningsLog | None,
+    left_out: LeftOut,
+    stack: ExitStack,
 ) -> Loader | None:
     """On the first of the ranks that share rows, which reads them for all."""
     if not world.mesh.leads:
@@ -191,6 +222,7 @@ def _loader(
         memory_bytes=data.memory_mib << 20,
         log=openings,
         on_skip=partial(record_skip, claimed.run, path),
+        left_out=left_out,
     )
     stack.callback(loader.close)
     return loader

@@ -9,11 +9,11 @@ the optimised loss is then a plain sum, and the reported losses are parts of tha
     in step n        the engine trains on batch n; the network adds up the ranks' sums of batch n + 1
     in step n + 1    wait for these sums; take batch n + 2 and begin to add up its sums; train on n + 1
 
-Batches themselves are assembled ahead by the loader's threads (data/stream/prefetch.py). Here there is no
-thread: all ranks must begin their reductions in the same order.
+How batches are taken and waited for stands in upcoming.py. Reductions are begun by this thread alone, for all
+ranks must begin them in the same order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -22,85 +22,13 @@ import numpy as np
 from data.errors import BadInput
 from data.plan.plan import Plan
 from data.stream.loader import Batch
-from launcher.distributed.host_reduce import HostSums, Pending
+from data.stream.skipping import LeftOut
+from launcher.distributed.collectives import gather
+from launcher.distributed.host_reduce import HostSums
+from launcher.distributed.world import World
+from launcher.training.batch_sums import BatchSums
+from launcher.training.upcoming import StreamFailed, Upcoming, Waiting
 from objectives.mixture import Mixture
-from objectives.registry import NAMES
-
-
-@dataclass(frozen=True, slots=True)
-class BatchSums:
-    """Sums over one step's rows; of one rank before the reduction, of all ranks after it."""
-
-    weight: np.ndarray
-    """float64 [objectives, corpora]: loss weight."""
-    targets: np.ndarray
-    """float64 [objectives, corpora]: positions at which something is predicted."""
-    source: np.ndarray
-    """float64 [objectives, corpora]: tokens of text."""
-    rows: np.ndarray
-    """float64 [corpora]: rows."""
-    finished_blocks: np.ndarray
-    """float64 [corpora]: blocks finished so far by all streams."""
-    tokens: float
-    """Positions besides padding."""
-    unknown: float = 0.0
-    """Of these, those that read the token for what the tokenizer cannot spell."""
-    failures: float = 0.0
-    """Ranks whose stream failed."""
-
-    @property
-    def vector(self) -> np.ndarray:
-        """float64: everything, flat, for one all-reduce."""
-        tables = [self.weight.ravel(), self.targets.ravel(), self.source.ravel()]
-        return np.concatenate(
-            [*tables, self.rows, self.finished_blocks, [self.tokens, self.unknown, self.failures]]
-        )
-
-    @staticmethod
-    def of_vector(vector: np.ndarray, corpora: int) -> "BatchSums":
-        """The inverse of `vector`."""
-        table = len(NAMES) * corpora
-        borders = np.cumsum([table, table, table, corpora, corpora])
-        weight, targets, source, rows, finished_blocks, (tokens, unknown, failures) = np.split(
-            vector, borders
-        )
-        shape = (len(NAMES), corpora)
-        return BatchSums(
-            weight=weight.reshape(shape),
-            targets=targets.reshape(shape),
-            source=source.reshape(shape),
-            rows=rows,
-            finished_blocks=finished_blocks,
-            tokens=float(tokens),
-            unknown=float(unknown),
-            failures=float(failures),
-        )
-
-    @staticmethod
-    def none(corpora: int, failures: float = 0.0) -> "BatchSums":
-        """The sums of a rank that has no batch, or has one that another rank counts."""
-        table, by_corpus = np.zeros((len(NAMES), corpora)), np.zeros(corpora)
-        return BatchSums(table, table, table, by_corpus, by_corpus, tokens=0.0, failures=failures)
-
-
-def count(batch: Batch, corpora: int, unknown: int) -> BatchSums:
-    """The sums over this rank's rows of a step. unknown: the tokenizer's id for what it cannot spell."""
-    rows = batch.rows
-    weight, targets = rows.tally((len(NAMES), corpora))
-    real = batch.numbers >= 0
-    ids = {corpus.name: corpus.id for corpus in batch.history.at(batch.first_row).corpora}
-    finished_blocks = np.zeros(corpora)
-    for (corpus, _), (blocks, _) in batch.state.positions.items():
-        finished_blocks[ids[corpus]] += blocks
-    return BatchSums(
-        weight=weight,
-        targets=targets,
-        source=batch.source_tokens.astype(np.float64),
-        rows=np.bincount(rows.corpus[real, 0], minlength=corpora).astype(np.float64),
-        finished_blocks=finished_blocks,
-        tokens=float(np.count_nonzero(rows.corpus >= 0)),
-        unknown=float(np.count_nonzero((rows.tokens == unknown) & (rows.corpus >= 0))),
-    )
 
 
 def scales(batch_sums: BatchSums, mixture: Mixture, row: int, normalise: str) -> np.ndarray:
@@ -132,51 +60,48 @@ class GlobalBatch:
     sums are to be under way when the step is made."""
 
 
-class StreamFailed(Exception):
-    """Some rank has no further batch. `error` is why, on the rank where it happened, and None elsewhere."""
-
-    def __init__(self, error: BadInput | None) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-    def repeat(self) -> None:
-        """Raises what happened on this rank, if anything did."""
-        if self.error is not None:
-            raise self.error
-
-
 def global_batches(
-    batches: Iterator[Batch], reducer: HostSums, plan: Plan, leads: bool, unknown: int
+    batches: Iterator[Batch],
+    share: Callable[[Batch], Batch],
+    world: World,
+    reducer: HostSums,
+    plan: Plan,
+    waiting: Waiting,
+    left_out: LeftOut,
+    unknown: int,
 ) -> Iterator[GlobalBatch]:
-    """Each batch with its sums and scale, the reduction of the next one's sums under way when it is handed
-    out. plan: that in force for all of them. leads: this rank counts the rows that it shares with others.
-    unknown: the tokenizer's id for what it cannot spell.
+    """Each batch with its sums and scale, the next one being taken and its sums added up when it is handed
+    out. plan: that in force for all of them. share: gives a rank's rows to those that share them
+    (shared_rows.py). left_out: gains what all ranks leave out. unknown: the tokenizer's id for what
+    it cannot spell.
 
-    Where the stream of one rank fails, every rank gets StreamFailed at the same batch: none is left waiting.
+    Where the stream of one rank fails, or the ranks together leave out more than the budget, every rank gets
+    StreamFailed at the same batch, and StoppedWaiting likewise: none is left waiting.
     """
     corpora = len(plan.corpora)
 
-    def begin_next() -> tuple[Batch | BadInput, Pending]:
-        batch: Batch | BadInput
-        try:
-            batch = next(batches)
-        except BadInput as error:
-            batch = error
-        if isinstance(batch, BadInput):
-            own = BatchSums.none(corpora, failures=1.0)
-        else:
-            own = count(batch, corpora, unknown) if leads else BatchSums.none(corpora)
-        return batch, reducer.start(own.vector)
+    def begin_next() -> Upcoming:
+        return Upcoming(batches, world, reducer, corpora, waiting, unknown)
 
     begin = perf_counter()
     upcoming = begin_next()
     while True:
-        batch, handle = upcoming
-        batch_sums = BatchSums.of_vector(handle.wait(), corpora)
-        if batch_sums.failures:
-            raise StreamFailed(batch if isinstance(batch, BadInput) else None)
-        assert not isinstance(batch, BadInput)
+        batch, batch_sums = upcoming.result()
+        if batch_sums.skipped:
+            _settle(world, batch, left_out, plan)
+        batch = share(batch)
         scale = scales(batch_sums, plan.mixture, batch.first_row, plan.normalise)
         upcoming = begin_next()
         yield GlobalBatch(batch, batch_sums, scale, perf_counter() - begin)
         begin = perf_counter()
+
+
+def _settle(world: World, batch: Batch, left_out: LeftOut, plan: Plan) -> None:
+    """What the ranks have left out for a batch, told to all of them. StreamFailed on all where that is more
+    than the budget. A collective."""
+    for identities in gather(world, batch.skipped):
+        left_out.add((corpus, unit, key) for corpus, unit, key in identities)
+    try:
+        left_out.require_within(plan.on_bad.budget)
+    except BadInput as error:
+        raise StreamFailed(error) from error

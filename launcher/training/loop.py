@@ -16,9 +16,9 @@ from time import perf_counter
 
 from launcher.distributed import stop_signals
 from launcher.runs.progress import Progress
-from launcher.training.global_batch import StreamFailed
 from launcher.training.session import Session
 from launcher.training.step_record import Step
+from launcher.training.upcoming import StoppedWaiting, StreamFailed
 
 
 class End(Enum):
@@ -39,6 +39,9 @@ def fit(session: Session, progress: Progress) -> End:
         except StreamFailed:
             session.save(progress)
             raise
+        except StoppedWaiting:
+            session.save(progress)
+            return End.STOPPED
         batch, sums, number = global_batch.batch, global_batch.batch_sums, progress.step + 1
         lr = config.lr(number)
         result = session.engine.step(batch.micro_batches, global_batch.scale, number, lr, session.judge)

@@ -21,11 +21,13 @@ from typing import Any
 
 from data.plan.plan import History, Plan
 from data.shards.corpus import Corpus
+from data.shards.patience import Patience
 from data.tokenization.tokenizer import Tokenizer
 from launcher.checkpoint.load import FoundDamaged, load, load_weights, undamaged
 from launcher.checkpoint.read import StoredCheckpoint
 from launcher.config.run_config import Config
-from launcher.distributed.collectives import found_by_all, from_first, together
+from launcher.distributed.collectives import at_length, found_by_all, from_first, together
+from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
 from launcher.engine.compiler import require_compiler
 from launcher.engine.ema import WeightAverage, weight_average
@@ -97,7 +99,9 @@ class Restored:
         return f"ema: the average of step {step} is dropped, for ema.decay is not set"
 
 
-def restore(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> Restored:
+def restore(
+    world: World, claimed: ClaimedAttempt, patience: Patience, stop: StopRequest, stack: ExitStack
+) -> Restored:
     """The run as its newest whole checkpoint has it; `stack` closes the engine. A collective. BadInput on all
     ranks, also where no checkpoint is whole, or the one that was asked for is not."""
     point = claimed.point
@@ -108,7 +112,7 @@ def restore(world: World, claimed: ClaimedAttempt, stack: ExitStack) -> Restored
         choice = _choose(world, claimed, point, damaged)
         try:
             stored = _open(world, choice)
-            stream = together(world, partial(_open_stream, claimed, stored))
+            stream = at_length(world, partial(_open_stream, claimed, patience, stored), stop)
             if engine is None:  # of one shape whatever the step, so one serves all tries
                 engine = _build(world, claimed.config, stream)
                 stack.callback(engine.close)
@@ -188,13 +192,13 @@ def _open(world: World, choice: _Choice) -> StoredCheckpoint | None:
     return undamaged(world, lambda: choice.stored or StoredCheckpoint(path))
 
 
-def _open_stream(claimed: ClaimedAttempt, stored: StoredCheckpoint | None) -> Stream:
+def _open_stream(claimed: ClaimedAttempt, patience: Patience, stored: StoredCheckpoint | None) -> Stream:
     """The text from the checkpoint's row on. BadInput for whatever of it is not as the run needs it."""
     config = claimed.config
     at = Progress.from_json(stored.progress) if stored else None
     tokenizer = run_tokenizer(claimed.run, at.history.newest.tokenizer if at else None)
     require_room(config, tokenizer)
-    corpora = open_corpora(config)
+    corpora = open_corpora(config, patience)
     history = go_on(claimed.run, config, corpora, tokenizer.hash, at)
     return Stream(tokenizer, corpora, history, at or Progress(history))
 

@@ -61,7 +61,8 @@ class Session:
     engine: Engine
     average: WeightAverage | None
     batches: Iterator[GlobalBatch]
-    """This rank's, in order and for ever; StreamFailed on all ranks where the stream of one ends."""
+    """This rank's, in order and for ever; StreamFailed on all ranks where the stream of one ends, and
+    StoppedWaiting where one was asked to stop meanwhile."""
     checkpoints: Checkpoints
     stop: StopRequest
     tracker: Tracker | None
@@ -157,14 +158,15 @@ class Session:
         self.saved = progress.step
         self._report_saves()
 
-    def finish(self, how: str) -> None:
-        """Wait for the save under way and close the ledger. A collective."""
+    def finish(self, how: str, error: BadInput | None = None) -> None:
+        """Wait for the save under way and close the ledger. error: that ended the run. A collective."""
         self.checkpoints.finish()
         self._report_saves()
         if self.engine.reduce(np.array([self._record_failed is not None]))[0]:
             raise self._lost_record()
         if self.hold is not None:
-            self.hold.record("stop", reason=how, signal=self.stop.name)
+            why = {} if error is None else {"error": str(error)}
+            self.hold.record("stop", reason=how, signal=self.stop.name, **why)
 
     def settle(self) -> None:
         """After an error: wait for the save under way and note it. No collective: each rank leaves alone."""

@@ -19,7 +19,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from data.errors import BadInput
+from data.errors import BadInput, PassingTrouble
+from data.shards.patience import Patience
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config import run_config
@@ -43,28 +44,29 @@ from launcher.runs.stream_settings import open_corpora
 from launcher.standard_streams import expendable
 from launcher.training.assemble import assemble
 from launcher.training.gc_schedule import collected_by_step
-from launcher.training.global_batch import StreamFailed
 from launcher.training.loop import End, fit
 from launcher.training.redirect_output import ConsoleLoss, quiet
 from launcher.training.restore import ClaimedAttempt
 from launcher.training.session import Session
+from launcher.training.upcoming import StreamFailed
 
-Choose = Callable[[], tuple[RunFolder, Config]]
+Choose = Callable[[StopRequest], tuple[RunFolder, Config]]
+"""Names the run and the config to go on with; while it waits for shards it looks at whether to stop."""
 Loop = Callable[[Session, Progress], End]
 
 
 def train(config: Config) -> int:
     """Start the run that a config names, or go on with it. The exit code; BadInput for the command line."""
-    return _in_world(lambda: start(config), step=None)
+    return _in_world(lambda stop: start(config, stop), step=None)
 
 
-def start(config: Config) -> tuple[RunFolder, Config]:
+def start(config: Config, stop: StopRequest) -> tuple[RunFolder, Config]:
     """run_folder.start; before a new run is written, that what its config names can be opened."""
     if not run_folder.exists(RunFolder(config.path).config_file):
         tokenizer = Tokenizer.load(config.tokenizer.model)
         require_room(config, tokenizer)
         beginning(config, tokenizer)
-        corpora = open_corpora(config)
+        corpora = open_corpora(config, _patience(config, stop))
         _warn(refuse_unknown(config, corpora))
         _warn(require_spelling(config, tokenizer, lambda: corpora))
     return run_folder.start(config)
@@ -73,13 +75,18 @@ def start(config: Config) -> tuple[RunFolder, Config]:
 def resume(run: RunFolder, config: Config, step: int | None = None) -> int:
     """Go on with a run under an edited config, from its newest checkpoint or from that of `step`."""
 
-    def choose() -> tuple[RunFolder, Config]:
+    def choose(stop: StopRequest) -> tuple[RunFolder, Config]:
         current = run.current_config()
         if config.data != current.data:
-            _warn(refuse_unknown(config, open_corpora(config), before=current))
+            opened = open_corpora(config, _patience(config, stop))
+            _warn(refuse_unknown(config, opened, before=current))
         return run, config
 
     return _in_world(choose, step=step)
+
+
+def _patience(config: Config, stop: StopRequest) -> Patience:
+    return Patience(config.data.patience, asked_to_stop=lambda: bool(stop))
 
 
 def _warn(lines: Sequence[str]) -> None:
@@ -106,7 +113,7 @@ def run_rank(world: World, choose: Choose, step: int | None = None, loop: Loop =
     try:
         with ExitStack() as stack:
             stop = stack.enter_context(stop_request())
-            claimed = _claim(world, choose, step, stack)
+            claimed = _claim(world, choose, step, stop, stack)
             if claimed is None:
                 return End.FINISHED.value
             world = replace(world, degrees=claimed.config.layout.degrees)
@@ -115,12 +122,14 @@ def run_rank(world: World, choose: Choose, step: int | None = None, loop: Loop =
         return told.code
 
 
-def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> ClaimedAttempt | None:
+def _claim(
+    world: World, choose: Choose, step: int | None, stop: StopRequest, stack: ExitStack
+) -> ClaimedAttempt | None:
     """This start's attempt. None: the run is complete already."""
     held: list[tuple[Attempt, StartPoint]] = []
 
     def claim() -> dict[str, Any]:
-        run, config = choose()
+        run, config = choose(stop)
         point = _start_point(run, config, step)
         found = point.checkpoint
         if point.complete and found:
@@ -140,7 +149,7 @@ def _claim(world: World, choose: Choose, step: int | None, stack: ExitStack) -> 
             "config": run_config.plain(config),
         }
 
-    told = from_first(world, claim)
+    told = from_first(world, claim, stop)
     if told["complete"]:
         return None
     attempt, point = held[0] if held else (None, None)
@@ -178,17 +187,34 @@ def _attempt(world: World, claimed: ClaimedAttempt, stop: StopRequest, loop: Loo
                 session, progress = assemble(world, claimed, stop, stack, terminal)
             loss.note_earlier()
             end = _train(session, progress, loop)
-            session.finish("trouble" if isinstance(end, StreamFailed) else end.name.lower())
+            error = _common(world, end) if isinstance(end, StreamFailed) else None
+            session.finish(_how(end, error), error)
         except BadInput as error:
             if claimed.attempt is not None:
                 claimed.attempt.give_up(error)
             raise
-        if isinstance(end, StreamFailed):
-            together(world, end.repeat)
-            raise end  # not reached: it was the trouble of some rank
+        if error is not None:
+            raise error
+    assert isinstance(end, End)
     if end is End.FINISHED and world.rank == 0:
         show_summary(claimed.run)
     return end.value
+
+
+def _common(world: World, failed: StreamFailed) -> BadInput:
+    """The error of the rank whose line is to be shown; on the others what they are told of it."""
+    try:
+        together(world, failed.repeat)
+    except BadInput as error:
+        return error
+    raise failed  # not reached: it was the trouble of some rank
+
+
+def _how(end: End | StreamFailed, error: BadInput | None) -> str:
+    """In a word, for the ledger."""
+    if isinstance(end, End):
+        return end.name.lower()
+    return "out of patience" if error is not None and error.code == PassingTrouble.code else "trouble"
 
 
 def _train(session: Session, progress: Progress, loop: Loop) -> End | StreamFailed:

@@ -11,7 +11,7 @@ from data.plan.blocks import Blocks
 from data.plan.make import CorpusSettings
 from data.plan.plan import History, Plan
 from data.plan.positions import StreamPositions
-from data.shards.transports import ShardTrouble
+from data.shards.trouble import ShardTrouble
 from data.stream.held_out import held_out_rows, held_out_text
 from data.tokenization.tokenizer import Tokenizer
 from objectives.registry import NAMES, objective_id

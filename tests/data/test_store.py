@@ -3,103 +3,32 @@
 import gzip
 import multiprocessing
 import os
-import re
 import shutil
 import socket
 import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import fsspec
 import pytest
 
-from data.errors import BadInput
+from data.errors import BadInput, PassingTrouble
 from data.prepare.build_index import build_index
 from data.prepare.verify import verify
 from data.shards.cache import Cache
 from data.shards.corpus import Corpus, ReadTrouble, open_corpus
+from data.shards.patience import Patience
 from data.shards.store import CacheOptions, Store, shown
 from tests.data.test_pack import TEXTS, read
 from tests.support.helpers import pack_texts
+from tests.support.shard_server import Server
 
-
-class Server:
-    """Serves a folder with ranges, and misbehaves as told: `faults` are taken one a request, first first."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.faults: list[str] = []
-        self.ranges = True
-        self.requests: list[str | None] = []
-        self.connections = 0
-        self.waits = threading.Event()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"  # connections are kept
-
-            def setup(self) -> None:
-                super().setup()
-                outer.connections += 1
-
-            def do_GET(self) -> None:
-                outer.answer(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that give up
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        asked = handler.headers.get("Range")
-        self.requests.append(asked)
-        fault = self.faults.pop(0) if self.faults else ""
-        if fault.isdigit():
-            return handler.send_error(int(fault))
-        handler.close_connection = bool(fault) and not fault.startswith("to ")
-        if fault == "reset":
-            return handler.connection.shutdown(socket.SHUT_RDWR)
-        if fault == "stall":
-            self.waits.wait(30)
-            return None
-        if fault.startswith("to "):
-            handler.send_response(302)
-            handler.send_header("Location", fault.removeprefix("to "))
-            handler.send_header("Content-Length", "0")
-            return handler.end_headers()
-        path = self.folder / urlsplit(handler.path).path.lstrip("/")  # of a whole URL where it is a proxy
-        if not path.exists():
-            return handler.send_error(404)
-        data, total = path.read_bytes(), path.stat().st_size
-        if asked and self.ranges:
-            first, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", asked).groups())  # type: ignore[union-attr]
-            data = data[first : last + 1]
-            handler.send_response(206)
-            handler.send_header("Content-Range", f"bytes {first}-{first + len(data) - 1}/{total}")
-        else:
-            handler.send_response(200)
-        handler.send_header("Content-Length", str(len(data)))
-        handler.end_headers()
-        if fault == "cut":
-            data = data[: len(data) // 2]
-        if fault == "flip":
-            data = bytes([data[0] ^ 1]) + data[1:]
-        if fault == "drip":
-            handler.wfile.write(data[:1])
-            self.waits.wait(30)
-            return None
-        handler.wfile.write(data)
-        return None
+SHORT = 0.01
+"""Minutes."""
 
 
 @pytest.fixture
@@ -107,14 +36,12 @@ def server(tmp_path: Path) -> Iterator[Server]:
     (tmp_path / "served").mkdir()
     server = Server(tmp_path / "served")
     yield server
-    server.waits.set()
-    server.http.shutdown()
-    server.http.server_close()
+    server.close()
 
 
 @pytest.fixture
 def options(tmp_path: Path) -> CacheOptions:
-    return CacheOptions(str(tmp_path / "cache"), bytes=100_000_000, retries=3, backoff=0.01, timeout=0.3)
+    return CacheOptions(str(tmp_path / "cache"), bytes=100_000_000, backoff=0.01, timeout=0.3)
 
 
 @pytest.fixture
@@ -147,13 +74,17 @@ def test_what_may_pass_is_tried_again(remote: Corpus, server: Server, fault: str
 @pytest.mark.parametrize(
     "fault, what", [("500", "HTTP 500"), ("reset", ""), ("stall", "stalled"), ("cut", "cut off after")]
 )
-def test_after_the_last_attempt_one_line_says_what_and_where(
+def test_when_patience_ends_one_line_says_what_and_where(
     remote: Corpus, server: Server, fault: str, what: str
 ) -> None:
-    server.faults = [fault] * 4
-    with pytest.raises(ReadTrouble, match=rf"c-000000\.tar, unit 2 .*{what}.*4 attempts in") as caught:
+    remote.store.patience = Patience(SHORT)
+    server.faults = [fault] * 1000
+    begun = time.monotonic()
+    with pytest.raises(PassingTrouble, match=rf"c: http.*c-000000\.tar: .*{what}.*attempts in 1 s") as caught:
         remote.read_unit(2)
+    assert 0.6 <= time.monotonic() - begun < 2
     assert "\n" not in str(caught.value)
+    server.faults = []
     assert remote.read_unit(2)  # the next call begins anew
 
 
@@ -173,8 +104,9 @@ def test_nobody_listens(server: Server, options: CacheOptions) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    corpus = open_corpus("c", [f"http://127.0.0.1:{port}/c-000000.tar"], report.index, options)
-    with pytest.raises(ReadTrouble, match=r"Connection refused .4 attempts"):
+    urls = [f"http://127.0.0.1:{port}/c-000000.tar"]
+    corpus = open_corpus("c", urls, report.index, options, patience=Patience(SHORT))
+    with pytest.raises(PassingTrouble, match=r"Connection refused .* attempts"):
         corpus.read_unit(0)
 
 
@@ -340,9 +272,15 @@ def test_pipe(tmp_path: Path, options: CacheOptions, monkeypatch: pytest.MonkeyP
     assert read(corpus) == TEXTS
     assert (tmp_path / "runs").read_text().count(".") == runs
     assert verify(index.path, urls, cache=options).findings == []
-    for command, what in (("cat /nowhere/at/all", "exit code 1"), ("sleep 60", "stalled"), ("true", "empty")):
-        with pytest.raises(BadInput, match=what):
-            build_index([f"pipe:{command}"], tmp_path / "q.index", cache=options)
+    for command, kind, what in (
+        ("cat /nowhere/at/all", PassingTrouble, "exit code 1"),
+        ("sleep 60", PassingTrouble, "stalled"),
+        ("no-such-command", BadInput, "does not find the command"),
+        ("true", BadInput, "empty"),
+    ):
+        with pytest.raises(BadInput, match=what) as caught:
+            build_index([f"pipe:{command}"], tmp_path / "q.index", cache=options, patience=Patience(SHORT))
+        assert type(caught.value) is kind
     for value in ("1", "", "yes"):  # webdataset cannot even be imported with the last two
         monkeypatch.setenv("WDS_SECURE", value)
         with pytest.raises(BadInput, match=r"pipe:echo #.*: is a command, and WDS_SECURE is set"):
@@ -453,7 +391,7 @@ def test_urls_are_shown_without_secrets() -> None:
     assert "Authorization" not in shown("pipe:curl -H 'Authorization: x' u")
 
 
-@pytest.mark.parametrize("name", ["bytes", "retries", "backoff", "timeout"])
+@pytest.mark.parametrize("name", ["bytes", "backoff", "timeout"])
 def test_cache_options_are_checked(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: -1"):
         CacheOptions(**{name: -1})

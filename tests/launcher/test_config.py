@@ -238,19 +238,21 @@ def test_a_key_of_before_is_refused_with_what_it_is_called_now(
     said = f"{'.'.join(old)}: is called {new} now"
     assert refusal(file, f"{'.'.join(old)}=1", "run.x=1") == f"command line: {said} (and 1 more)"
     if old[1:]:
-        assert refusal(file, f"{old[0]}={{{old[1]}: 1}}").startswith(f"command line: {said}")
+        section = "1"
+        for word in reversed(old[1:]):
+            section = f"{{{word}: {section}}}"
+        assert refusal(file, f"{old[0]}={section}").startswith(f"command line: {said}")
     with pytest.raises(BadInput, match=f"^command line: {said}$"):
         run_config.edit(run_config.load(file), [f"{'.'.join(old)}=1"])
 
     base = tmp_path / "base.yaml"
-    if old[1:]:
-        base.write_text(f"{old[0]}:\n  {old[1]}: 1\n")
-    else:
-        base.write_text(f"\n{old[0]}: 1\n")
+    lines = [f"{'  ' * depth}{word}:" for depth, word in enumerate(old)]
+    base.write_text("\n" + "\n".join(lines) + " 1\n")
     file.write_text(f"base: base.yaml\n{GOOD}")
-    assert refusal(file) == f"{base}:2: {said}"
+    line = 1 + len(old)
+    assert refusal(file) == f"{base}:{line}: {said}"
     file.write_text(base.read_text())
-    assert headrace.refused("check", file).startswith(f"headrace: {file}:2: {said}")
+    assert headrace.refused("check", file).startswith(f"headrace: {file}:{line}: {said}")
 
 
 def test_each_key_that_only_watches_is_one_and_is_told_of(file: Path) -> None:

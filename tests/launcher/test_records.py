@@ -1,5 +1,6 @@
 """What a record says of its step, and what ranks tell each other however long one of them takes."""
 
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,17 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data.errors import PassingTrouble
+from data.stream.skipping import LeftOut
 from launcher.checkpoint import save as checkpoint_save
 from launcher.checkpoint.format import step_name
 from launcher.checkpoint.save_job import SaveJob
 from launcher.distributed import collectives
 from launcher.distributed.collectives import from_first
+from launcher.distributed.host_reduce import HostSums
 from launcher.distributed.process_group import connect, disconnect
+from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
 from launcher.runs.run_folder import open_run
-from launcher.training import global_batch
+from launcher.training import upcoming
 from launcher.training.agreement import StepOutcome
-from launcher.training.global_batch import BatchSums, GlobalBatch, global_batches, scales
+from launcher.training.batch_sums import BatchSums
+from launcher.training.global_batch import GlobalBatch, global_batches, scales
 from launcher.training.step_record import Step, step_record
 from objectives.mixture import Mixture
 from objectives.registry import NAMES
@@ -57,7 +63,7 @@ def test_a_coefficient_of_0_leaves_the_losses_of_others_as_they_are() -> None:
 
 
 def test_a_late_batch_is_waited_for_in_the_step_that_it_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(global_batch, "count", lambda *_: sums_of(np.zeros((len(NAMES), 1))))
+    monkeypatch.setattr(upcoming, "count", lambda *_, **__: sums_of(np.zeros((len(NAMES), 1))))
 
     def batches() -> Iterator[Any]:
         for number in range(5):
@@ -66,7 +72,8 @@ def test_a_late_batch_is_waited_for_in_the_step_that_it_held_up(monkeypatch: pyt
 
     reducer: Any = SimpleNamespace(start=lambda vector: SimpleNamespace(wait=lambda: vector))
     plan: Any = SimpleNamespace(corpora=("c",), normalise="global", mixture=Mixture.parse({"causal": {}}))
-    steps = global_batches(batches(), reducer, plan, leads=True, unknown=0)
+    waiting = upcoming.Waiting(StopRequest(), 60.0, print)
+    steps = global_batches(batches(), lambda batch: batch, World(), reducer, plan, waiting, LeftOut(), 0)
     for number in range(4):
         begin = time.perf_counter()
         waited = next(steps).waited
@@ -87,6 +94,55 @@ def late(world: World, store: str) -> Any:
 
 def test_ranks_wait_for_rank_0_longer_than_a_collective_would(tmp_path: Path) -> None:
     assert run(late, 2, str(tmp_path / "store"), timeout=30) == [{"found": 1}] * 2
+
+
+def waiting_for_rows(world: World, store: str, how: str) -> Any:
+    """The case: rank 1's rows come later than a collective waits; or never, while rank 0 is asked to stop; or
+    never at all. What this rank got, and what it was told meanwhile."""
+    disconnect()
+    apart = replace(world, rendezvous=f"file://{store}")
+    connect(apart, timeout=1.5)
+    told: list[str] = []
+    stop = StopRequest()
+    patience = 0.5 if how == "hangs" else 60.0
+
+    def take() -> Iterator[Any]:
+        if world.rank == 1:
+            time.sleep(2.5 if how == "late" else 20)
+        yield "a batch"
+
+    if how == "stop" and world.rank == 0:
+        threading.Timer(1.0, stop.heard, ["SIGTERM"]).start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(upcoming, "ROUND", 0.2)
+        patch.setattr(upcoming, "HANGS", 0.5)
+        patch.setattr(upcoming, "count", lambda *_, **__: sums_of(np.ones((len(NAMES), 1))))
+        waiting = upcoming.Waiting(stop, patience, told.append)
+        one = upcoming.Upcoming(take(), apart, HostSums(apart), 1, waiting)
+        try:
+            batch, sums = one.result()
+            return batch, float(sums.weight[0, 0]), told
+        except upcoming.StoppedWaiting:
+            return "stopped", None, told
+        except upcoming.StreamFailed as failed:
+            return type(failed.error).__name__, str(failed.error), told
+
+
+@pytest.mark.parametrize("how", ["late", "stop", "hangs"])
+def test_ranks_wait_for_rows_longer_than_a_collective_would(tmp_path: Path, how: str) -> None:
+    """All are told who is late, and all end alike."""
+    begun = time.monotonic()
+    first, second = run(waiting_for_rows, 2, str(tmp_path / "store"), how, timeout=30)
+    assert time.monotonic() - begun < 12, "the one that sleeps is left behind"
+    assert all("waits for the rows of rank 1, " in line for line in first[2] + second[2])
+    if how == "late":
+        assert first[:2] == second[:2] == ("a batch", 2.0)
+        assert first[2]
+    elif how == "stop":
+        assert first[0] == second[0] == "stopped"
+    else:
+        assert (first[0], second[0]) == ("NoneType", PassingTrouble.__name__)
+        assert "rank 1 got no rows within" in second[1]
 
 
 def slow_to_publish(world: World, plain: dict[str, Any]) -> bool:

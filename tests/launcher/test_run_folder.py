@@ -266,7 +266,7 @@ def test_keys_that_only_watch_may_differ_from_start_to_start_and_are_recorded(fi
 @pytest.mark.parametrize(
     ("edit", "line"),
     [
-        ("data.cache.retries=9", "data.cache.retries: 5, now 9"),
+        ("data.on_bad.budget=9", "data.on_bad.budget: 100, now 9"),
         ("checkpoint.keep=3", "checkpoint.keep: 2, now 3"),
         ("layout.micro_batch=4", "layout.micro_batch: 8, now 4"),
         ("eval.bytes=9", "eval.bytes: 262144, now 9"),

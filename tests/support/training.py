@@ -29,6 +29,7 @@ from data.stream.rows import Rows
 from launcher.checkpoint.catalog import newest
 from launcher.checkpoint.read import Request
 from launcher.config import run_config
+from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
 from launcher.engine.cut import Cut
 from launcher.engine.interface import Judge, StepResult
@@ -125,7 +126,7 @@ def trainer(
     wanted = run_config.build(plain, {}, "test")
     left = Left()
 
-    def choose() -> tuple[run_folder.RunFolder, run_config.Config]:
+    def choose(_stop: StopRequest) -> tuple[run_folder.RunFolder, run_config.Config]:
         if not fresh and (wanted.path / "config.yaml").exists():
             return run_folder.open_run(wanted.path), wanted
         return run_folder.start(wanted)
@@ -138,7 +139,7 @@ def trainer(
         try:
             left.code = run_rank(world, choose, step, loop)
         except BadInput as error:
-            left.code, left.line = 2, str(error)
+            left.code, left.line = error.code, str(error)
     left.said = said.getvalue()
     return left
 

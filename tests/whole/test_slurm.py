@@ -117,6 +117,12 @@ def test_the_shell_lives_on_until_the_step_has_saved(home: Path) -> None:
     assert shell.wait(20) == 75
 
 
+def test_shards_out_of_reach_bring_the_job_back(home: Path) -> None:
+    """Before training, as the check finds it: no task is taken."""
+    assert submitted(home, CHECK=75).wait(20) == 75
+    assert [line for line in calls(home) if not line.startswith("squeue ")] == [CHECK, REQUEUE]
+
+
 def test_what_cannot_work_takes_no_task(home: Path) -> None:
     assert submitted(home, CHECK=2).wait(20) == 2
     assert calls(home) == [CHECK]
