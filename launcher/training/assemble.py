@@ -47,7 +47,7 @@ from launcher.training.restore import ClaimedAttempt, Restored, Stream, restore
 from launcher.training.session import Session
 from launcher.training.shared_rows import row_sharing
 from launcher.training.teller import Teller
-from launcher.training.upcoming import Waiting
+from launcher.training.upcoming import WaitRules
 
 
 def assemble(
@@ -71,7 +71,7 @@ def assemble(
     stack.callback(patience.end)  # before the loader's end, which waits for its threads
     shares = RowShares(world.mesh.data.size, config.layout.micro_batch)
     batches = loader or blank_batches(stream.history, shares, stream.at.row)
-    waiting = Waiting(stop, patience.seconds, teller.for_all)
+    waiting = WaitRules(stop, patience.seconds, teller.for_all)
 
     def sync() -> None:
         if openings is not None:

@@ -27,7 +27,7 @@ from launcher.distributed.collectives import gather
 from launcher.distributed.host_reduce import HostSums
 from launcher.distributed.world import World
 from launcher.training.batch_sums import BatchSums
-from launcher.training.upcoming import StreamFailed, Upcoming, Waiting
+from launcher.training.upcoming import StreamFailed, Upcoming, WaitRules
 from objectives.mixture import Mixture
 
 
@@ -66,7 +66,7 @@ def global_batches(
     world: World,
     reducer: HostSums,
     plan: Plan,
-    waiting: Waiting,
+    waiting: WaitRules,
     left_out: LeftOut,
     unknown: int,
 ) -> Iterator[GlobalBatch]:

@@ -51,7 +51,7 @@ class StoppedWaiting(Exception):
 
 
 @dataclass(frozen=True)
-class Waiting:
+class WaitRules:
     """How the ranks wait for each other's batches. patience: seconds; tell: called on all ranks with a line
     for the user."""
 
@@ -69,7 +69,7 @@ class Upcoming:
         world: World,
         reducer: HostSums,
         corpora: int,
-        waiting: Waiting,
+        waiting: WaitRules,
         unknown: int,
     ) -> None:
         """Begins to take this rank's next batch; returns after the first round has begun."""

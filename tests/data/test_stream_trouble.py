@@ -78,7 +78,7 @@ def test_bad_samples_are_left_out_within_the_budget_or_by_quarantine(
     assert ledger.check(history, {"a": bad}, tokenizer, state)["a"] >= 2
     out = start(asked(tokenizer, bad, quarantine=[("a", "a-0.tar/007"), ("a", "050")]))
     assert run(out, {"a": bad}, tokenizer, 40).rows == skipped.rows
-    with pytest.raises(BadInput, match=r"budget: 2 samples .* than 1: a/007, a/050; .*raise"):
+    with pytest.raises(BadInput, match=r"budget: 2 samples .* than 1: a/a-0.tar/007, a/a-0.tar/050; .*raise"):
         run(start(asked(tokenizer, bad, on_bad=OnBad("skip", 1))), {"a": bad}, tokenizer, 40)
 
 
