@@ -25,20 +25,19 @@ def measure(
     config: Config, tokenizer: Tokenizer, corpora: Mapping[str, Corpus]
 ) -> tuple[dict[str, CheckReport], list[str]]:
     """What a sample of each corpus becomes, the same for `check` and a start; and a line for each unit of it
-    that cannot be read where the config says to skip such. ReadTrouble where it does not."""
-    troubles: list[str] = []
-
-    def note(trouble: ReadTrouble) -> None:
-        troubles.append(f"{trouble}; it was left out of the sample for the tokenizer")
-
+    that cannot be read, which the stream may never come to. ReadTrouble where nothing of a corpus can."""
+    troubles: list[ReadTrouble] = []
     reports = check(
         tokenizer,
         list(corpora.values()),
         budget=max(SAMPLE // len(corpora), LEAST_SAMPLE),
         seed=config.seed,
-        on_trouble=note if config.data.on_bad.action == "skip" else None,
+        on_trouble=troubles.append,
     )
-    return reports, troubles
+    for trouble in troubles:
+        if not reports[trouble.corpus].documents:
+            raise trouble
+    return reports, [f"{trouble}; the sample for the tokenizer goes without it" for trouble in troubles]
 
 
 def refuse_lossy(
