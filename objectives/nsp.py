@@ -1,10 +1,9 @@
 """nsp: [CLS] A [SEP] B [SEP], is B what follows A in the text? With mlm on both halves (BERT).
 
 A segment falls into two halves near its middle, at a word start where there is one. A true pair keeps both;
-of a false pair the second half comes from another document, or from another place of the same one where a
-block has no other. False segments exchange their second halves among themselves, so no text is repeated or
-lost: for any two halves to fit a row together, each has at most (T − 3) div 2 tokens. The only segment of a
-block cannot be false: it is then cut again, for other objectives.
+of a false pair the second half comes from another document. False segments exchange their second halves among
+themselves, so no text is repeated or lost: for any two halves to fit a row together, each has at most
+(T − 3) div 2 tokens. A false segment without a partner is cut again, for other objectives.
 
 `order` is ALBERT's variant: no partner, the halves of a false pair are swapped.
 
@@ -25,7 +24,7 @@ from objectives.mlm import Mlm
 from objectives.noise import LONGEST
 from objectives.objective import BlockSegments, Exchange, Objective
 from objectives.ragged import moved, starts_of
-from objectives.rng import Rng, RngBatch
+from objectives.rng import RngBatch
 
 TYPICAL_SEGMENT = 256
 """Source tokens assumed of a segment where a weight per segment is stated per token."""
@@ -81,11 +80,7 @@ class Nsp(Objective):
         text, sizes, tokenizer = own.sources.text(), own.sources.sizes, own.sources.tokenizer
         splits = split_points(text, sizes, tokenizer, half_limit(own.length), own.rng("split").numbers())
         false = (own.rng("true").numbers() >= self.true_rate) & (splits < sizes)
-        if false.sum() == 1:
-            _in_company(false, splits < sizes, own.block_rng("company"))
-        chosen = np.flatnonzero(false)
-        found = Exchange.between_documents(own, splits, chosen)
-        return found.within_documents(chosen) if len(found.alone) else found
+        return Exchange.between_documents(own, splits, np.flatnonzero(false))
 
     def make_all(self, sources: Sources, rng: RngBatch) -> Examples:
         text, sizes, tokenizer = sources.text(), sources.sizes, sources.tokenizer
@@ -124,17 +119,6 @@ class Nsp(Objective):
         weights[starts[paired]] = np.broadcast_to(pair_weights, len(sizes))[paired]
         bound = np.repeat((taken - 1).astype(np.int32), taken)
         return Examples(self.id, starts, taken, tokens, targets, weights, bound, objective)
-
-
-def _in_company(false: np.ndarray, able: np.ndarray, rng: Rng) -> None:
-    """Makes a second pair false or the only false one true, each half of the time, so that as many are false
-    in the mean. false, able: bool [segments]; the first is changed where there are two that are able."""
-    others = np.flatnonzero(able & ~false)
-    if len(others):
-        if rng.number() < 0.5:
-            false[others[rng.integer(0, len(others))]] = True
-        else:
-            false[:] = False
 
 
 def half_limit(length: int) -> int:

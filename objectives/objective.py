@@ -87,15 +87,6 @@ class Exchange:
             partners[chosen[i]] = chosen[j]
         return Exchange(splits, partners, chosen[alone])
 
-    def within_documents(self, chosen: np.ndarray) -> "Exchange":
-        """Those that are alone take parts of one another too, in a ring; a single one changes with another of
-        the chosen, and only where there is none it stays alone. What it takes may be of its own document, of
-        another place in it."""
-        ring = self.alone if len(self.alone) > 1 else np.append(self.alone, chosen[chosen != self.alone][:1])
-        partners = self.partners.copy()
-        partners[ring] = np.roll(self.partners[ring], 1)
-        return Exchange(self.splits, partners, self.alone[: len(ring) == 1])
-
 
 class Objective(Protocol):
     """A pretraining objective: a frozen dataclass of its settings, derived from this, with these members. Of
