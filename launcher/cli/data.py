@@ -11,6 +11,7 @@ import typer
 from data.errors import BadInput
 from launcher import output
 from launcher.cli.options import AsJson, ConfigFile, Overrides, RunPath
+from launcher.cli.system_errors import require_working_folder
 
 data = typer.Typer(help="Pack, index and verify shards; show and trace rows.", no_args_is_help=True)
 
@@ -58,6 +59,7 @@ def pack(
       headrace data pack books/ notes/*.md news.jsonl.zst --field text --out shards/mine
       headrace data pack --builtin code --out work/code
     """
+    require_working_folder()  # webdataset imports torch
     from data.prepare.pack import pack as run
 
     sources = [*(inputs or []), *([f"builtin:{builtin}"] if builtin else [])]

@@ -6,6 +6,7 @@ import typer
 
 from launcher import output
 from launcher.cli.options import AsJson, RunPath
+from launcher.cli.system_errors import require_working_folder
 
 checkpoint = typer.Typer(help="List, verify and average the checkpoints of a run.", no_args_is_help=True)
 
@@ -76,6 +77,7 @@ def evaluate(run: RunPath, step: AtStep = None, json: AsJson = False) -> None:
     Example:
       headrace evaluate runs/first --json
     """
+    require_working_folder()
     from launcher.inference.evaluate import evaluate as run_evaluation
     from launcher.runs.run_folder import open_run
 
@@ -114,6 +116,7 @@ def generate(
       headrace generate runs/first "def add(a, b):" --order infill --suffix "    return total"
       headrace generate runs/first "the end." --order backwards
     """
+    require_working_folder()
     from launcher.inference.generate import generate as run_generation
     from launcher.inference.generate import whole
     from launcher.runs.run_folder import open_run
@@ -240,6 +243,8 @@ def average_checkpoints(
     from pathlib import Path
 
     from data.errors import BadInput
+
+    require_working_folder()
     from launcher.runs.averaged import average
     from launcher.runs.run_folder import open_run
 

@@ -20,6 +20,7 @@ from launcher.config.run_config import Config, require_files, require_processes
 from launcher.preflight import estimates
 from launcher.preflight.prompts import require_room
 from launcher.preflight.quarantine import refuse_unknown
+from launcher.preflight.writable import require_writable
 from launcher.runs.beginning import beginning
 from launcher.runs.plan_history import go_on, run_tokenizer
 from launcher.runs.progress import Progress
@@ -80,6 +81,8 @@ def report(
     facts["stages"] = estimates.stages(config, tokenizer.size, processes, facts["step"]["micro_batches"])
     facts["memory"] = max((stage["memory"] for stage in facts["stages"]), key=itemgetter("total"))
     facts["bubble"] = estimates.bubble(config.layout.pipeline, facts["step"]["micro_batches"])
+    if not point.complete:
+        require_writable(RunFolder(config.path))
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
     return facts | {"warnings": [*passed_over, *unknown, *_warnings(config, facts)]}
 
