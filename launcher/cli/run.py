@@ -54,7 +54,7 @@ def metrics(
       headrace metrics runs/first --last 20
       headrace metrics runs/first --json | jq -c '[.step, .loss]'
     """
-    from launcher.reporting.metrics_table import metrics_table
+    from launcher.reporting.metrics_table import evaluations_table, metrics_table
     from launcher.runs.lineage import merged, newest
     from launcher.runs.run_folder import open_run
 
@@ -64,8 +64,14 @@ def metrics(
     if json:
         for line in lines:
             output.say_json(line)
-    else:
-        output.table(*metrics_table(lines))
+        return
+    shown = list(lines)
+    output.table(*metrics_table(shown))
+    titles, rows = evaluations_table(shown)
+    if rows:
+        output.say("")
+        output.say("on held-out text:")
+        output.table(titles, rows)
 
 
 def evaluate(run: RunPath, step: AtStep = None, json: AsJson = False) -> None:

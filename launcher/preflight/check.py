@@ -21,7 +21,7 @@ from launcher.preflight import estimates
 from launcher.preflight.prompts import require_room
 from launcher.preflight.quarantine import refuse_unknown
 from launcher.preflight.writable import require_writable
-from launcher.runs.beginning import beginning
+from launcher.runs.beginning import beginning, not_compared
 from launcher.runs.plan_history import go_on, run_tokenizer
 from launcher.runs.progress import Progress
 from launcher.runs.resume_point import StartPoint, start_point
@@ -84,7 +84,9 @@ def report(
     if not point.complete:
         require_writable(RunFolder(config.path))
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
-    return facts | {"warnings": [*passed_over, *unknown, *_warnings(config, facts)]}
+    strange = not_compared(initial) if initial else None
+    said = [*passed_over, *([strange] if strange else []), *unknown]
+    return facts | {"warnings": [*said, *_warnings(config, facts)]}
 
 
 def _stream(
