@@ -91,13 +91,14 @@ class Descriptor(io.RawIOBase):
         super().close()
 
 
-def text_stream(number: int, lost: Lost, like: TextIO | None = None, owned: bool = False) -> TextIO:
-    """A text stream on a descriptor, written line by line; like: whose encoding it has."""
+def text_stream(
+    number: int, lost: Lost, like: TextIO | None = None, errors: str = "replace", owned: bool = False
+) -> TextIO:
+    """A text stream on a descriptor, written line by line; like: whose encoding it has; errors: what becomes
+    of characters that this has not, for a terminal without × or … is no reason to end a run."""
     encoding = getattr(like, "encoding", None) or "utf-8"
-    # A terminal without × or … is no reason to end a run.
-    return io.TextIOWrapper(
-        io.BufferedWriter(Descriptor(number, lost, owned)), encoding, "replace", line_buffering=True
-    )
+    raw = Descriptor(number, lost, owned)
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=True)
 
 
 def refused(stream: TextIO) -> OSError | None:
@@ -127,7 +128,7 @@ def install() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDONLY)  # the lowest that is free: this one
     sys.stdout = text_stream(1, _end, like=sys.stdout)
-    sys.stderr = text_stream(2, _ignore, like=sys.stderr)
+    sys.stderr = text_stream(2, _ignore, like=sys.stderr, errors="backslashreplace")
 
 
 def _end(error: OSError) -> None:

@@ -163,7 +163,7 @@ DOORS: dict[str, dict[str, str]] = {
     },
     "launcher.runs": {
         "averaged": "average",
-        "beginning": "beginning on_record",
+        "beginning": "beginning not_compared on_record",
         "run_folder": "* Attempt RunFolder going_on open_run",
         "lineage": "first_line lineage merged newest steps",
         "lr_change": "lr_change lr_change_from",
@@ -200,7 +200,7 @@ DOORS: dict[str, dict[str, str]] = {
         "status": "show state",
         "summary": "show_summary",
         "rows": "seen show trace",
-        "metrics_table": "metrics_table",
+        "metrics_table": "evaluations_table metrics_table",
     },
     "launcher.training": {
         "train": "resume run_rank train",

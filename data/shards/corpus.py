@@ -301,6 +301,8 @@ def _verify_age(corpus: Corpus, number: int, remedy: str) -> None:
             corpus.read_bytes(first, first + 1)
             corpus.read_bytes(stop - 1, stop)
         except ReadTrouble as error:
+            if not os.access(url, os.R_OK):
+                raise BadInput(f"{url}: cannot be read: Permission denied") from error
             raise BadInput(
                 f"{corpus.index.path}: is older than {url}, whose content changed; make it again: {remedy}"
             ) from error

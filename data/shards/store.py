@@ -16,6 +16,7 @@ import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import BinaryIO, TypeVar
 
 import numpy as np
@@ -157,12 +158,17 @@ class Store:
     def __init__(self, options: CacheOptions | None = None, patience: Patience | None = None) -> None:
         self.options = options or CacheOptions()
         self.patience = patience or Patience()
-        self.cache = Cache(self.options.folder or default_folder(), self.options.bytes)
         self._http = Http(self.options.timeout)
         self._fsspec = Fsspec()
         self._pipe = Pipe(self.options.timeout)
         self._rangeless: set[str] = set()
         self._locks: dict[str, threading.Lock] = {}
+
+    @cached_property
+    def cache(self) -> Cache:
+        """Made when something is to be kept: local shards that are not packed need no folder, and no home.
+        BadInput where its folder is not known."""
+        return Cache(self.options.folder or default_folder(), self.options.bytes)
 
     def status(self, url: str) -> Status:
         """Size and mtime of a shard. Raises ShardTrouble."""

@@ -12,6 +12,7 @@ from data.shards.patience import MINUTES, Patience
 from data.shards.walk import Walk
 from launcher import output
 from launcher.cli.options import AsJson, ConfigFile, Overrides, PatienceMinutes, RunPath
+from launcher.cli.system_errors import require_working_folder
 
 data = typer.Typer(help="Pack, index and verify shards; show and trace rows.", no_args_is_help=True)
 
@@ -69,6 +70,7 @@ def pack(
       headrace data pack books/ notes/*.md news.jsonl.zst --field text --out shards/mine
       headrace data pack --builtin code --out work/code
     """
+    require_working_folder()  # webdataset imports torch
     from data.prepare.pack import pack as run
     from data.prepare.parallel import MEMORY_MIB
 

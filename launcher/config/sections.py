@@ -43,7 +43,11 @@ def absolute(path: str) -> str:
         raise ValueError("expected a path without a zero character in it")
     if "://" in path or path.startswith("pipe:"):
         return path
-    return os.path.abspath(os.path.expanduser(path))
+    expanded = os.path.expanduser(path)
+    first = path.split("/")[0]
+    if path.startswith("~") and expanded == path and not os.path.lexists(first):
+        raise ValueError(f"{first} stands for no folder here: that user has no home; write it out")
+    return os.path.abspath(expanded)
 
 
 def _shards(value: Any) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ from launcher.config.run_config import Config, require_files, require_processes
 from launcher.preflight import estimates
 from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.prompts import require_room
-from launcher.runs.beginning import beginning
+from launcher.preflight.writable import require_writable
+from launcher.runs.beginning import beginning, not_compared
 from launcher.runs.lr_change import lr_change_from
 from launcher.runs.plan_history import go_on, run_tokenizer
 from launcher.runs.progress import Progress
@@ -86,10 +87,13 @@ def report(
     facts["stages"] = estimates.stages(config, tokenizer.size, processes, facts["step"]["micro_batches"])
     facts["memory"] = max((stage["memory"] for stage in facts["stages"]), key=itemgetter("total"))
     facts["bubble"] = estimates.bubble(config.layout.pipeline, facts["step"]["micro_batches"])
+    if not point.complete:
+        require_writable(RunFolder(config.path))
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
     lr = lr_change_from(point.checkpoint, run, config) if run and not point.complete else None
-    moved = [lr.line] if lr else []
-    return facts | {"warnings": [*passed_over, *moved, *unknown, *lossy, *_warnings(config, facts)]}
+    strange = not_compared(initial) if initial else None
+    said = [*passed_over, *([lr.line] if lr else []), *([strange] if strange else []), *unknown, *lossy]
+    return facts | {"warnings": [*said, *_warnings(config, facts)]}
 
 
 def _stream(

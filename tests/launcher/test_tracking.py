@@ -23,6 +23,7 @@ from data.errors import BadInput
 from data.provenance.openings import OpeningsLog
 from data.stream.streams import Opening
 from launcher.config import run_config
+from launcher.reporting.metrics_table import evaluations_table, metrics_table
 from launcher.runs.run_folder import RunFolder, claim, start
 from launcher.tracking import wandb_feed
 from launcher.tracking.console import Pace, PlainConsole, watch
@@ -148,6 +149,15 @@ def test_the_time_left_follows_the_clock_on_the_wall() -> None:
     for step in range(1, 11):
         pace.see(step, step * 2.0)
     assert pace.left() == 180.0
+
+
+def test_metrics_show_evaluations_beside_steps() -> None:
+    lines = [json.loads(to_json(record)) for record in (STEP, replace(EVAL, ema=EVAL.eval), SAMPLES)]
+    assert [row[0] for row in metrics_table(lines)[1]] == [STEP.step]
+    titles, rows = evaluations_table(lines)
+    assert titles == ["step", "weights", "corpus", "objective", "loss", "accuracy", "bits_per_byte"]
+    assert rows[0] == [1, "trained", "code", "causal", 6.4, 0.1, 2.5]
+    assert [row[1:4] for row in rows[2:]] == [["ema", "code", "causal"], ["ema", "code", "nsp"]]
 
 
 def test_a_terminal_gets_a_live_view(tmp_path: Path) -> None:
