@@ -70,7 +70,7 @@ DOORS: dict[str, dict[str, str]] = {
     "data.shards": {
         "corpus": "Corpus open_corpus ReadTrouble identity match remedy",
         "index": "Index OldIndex Shard fingerprint write",
-        "units": "Size UNIT_TAR UnitTable UnitTableBuilder runs",
+        "units": "Size UNIT_TAR UNIT_TEXT UnitTable UnitTableBuilder runs",
         "store": "CacheOptions Store expand find_shards is_local shown unpacked_key",
         "walk": "Found Walk below meant printable unreadable",
         "find": "Located bytes_to_read find_documents several",

@@ -13,8 +13,10 @@ from typing import Any
 
 from data.plan.make import make_plan
 from data.plan.plan import History
+from data.plan.segments import PlanSegments
 from data.plan.steps import rows_of_step
 from data.shards.corpus import Corpus
+from data.stream.block import Opener
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
@@ -83,7 +85,11 @@ def report(
         "host_memory": estimates.host_memory(config, tokenizer.size, processes),
         "checkpoints": estimates.checkpoints(config, count),
     }
+    opener = Opener(PlanSegments(history), corpora, tokenizer)
+    for corpus in facts["corpora"]:
+        corpus["open_bytes"] = estimates.open_bytes(opener, corpus["name"])
     facts["open_blocks"] = estimates.open_blocks(plan, facts["corpora"], facts["step"]["data_ranks"])
+    facts["data_memory"] = estimates.data_memory(config, facts["corpora"], facts["open_blocks"])
     facts["stages"] = estimates.stages(config, tokenizer.size, processes, facts["step"]["micro_batches"])
     facts["memory"] = max((stage["memory"] for stage in facts["stages"]), key=itemgetter("total"))
     facts["bubble"] = estimates.bubble(config.layout.pipeline, facts["step"]["micro_batches"])
@@ -231,6 +237,11 @@ def show(facts: dict[str, Any]) -> None:
     output.say(
         f"host         ≈ {host['start']} a process beside it at the start; a load {host['load']}, "
         f"saves {host['save']}{samples}"
+    )
+    text = facts["data_memory"]
+    output.say(
+        f"data         ≤ {output.size(sum(text.values()))} of the host a process: open blocks "
+        f"{output.size(text['blocks'])}, encoding {output.size(text['encoding'])}"
     )
     saves = facts["checkpoints"]
     kept = f"kept {saves['whole']} whole and {saves['weights_only']} of weights"

@@ -15,7 +15,10 @@ from data.errors import BadInput
 from data.plan.blocks import Blocks
 from data.plan.plan import CorpusPlan, Plan
 from data.shards.corpus import Corpus
+from data.shards.units import UNIT_TEXT
+from data.stream.block import Opener
 from data.stream.loader import RowShares
+from data.stream.reading import UnitTrouble
 from data.tokenization.check import CheckReport
 from launcher.checkpoint.retention import Retention
 from launcher.config.run_config import Config
@@ -27,7 +30,15 @@ from model.accounting import memory as model_memory
 WASTE = 0.6
 """Rows of padding a block."""
 OPEN_BYTES = 6
-"""A byte of text in an open block, at most about (data/stream/block.py): next-sentence; causal takes 1.4."""
+"""A byte of text in an open block, at most about (data/stream/block.py): next-sentence; causal takes 1.4.
+Where no block is opened to see."""
+OPENED = 4 << 20
+"""Bytes of text of the largest block that is opened to see what it holds."""
+ENCODING = 52
+"""Bytes that SentencePiece holds for a byte of the text that it encodes, at most: byte pairs, measured 46 and its room; unigrams 25 to
+43. Of one text at a time, and texts are cut at 1 MiB (data/shards/parts.py)."""
+READ = 3
+"""Bytes held for a byte of a block while it is opened: as it was read, and as a string of Python."""
 
 
 def saved_bytes(config: Config) -> tuple[int, int]:
@@ -79,6 +90,8 @@ def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, sample: CheckReport, ro
         "held_out_share": held_out / max(corpus.index.text_bytes, 1),
         "units": len(units),
         "blocks": len(blocks),
+        "largest_block": int(blocks.text_bytes.max(initial=0)),
+        "longest_text": int(units["text_bytes"][units["samples"] <= 1].max(initial=UNIT_TEXT)),
         "streams": part.streams,
         "share": share,
         "tokens": round(tokens),
@@ -97,8 +110,33 @@ def open_blocks(plan: Plan, corpora: list[dict[str, Any]], ranks: int) -> dict[s
     for corpus in corpora:
         streams = len(np.unique(lanes % corpus["streams"]))
         number += streams
-        size += streams * OPEN_BYTES * corpus["text_bytes"] // max(corpus["blocks"], 1)
+        size += int(streams * corpus["open_bytes"] * corpus["text_bytes"]) // max(corpus["blocks"], 1)
     return {"number": number, "bytes": size}
+
+
+def open_bytes(opener: Opener, name: str) -> float:
+    """Bytes that an open block of a corpus holds for a byte of its text, as its first one does."""
+    number = opener.orders[name].resolve(0)[1] if len(opener.blocks[name]) else None
+    text = 0 if number is None else int(opener.blocks[name].text_bytes[number])
+    if not 0 < text <= OPENED:
+        return OPEN_BYTES
+    try:
+        return opener.open(name, 0, [(0, 0)]).nbytes / text
+    except UnitTrouble:  # the start will say so
+        return OPEN_BYTES
+
+
+def data_memory(config: Config, corpora: list[dict[str, Any]], blocks: dict[str, int]) -> dict[str, int]:
+    """The most bytes that a process holds of its text. blocks: those that it draws from, and as many opened
+    ahead, within data.memory_mib. encoding: of the blocks that its threads open at one time; what they are
+    made of is then held twice."""
+    threads = max(config.data.threads, 1)
+    largest = max(corpus["largest_block"] * (READ + corpus["open_bytes"]) for corpus in corpora)
+    longest = max(corpus["longest_text"] for corpus in corpora)
+    return {
+        "blocks": min(config.data.memory_mib << 20, 2 * blocks["bytes"]),
+        "encoding": threads * int(ENCODING * longest + largest),
+    }
 
 
 def stages(config: Config, vocabulary: int, processes: int, micro_batches: int) -> list[dict[str, Any]]:
