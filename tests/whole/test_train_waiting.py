@@ -217,9 +217,7 @@ def test_ranks_that_together_leave_out_too_much_stop_together(text: TrainingText
     left = begin(2, plain).wait()
     assert [one.code for one in left] == [2, 2], [one.line for one in left]
     (line,) = [one.line for one in left if one.line]
-    assert (
-        "left out over all ranks and starts of this run, more than 9: a/" in line
-    )
+    assert "left out over all ranks and starts of this run, more than 9: a/" in line
     everything = skipped(tmp_path)[1]
     assert 9 <= len(everything) < 18, "neither rank had left out nine"
     again = begin(2, plain).wait()
