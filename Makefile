@@ -5,10 +5,15 @@
 #   make test-full    every cell of the matrices and every fault; writes their table, docs/test-full.md
 # CI runs make test and make test-faults (.ci/run).
 
+# A Python that is named has an environment of its own: make test PYTHON=python3.13 makes .venv-3.13.
 PYTHON ?= python3
-VENV   ?= .venv
-# The one place that sets up a machine without a GPU: this release has a CPU build on the machines of CI, where a
-# plain `torch` would bring gigabytes of CUDA. What pip is asked for, with its options; a > needs quotes of its own.
+ifndef VENV
+version = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV   := .venv$(if $(filter-out file,$(origin PYTHON)),-$(version))
+endif
+# The one place that sets up a machine without a GPU: this release has a CPU build on the machines of CI. Where pip
+# finds none for this Python it brings the one for CUDA, which works without a GPU as well and takes 6 GB.
+# What pip is asked for, with its options; a > needs quotes of its own.
 # On a cluster: make TORCH= VENV=… with an environment that has a torch already, or TORCH="torch --index-url …".
 TORCH  ?= torch==2.13.0
 
@@ -19,6 +24,8 @@ WORK     := work
 .PHONY: train test test-faults test-full check clean
 
 $(VENV)/installed: pyproject.toml
+	@test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "PYTHON=$(PYTHON): headrace needs Python 3.11 or newer, this is %d.%d" % sys.version_info[:2])'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(if $(strip $(TORCH)),$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH))
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[test]"

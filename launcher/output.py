@@ -23,8 +23,13 @@ def say(text: str) -> None:
 
 
 def say_json(value: Any) -> None:
-    """One JSON value on one line of stdout."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    """One JSON value on one line of stdout; escaped where the terminal's encoding cannot say it as it is."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    print(text, flush=True)
 
 
 def counted(count: int, thing: str, plural: str = "s") -> str:

@@ -60,7 +60,16 @@ class TokenizerView(Protocol):
 
     @property
     def word_start(self) -> np.ndarray:
-        """bool [size]: the id's piece begins a word (it starts with white space, or follows none)."""
+        """bool [size]: the id's piece begins a word whatever stands before it: it starts with white space, or
+        its script has none between words and it is one."""
+
+    @property
+    def joined(self) -> np.ndarray:
+        """bool [size]: the id's piece goes on with the character before it (a byte of it, a mark on it)."""
+
+    @property
+    def unspaced(self) -> np.ndarray:
+        """bool [size]: the id's piece is of a script that writes no blanks between words."""
 
     @property
     def spread(self) -> np.ndarray:

@@ -93,7 +93,7 @@ class ExampleBuilder:
     def _cut(self, document: int, start: int, stop: int, allowed: list[int]) -> None:
         """Cuts [start, stop) of a document into segments of the allowed objectives."""
         tokens = self.texts[document]
-        closes = stop == len(tokens)
+        closes = stop == len(tokens) and bool(self.texts.closes[document])
         while start < stop:
             chosen = allowed[0]
             if len(allowed) > 1:
@@ -118,7 +118,8 @@ class ExampleBuilder:
             cuts = np.array(self.cuts[chosen])
             keys = extend_all(self.document_keys[cuts[:, 0]], cuts[:, 1], objective.name)
             sources, _, _ = self._sources(_Cuts.whole(cuts), slice(None))
-            own = BlockSegments(sources, cuts[:, 0], self.length, keys, extend(self.key, objective.name))
+            origin = self.texts.origin[cuts[:, 0]]
+            own = BlockSegments(sources, origin, self.length, keys, extend(self.key, objective.name))
             found = objective.exchange(own)
             if not ((found.splits >= 1) & (found.splits <= sources.sizes)).all():
                 raise ValueError(f"{objective.name}: a split of its exchange is not inside the segment")
@@ -167,7 +168,8 @@ class ExampleBuilder:
             both = np.stack([mine, other], axis=1).reshape(-1, 3)
             spans = both[np.column_stack([np.ones_like(foreign), foreign]).ravel()]
             around, starts, sizes = self._joined(spans, counts)
-        first, last = cuts[:, 1] == 0, cuts[:, 2] == self.texts.sizes[cuts[:, 0]]
+        first = cuts[:, 1] == 0
+        last = (cuts[:, 2] == self.texts.sizes[cuts[:, 0]]) & self.texts.closes[cuts[:, 0]]
         sources = Sources(around, starts, sizes, first, last, splits, foreign, self.tokenizer)
         return sources, spans, counts
 

@@ -1,11 +1,11 @@
 """mlm: some tokens are hidden, all positions see all, the original is predicted where one is hidden (BERT).
 
 A segment is its bare tokens. The number of chosen tokens is n·select, rounded up or down at random so that
-the rate is exact in the mean also for short segments, but at least one. Of the chosen, `mask` become the mask
-id, `random` an ordinary id drawn evenly, `keep` stay; the guide's other setting is 0.1 / 0.1 / 0.8.
+the rate is exact in the mean, also over segments so short that some have none. Of the chosen, `mask` become
+the mask id, `random` an ordinary id drawn evenly, `keep` stay; the guide's other setting is 0.1 / 0.1 / 0.8.
 
-`whole_word` chooses words (a word runs from one word start to the next) in random order until n·select tokens
-are reached; the word that crosses the line is taken with the chance that makes the mean exact.
+`whole_word` chooses words (objectives/words.py) in random order until n·select tokens are reached; the word
+that crosses the line is taken with the chance that makes the mean exact.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from objectives.noise import choose, shuffle
 from objectives.objective import Objective
 from objectives.ragged import starts_of
 from objectives.rng import RngBatch
+from objectives.words import word_starts
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -80,14 +81,11 @@ class Mlm(Objective):
         """(int32 [Σ sizes], int64 [k]): ragged text with noise, and the chosen positions in ascending order.
         `seams`: positions at which a word begins whatever the tokenizer says (where two texts meet)."""
         if self.whole_word:
-            starts = tokenizer.word_start[text]
-            starts[starts_of(sizes)] = True
-            if seams is not None:
-                starts[seams] = True
+            starts = word_starts(text, sizes, tokenizer, sizes * self.select, seams)
             chosen = np.flatnonzero(self._words(starts, sizes, rng))
         else:
             counts = (sizes * self.select + rng.numbers()).astype(np.int64)
-            chosen = np.flatnonzero(choose(sizes, np.maximum(counts, 1), rng))
+            chosen = np.flatnonzero(choose(sizes, counts, rng))
         # Of each 64-bit number the upper half decides the choice, the lower half the random token.
         counts = np.diff(np.searchsorted(chosen, np.append(0, np.cumsum(sizes))))
         bits = rng.bits(counts)
@@ -113,7 +111,6 @@ class Mlm(Objective):
         before -= np.repeat(before[first], words)
         room = np.repeat(sizes * self.select, words) - before
         taken = np.repeat(rng.numbers(), words) * drawn < room
-        taken[first] = True
         picked = np.zeros(len(lengths), dtype=bool)
         picked[order[taken]] = True
         return np.repeat(picked, lengths)

@@ -8,8 +8,9 @@ themselves, so no text is repeated or lost: for any two halves to fit a row toge
 `order` is ALBERT's variant: no partner, the halves of a false pair are swapped.
 
 The pair target (1 = true) stands at [CLS] and is this objective's; the masked targets are reported as mlm. By
-default the pair target weighs as much as the masked ones of its segment together. A segment of a single token
-has no second half and no pair target. There is no segment embedding: [SEP] says where B begins.
+default the pair target weighs as much as the masked ones of its segment together, at least as one. A segment
+of a single token has no second half and no pair target. There is no segment embedding: [SEP] says where B
+begins.
 """
 
 from collections.abc import Mapping
@@ -114,7 +115,8 @@ class Nsp(Objective):
         true = ~(swapped | sources.foreign)
         masked = np.diff(np.searchsorted(chosen, np.append(0, np.cumsum(sizes))))
         targets[starts[paired]] = true[paired]
-        weights[starts[paired]] = masked[paired] if self.pair_weight is None else self.pair_weight
+        pair_weights = np.maximum(1, masked) if self.pair_weight is None else self.pair_weight
+        weights[starts[paired]] = np.broadcast_to(pair_weights, len(sizes))[paired]
         bound = np.repeat((taken - 1).astype(np.int32), taken)
         return Examples(self.id, starts, taken, tokens, targets, weights, bound, objective)
 

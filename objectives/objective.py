@@ -26,8 +26,9 @@ from objectives.rng import Rng, RngBatch, extend, extend_all
 class BlockSegments:
     """The segments of a block that one objective got, as they were cut.
 
-    documents: int64 [segments], the document of each; length: T, the most positions of an Example; keys:
-    uint64 [segments], of the random numbers of each segment; key: of those of the block.
+    documents: int64 [segments], the document of each, the same for all parts of a long one; length: T, the
+    most positions of an Example; keys: uint64 [segments], of the random numbers of each segment; key: of
+    those of the block.
     """
 
     sources: Sources

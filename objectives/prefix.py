@@ -1,7 +1,8 @@
 """prefix: a prompt seen bidirectionally, then its continuation token by token (UniLM, T5's prefix LM).
 
-Positions as in causal. Of the N positions the first k = ⌊u·N⌋, at least one, are the prompt, u uniform in
-(low, high): they see one another, and the last of them predicts the first token behind the prompt.
+Positions as in causal. Of the N positions the first k are the prompt, u·N rounded up or down at random so
+that the share is exact in the mean, at least one; u is uniform in (low, high). They see one another, and the
+last of them predicts the first token behind the prompt.
 """
 
 from dataclasses import dataclass
@@ -51,5 +52,5 @@ class Prefix(Objective):
         lengths = sources.sizes + 1 + sources.last
         runs = np.concatenate(runs_of(sources.around, sources.starts - 1, lengths))
         share = self.low + (self.high - self.low) * rng.numbers()
-        prompts = np.maximum(1, (share * (lengths - 1)).astype(np.int64))
+        prompts = np.maximum(1, (share * (lengths - 1) + rng.numbers()).astype(np.int64))
         return continuations(self.id, runs, lengths, prompts)

@@ -5,8 +5,8 @@ the segment that opens the document reads its first token too and predicts `begi
 
 With `unit: character` the text itself is turned round and encoded anew, which makes 1.7 to 1.9 times the
 tokens on English text; the tokenizer's `spread` bounds them. A segment is reversed by tokens where its bytes
-are no whole characters (it was cut inside one, or the text holds U+FFFD), or an id that is unknown decodes to
-more text than it stands for: no byte of text is lost, and the Example fits whatever a tokenizer does.
+are no whole characters (it was cut inside one, or the text holds U+FFFD), or turned round it makes more
+tokens than `spread` says: no byte of text is lost, and the Example fits whatever a tokenizer does.
 """
 
 from dataclasses import dataclass

@@ -26,11 +26,16 @@ class Texts(Sequence[np.ndarray]):
         begin x₀ x₁ … end begin y₀ y₁ … end …
 
     So beside any run of a document stand the token before it and the one behind it, and what reads straight
-    on is a view. around: int32, read-only; starts, sizes: int64 [documents], where the tokens of each lie."""
+    on is a view. around: int32, read-only; starts, sizes: int64 [documents], where the tokens of each lie.
+
+    A part of a long document stands here like a document. closes: bool [documents], whether its last token is
+    the last of the text; origin: int64 [documents], the first of those that are parts of the same one."""
 
     around: np.ndarray
     starts: np.ndarray
     sizes: np.ndarray
+    closes: np.ndarray
+    origin: np.ndarray
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -47,14 +52,21 @@ class Texts(Sequence[np.ndarray]):
         return np.column_stack([numbers, np.zeros_like(numbers), self.sizes[numbers]])
 
     @staticmethod
-    def of(documents: Sequence[np.ndarray], control: ControlIds) -> "Texts":
-        """These documents, copied side by side."""
+    def of(
+        documents: Sequence[np.ndarray],
+        control: ControlIds,
+        closes: np.ndarray | None = None,
+        origin: np.ndarray | None = None,
+    ) -> "Texts":
+        """These documents, copied side by side; each by itself unless it is said which are parts of one."""
         sizes = np.fromiter(map(len, documents), np.int64, len(documents))
         border = np.array([control.end, control.begin], dtype=np.int32)
         parts = [border[1:], *chain.from_iterable((tokens, border) for tokens in documents)]
         around = np.concatenate(parts, dtype=np.int32)
         around.flags.writeable = False
-        return Texts(around, starts_between(sizes), sizes)
+        closes = np.ones(len(sizes), dtype=bool) if closes is None else closes
+        origin = np.arange(len(sizes)) if origin is None else origin
+        return Texts(around, starts_between(sizes), sizes, closes, origin)
 
 
 @dataclass(frozen=True, slots=True)

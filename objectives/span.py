@@ -6,8 +6,10 @@
 The last position of the corrupted text predicts <s0>; the last token of the last run predicts `end`, which
 here means "no more runs". Every source token stands in exactly one of the two parts.
 
-Of n tokens round(n·rate) are noise, in round(noise / mean) runs, at least one each; kept and noisy tokens
-fall into that many runs each, every way equally likely, a kept run first: T5's random_spans_noise_mask.
+Of n tokens n·rate are noise, rounded up or down at random so that the rate is exact in the mean whatever the
+lengths of segments, in round(noise / mean) runs, at least one; kept and noisy tokens fall into that many runs
+each, every way equally likely, a kept run first: T5's random_spans_noise_mask. A segment so short that it has
+no noise is predicted to have none: `end` follows at once.
 `denoisers` lists several such noises with weights, one of which is drawn per segment; each may put a mode
 token in front. A denoiser without a mean has one run, at the end: UL2's S, a prefix LM. `denoisers: ul2`
 stands for the seven of the UL2 paper (Tay et al. 2022, table 1), equally weighted.
@@ -46,10 +48,10 @@ class Denoiser:
         if not self.weight > 0:
             raise ValueError(f"weight: expected a number above 0, got {self.weight}")
 
-    def amounts(self, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """int64 [segments] twice: noise tokens and runs of segments of these sizes, by T5's rounding. A
-        single token is all noise."""
-        noise = np.maximum(1, np.minimum(np.rint(sizes * self.rate).astype(np.int64), sizes - 1))
+    def amounts(self, sizes: np.ndarray, uniform: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [segments] twice: noise tokens and runs of segments of these sizes; without noise or without
+        anything else there is one run, of no tokens. uniform: from [0, 1), what is less than a token."""
+        noise = np.minimum((sizes * self.rate + uniform).astype(np.int64), sizes)
         if self.mean is None:
             return noise, np.ones_like(noise)
         runs = np.rint(noise / self.mean).astype(np.int64)
@@ -129,10 +131,11 @@ class Span(Objective):
         if len(self.noises) > 1:
             ends = np.cumsum([noise.weight for noise in self.noises])
             drawn = np.searchsorted(ends[:-1], rng.numbers() * ends[-1], side="right")
+        uniform = rng.numbers()
         noisy, runs, modes = np.empty_like(sizes), np.empty_like(sizes), np.empty_like(sizes)
         for i, noise in enumerate(self.noises):
             own = drawn == i
-            noisy[own], runs[own] = noise.amounts(sizes[own])
+            noisy[own], runs[own] = noise.amounts(sizes[own], uniform[own])
             modes[own] = -1 if noise.mode is None else control.modes[noise.mode]
         return noisy, runs, modes
 
@@ -161,11 +164,13 @@ def _written(
                    start  kept_at    kept_at           noisy_at      noisy_at
                    ╰────────── prompt ────────╯
 
-    A run's sentinel stands behind the kept one and in front of the noisy one.
+    A run's sentinel stands behind the kept one and in front of the noisy one. Where there is no noise there
+    is no sentinel: [mode] x₀ … x₇ → end.
     """
     moded = modes >= 0
-    prompts = moded + runs.kept + runs.counts
-    taken = prompts + runs.counts + runs.noisy + 1
+    marks = np.where(runs.noisy > 0, runs.counts, 0)
+    prompts = moded + runs.kept + marks
+    taken = prompts + marks + runs.noisy + 1
     start = starts_of(taken)
     kept_at = _run_starts(start + moded, runs.kept, runs.kept_runs, runs.counts)
     noisy_at = _run_starts(start + prompts + 1, runs.noisy, runs.noisy_runs, runs.counts)
@@ -173,7 +178,9 @@ def _written(
     tokens = np.empty(int(taken.sum()), dtype=np.int32)
     tokens[start[moded]] = modes[moded]
     sentinels = np.array(control.sentinels, dtype=np.int32)[positions_in(runs.counts)]
-    tokens[kept_at + runs.kept_runs] = tokens[noisy_at - 1] = sentinels
+    noised = np.repeat(marks > 0, runs.counts)
+    for place in (kept_at + runs.kept_runs, noisy_at - 1):
+        tokens[place[noised]] = sentinels[noised]
     tokens[start + taken - 1] = control.end
     goes_to = np.column_stack([kept_at, noisy_at]).ravel()
     tokens[moved(goes_to, np.column_stack([runs.kept_runs, runs.noisy_runs]).ravel())] = text
@@ -197,6 +204,6 @@ def _capacity(span: Span, length: int, sentinels: int) -> int:
     sizes = np.arange(1, length + 1)
     fits = np.ones(length, dtype=bool)
     for noise in span.noises:
-        runs = noise.amounts(sizes)[1]
+        runs = np.maximum(noise.amounts(sizes, 0.0)[1], noise.amounts(sizes, np.nextafter(1, 0))[1])
         fits &= (sizes + 2 * runs + (noise.mode is not None) <= length) & (runs <= sentinels)
     return max(1, int(np.argmin(fits)) if not fits.all() else length)

@@ -1,15 +1,16 @@
-"""A corpus's held-out units and its blocks, from the index's table of units.
+"""A corpus's held-out units and its blocks, from its table of units.
 
-Held-out units are set aside first, by key. What is left of a shard is divided evenly into blocks of about
-`block_bytes` of text; a block never spans two shards. Appended shards bring their own held-out units and
-blocks, behind the old ones; nothing that existed changes.
+Held-out units are set aside first (data/plan/held_out.py). What is left of a shard is divided evenly into
+blocks of about `block_bytes` of text; a block never spans two shards. Appended shards bring their own
+held-out units and blocks, behind the old ones; nothing that existed changes.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from objectives.rng import Rng, key
+from data.plan.held_out import held_out_units
+from data.shards.units import UnitTable
 
 
 class Blocks:
@@ -19,13 +20,14 @@ class Blocks:
         self,
         seed: int,
         corpus: str,
-        units: np.ndarray,
+        table: UnitTable,
         counts: Sequence[int],
         held_out: float,
         block_bytes: int,
     ) -> None:
-        """units: the index's table (fields shard, text_bytes); counts: units of each era, cumulative."""
-        self.held_out = _held_out(seed, corpus, counts, held_out)
+        """counts: units of each era, cumulative."""
+        units = table.units
+        self.held_out = held_out_units(seed, corpus, table, counts, held_out)
         kept = np.ones(counts[-1], dtype=bool)
         kept[self.held_out] = False
         self._units = np.flatnonzero(kept)
@@ -55,21 +57,6 @@ class Blocks:
         if at == len(self._units) or self._units[at] != unit:
             return None
         return int(np.searchsorted(self._ends, at, side="right"))
-
-
-def _held_out(seed: int, corpus: str, counts: Sequence[int], fraction: float) -> np.ndarray:
-    """int64: the held-out units, ascending: of each era's new units the `fraction` with the smallest draws;
-    of the first era at least one and never all (none where it has a single unit)."""
-    keys = Rng(key(seed, "held-out", corpus)).bits(counts[-1])
-    chosen = []
-    first = 0
-    for number, end in enumerate(counts):
-        take = round(fraction * (end - first))
-        if number == 0 and fraction > 0:
-            take = min(max(take, 1), end - first - 1)
-        chosen.append(first + np.argsort(keys[first:end], kind="stable")[:take])
-        first = end
-    return np.sort(np.concatenate(chosen))
 
 
 def _group(shards: np.ndarray, text_bytes: np.ndarray, block_bytes: int) -> np.ndarray:

@@ -9,31 +9,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import numpy as np
-
 from data.errors import BadInput
 from data.plan.blocks import Blocks
 from data.plan.corpus_mix import streams_for
 from data.plan.epochs import Era
+from data.plan.held_out import held_out_documents
 from data.plan.plan import BatchRows, CorpusPlan, Normalise, OnBad, Plan, refuse_change
 from data.plan.positions import StreamPositions
 from data.shards.index import fingerprint
+from data.shards.units import UnitTable
 from objectives.mixture import Mixture
 
 
-class HasUnits(Protocol):
-    """What the plan reads of an index: its table of units."""
+class HasText(Protocol):
+    """What the plan reads of a corpus: its table of units, and of few units the documents."""
 
     @property
-    def units(self) -> np.ndarray:
-        """An array of data.shards.index.UNITS, in the order of the shards."""
+    def table(self) -> UnitTable:
+        """Its units, in the order of the shards."""
+
+    def text_bytes_of(self, unit: int) -> list[int]:
+        """Bytes of text of each document of a unit, 0 where it has none."""
 
 
 @dataclass(frozen=True)
 class CorpusSettings:
     """A corpus as the user asks for it."""
 
-    index: HasUnits
+    corpus: HasText
     weight: float
     held_out: float
 
@@ -88,7 +91,18 @@ def make_plan(
             continue
         furthest = (state or StreamPositions()).furthest(corpus.name)
         eras = _grown(corpus, asked, settings.seed, block_bytes, furthest)
-        corpora.append(replace(corpus, weight=float(asked.weight), held_out=asked.held_out, eras=eras))
+        held_out = corpus.held_out_documents
+        if len(eras) > len(corpus.eras):
+            held_out += _held_out_documents(settings.seed, corpus.name, asked, eras)
+        corpora.append(
+            replace(
+                corpus,
+                weight=float(asked.weight),
+                held_out=asked.held_out,
+                eras=eras,
+                held_out_documents=held_out,
+            )
+        )
     known = {corpus.name for corpus in old}
     for name, asked in settings.corpora.items():
         if name not in known:
@@ -123,26 +137,37 @@ def make_plan(
 def _entering(
     name: str, number: int, asked: CorpusSettings, settings: StreamSettings, block_bytes: int
 ) -> CorpusPlan:
-    units = asked.index.units
-    if not len(units):
+    table = asked.corpus.table
+    if not len(table):
         raise BadInput(f"corpus {name}: its shards hold no text")
-    blocks = len(Blocks(settings.seed, name, units, [len(units)], asked.held_out, block_bytes))
-    era = Era(0, len(units), blocks, fingerprint(units))
+    blocks = len(Blocks(settings.seed, name, table, [len(table)], asked.held_out, block_bytes))
+    eras = (Era(0, len(table), blocks, fingerprint(table.units)),)
     streams = streams_for(settings.lanes, blocks)
-    return CorpusPlan(name, number, float(asked.weight), asked.held_out, streams, (era,))
+    documents = _held_out_documents(settings.seed, name, asked, eras)
+    return CorpusPlan(name, number, float(asked.weight), asked.held_out, streams, eras, documents)
+
+
+def _held_out_documents(
+    seed: int, name: str, asked: CorpusSettings, eras: Sequence[Era]
+) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """What the last era sets aside besides whole units."""
+    counts = [era.units for era in eras]
+    table, sizes_of = asked.corpus.table, asked.corpus.text_bytes_of
+    return held_out_documents(seed, name, table, counts, asked.held_out, sizes_of)
 
 
 def _grown(
     corpus: CorpusPlan, asked: CorpusSettings, seed: int, block_bytes: int, furthest: int
 ) -> tuple[Era, ...]:
     """The eras of a corpus whose index may list more shards than its plan."""
-    units, last = asked.index.units, corpus.eras[-1]
+    table, last = asked.corpus.table, corpus.eras[-1]
+    units = table.units
     same = len(units) >= last.units and fingerprint(units[: last.units]) == last.fingerprint
     if not same or len(units) == last.units:
         return corpus.eras if same else (Era(0, len(units), 0, fingerprint(units)),)
     if units["shard"][last.units] == units["shard"][last.units - 1]:
         raise BadInput(f"corpus {corpus.name}: its last shard has grown; append text as new shards")
     counts = [*(era.units for era in corpus.eras), len(units)]
-    blocks = len(Blocks(seed, corpus.name, units, counts, corpus.held_out, block_bytes))
+    blocks = len(Blocks(seed, corpus.name, table, counts, corpus.held_out, block_bytes))
     slot = (furthest + 1) * corpus.streams
     return (*corpus.eras, Era(slot, len(units), blocks, fingerprint(units)))

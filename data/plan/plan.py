@@ -27,7 +27,8 @@ Normalise = Literal["global", "objective"]
 @dataclass(frozen=True)
 class CorpusPlan:
     """A corpus in the plan. id: never used again for another corpus (it stands in rows); weight: 0 when
-    dropped, the position is kept; held_out: fraction of the units; streams: S."""
+    dropped, the position is kept; held_out: the share of its text that is set aside; streams: S;
+    held_out_documents: (unit, numbers of documents in it), what is set aside besides whole units."""
 
     name: str
     id: int
@@ -35,6 +36,12 @@ class CorpusPlan:
     held_out: float
     streams: int
     eras: tuple[Era, ...]
+    held_out_documents: tuple[tuple[int, tuple[int, ...]], ...] = ()
+
+    @property
+    def set_aside(self) -> dict[int, frozenset[int]]:
+        """Unit → the numbers of the documents in it that are held out."""
+        return {unit: frozenset(numbers) for unit, numbers in self.held_out_documents}
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ FIXED = {
 }
 """What no edit can change in a run: the fields of Plan, and the config keys that ask for them."""
 
-STREAM = 4
+STREAM = 5
 """Version of the stream: raised where the same plan would give other rows than before."""
 
 
@@ -142,7 +149,13 @@ class Plan:
         where the values are not those of a plan."""
         batch_rows = value["batch_rows"]
         corpora = tuple(
-            CorpusPlan(**{**corpus, "eras": tuple(Era(**era) for era in corpus["eras"])})
+            CorpusPlan(
+                **{
+                    **corpus,
+                    "eras": tuple(Era(**era) for era in corpus["eras"]),
+                    "held_out_documents": tuple((u, tuple(n)) for u, n in corpus["held_out_documents"]),
+                }
+            )
             for corpus in value["corpora"]
         )
         rest = {

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from data.errors import BadInput
 from data.prepare.documents import Document
+from data.shards.text import NotText, decode
 
 _SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
 """Folders left out. The library's own tests are as large as the library, hold broken files on purpose, and
@@ -41,9 +42,9 @@ def _sources() -> Iterator[tuple[str, bytes]]:
 def _code() -> Iterator[Document]:
     for path, data in _sources():
         try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            yield Document(path, None, f"not UTF-8 at byte {error.start}")
+            text = decode(data)
+        except NotText as error:
+            yield Document(path, None, f"{error} at byte {error.at}")
             continue
         yield Document(path, text, None) if text else Document(path, None, "empty")
 

@@ -1,149 +1,246 @@
-"""The documents in a user's files: text, Markdown, Python, JSON lines, Parquet.
+"""The documents in a user's files: text, Markdown, Python, JSON, JSON lines, as they are or packed; Parquet.
 
-One reader for each suffix, each a generator that holds one document (or one batch of Parquet rows) at a time.
+One reader for each format, each a generator that holds one document (or one batch of Parquet rows) at a time.
 The order is that of the inputs as given, files inside a folder or a glob by name, so the same inputs always
-give the same documents. What cannot become a document (not UTF-8, empty, field missing) is yielded with its
-problem, so that whoever packs can count it instead of losing it.
+give the same documents (data/shards/walk.py). What cannot become a document (not UTF-8, empty, field missing)
+is yielded with its problem, so that whoever packs can count it instead of losing it.
 """
 
-import glob
+import itertools
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from data.errors import BadInput
-from data.shards.compression import unpack
+from data.prepare.json_values import json_values
+from data.prepare.long_lines import text_of_long_line
+from data.prepare.long_text import LongText, not_utf8_at
+from data.prepare.suffixes import LINES, PARQUET, READ, TEXT, Format, format_of, refusal
+from data.shards.compression import packing_of, unpack
+from data.shards.text import NotText, decode, mark_bytes, unmarked
 from data.shards.trouble import ShardTrouble
+from data.shards.walk import Found, Walk, below, meant, printable, unreadable
 
-PLAIN = (".txt", ".md", ".py")
-LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-PARQUET = (".parquet",)
-SUFFIXES = PLAIN + LINES + PARQUET
 _CHUNK = 1 << 18
+_SKIPPABLE = b"\x2a\x4d\x18"
+"""Behind its first byte: the zstd frame without content that pzstd writes first."""
 
 
 class Document(NamedTuple):
     """A text and whence it came. `text` is None where `problem` says why there is none."""
 
     source: str
-    text: str | None
+    text: str | LongText | None
     problem: str | None
     line: int | None = None
     """Number of the line (from 1) or row (from 0) of `source`, where it holds many documents."""
 
 
-class Files(NamedTuple):
-    """What the inputs named: files to read, and how many were passed over because of their suffix."""
+def find_files(inputs: Sequence[str | Path]) -> Walk:
+    """The files that files, folders and globs name, in order, each once, and what was passed over.
 
-    paths: list[str]
-    ignored: int
-    repeated: int
-
-
-def find_files(inputs: Sequence[str | Path]) -> Files:
-    """The files that files, folders and globs name, in order, each once. Hidden files are passed over."""
-    found: dict[str, str] = {}
-    ignored = repeated = 0
+    BadInput for a file that is named and cannot be read, and where there is nothing to read at all.
+    """
+    walk = Walk(lambda path: refusal(path) or unreadable(path))
+    entered: set[tuple[int, int]] = set()
     for entry in map(str, inputs):
-        if os.path.isdir(entry):
-            paths = list(_walk(entry))
-        elif os.path.exists(entry):
-            if not entry.endswith(SUFFIXES):
-                raise BadInput(f"{entry}: cannot be read; expected one of {' '.join(SUFFIXES)}, or a folder")
-            paths = [entry]
-        else:
-            paths = sorted(p for p in glob.glob(entry, recursive=True) if os.path.isfile(p))
-            if not paths:
-                raise BadInput(f"{entry}: no such file or folder, and as a glob it matches no file")
-        for path in paths:
-            if not path.endswith(SUFFIXES):
-                ignored += 1
-            elif (real := os.path.realpath(path)) in found:
-                repeated += 1
-            else:
-                found[real] = path
-    if not found:
-        raise BadInput(f"{', '.join(map(str, inputs))}: no file with one of {' '.join(SUFFIXES)} in it")
-    return Files(list(found.values()), ignored, repeated)
+        found = meant(entry)
+        if not found:
+            raise BadInput(f"{printable(entry)}: no such file or folder, and as a glob it matches no file")
+        if found[0].path == entry and not found[0].folder:
+            _require_readable(found[0])
+        for one in found:
+            walk.add(below(one.path, entered) if one.folder and not one.reason else [one])
+    if not walk.files:
+        passed = "".join(f"; {line}" for line in walk.lines())
+        raise BadInput(f"{', '.join(map(str, inputs))}: no file with one of {READ} in it{passed}")
+    return walk
 
 
-def _walk(folder: str) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield os.path.join(parent, name)
+def _require_readable(file: Found) -> None:
+    if reason := file.reason:
+        raise BadInput(f"{printable(file.path)}: {reason}, expected a file or a folder")
+    if reason := refusal(file.path):
+        raise BadInput(f"{printable(file.path)}: is {reason}; expected one of {READ}, or a folder")
+    if reason := unreadable(file.path):
+        raise BadInput(f"{printable(file.path)}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is held of a document. memory: a text or a line of more bytes goes by way of a file in
+    `scratch`."""
+
+    memory: int
+    scratch: Path
 
 
 def read_files(
-    paths: Iterable[str], field: str = "text", progress: Callable[[int], None] | None = None
+    paths: Iterable[str], field: str, limits: Limits, progress: Callable[[int], None] | None = None
 ) -> Iterator[Document]:
     """The documents of files, in order. `progress` is told the bytes of each file when it is done."""
     for path in paths:
+        document = None
         try:
-            if path.endswith(PLAIN):
-                yield _plain(path)
-            elif path.endswith(LINES):
-                yield from _lines(path, field)
-            else:
-                yield from _parquet(path, field)
-            size = os.path.getsize(path)
+            for document in _read(path, field, limits):
+                yield document
         except OSError as error:
-            raise BadInput(f"{path}: {error.strerror or error}") from error
+            line = document.line if document else None
+            yield Document(path, None, f"cannot be read to its end ({error.strerror or error})", line)
+        except ShardTrouble as error:
+            behind = "" if document is None else f", after line {document.line}"
+            raise BadInput(f"{printable(path)}: {error}{behind}; is it complete?") from error
+        if document is None:
+            yield Document(path, None, "empty")
         if progress is not None:
-            progress(size)
+            progress(size_of(path))
 
 
-def _plain(path: str) -> Document:
-    return _document(path, Path(path).read_bytes())
+def size_of(path: str) -> int:
+    """Bytes of a file, 0 where it is gone."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def _read(path: str, field: str, limits: Limits) -> Iterator[Document]:
+    """The documents of one file."""
+    kind, packing = format_of(path) or Format(TEXT, "plain")
+    if kind == PARQUET:
+        yield from _parquet(path, field)
+        return
+    with open(path, "rb") as file:
+        head = file.peek(4)[:4]
+        found = "zstd" if head[1:] == _SKIPPABLE else packing_of(head)
+        if head and found != packing:
+            yield Document(path, None, f"{found} data under a name that says {packing}: rename it")
+            return
+        chunks = unpack(iter(lambda: file.read(_CHUNK), b""), packing)
+        if kind == TEXT and packing == "plain" and size_of(path) > limits.memory:
+            yield _long_document(path, Path(path), temporary=False)
+        elif kind == TEXT:
+            yield _text(path, chunks, limits)
+        elif kind == LINES:
+            yield from _lines(path, chunks, field, limits)
+        else:
+            yield from _json(path, chunks, field)
+
+
+def _text(path: str, chunks: Iterator[bytes], limits: Limits) -> Document:
+    """A file that is one document."""
+    held = _held(chunks, limits)
+    return _document(path, held) if isinstance(held, bytes) else _long_document(path, held, temporary=True)
+
+
+def _held(chunks: Iterable[bytes], limits: Limits) -> bytes | Path:
+    """All these bytes, or the file in which they are because they are too many."""
+    parts, size = [], 0
+    chunks = iter(chunks)
+    for chunk in chunks:
+        parts.append(chunk)
+        size += len(chunk)
+        if size > limits.memory:
+            path = limits.scratch / f"held-{uuid.uuid4().hex}"
+            with path.open("wb") as file:
+                file.writelines(itertools.chain(parts, chunks))
+            return path
+    return b"".join(parts)
 
 
 def _document(source: str, data: bytes) -> Document:
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return Document(source, None, f"not UTF-8 at byte {error.start}")
+        text = decode(data)
+    except NotText as error:
+        return Document(source, None, str(error) if error.at is None else f"{error} at byte {error.at}")
     return Document(source, text, None) if text else Document(source, None, "empty")
 
 
-def _lines(path: str, field: str) -> Iterator[Document]:
+def _long_document(source: str, held: Path, temporary: bool) -> Document:
+    with held.open("rb") as file:
+        head = file.read(_CHUNK)
+        start = mark_bytes(head)
+        file.seek(0)
+        at = not_utf8_at(file)
+        size = file.seek(0, os.SEEK_END) - start
+    if at is None:
+        return Document(source, LongText(str(held), start, size, temporary), None)
+    if temporary:
+        held.unlink()
+    return _document(source, head) if at < len(head) else Document(source, None, f"not UTF-8 at byte {at}")
+
+
+def _lines(path: str, chunks: Iterable[bytes], field: str, limits: Limits) -> Iterator[Document]:
     """One JSON object a line. A line that is no JSON is a problem of that line, not of the file."""
-    number = 0
-    packing = {".gz": "gzip", ".zst": "zstd"}.get(Path(path).suffix, "plain")
-    try:
-        with open(path, "rb") as file:
-            chunks = unpack(iter(lambda: file.read(_CHUNK), b""), packing)
-            for number, line in enumerate(_split(chunks), 1):
-                if not line.isspace():
-                    yield _json_document(path, number, line, field)
-    except ShardTrouble as error:
-        raise BadInput(f"{path}: {error}, after line {number}; is it complete?") from error
+    for number, line in enumerate(_split(chunks, limits), 1):
+        if isinstance(line, Path):
+            text, problem = text_of_long_line(line, field, limits.scratch, 4 * limits.memory)
+            line.unlink()
+            yield Document(path, text, problem, number)
+        elif not line.isspace():
+            yield _json_document(path, number, line, field)
 
 
-def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines, their ends kept, from chunks that end anywhere."""
+def _split(chunks: Iterable[bytes], limits: Limits) -> Iterator[bytes | Path]:
+    """Lines, their ends kept, from chunks that end anywhere; of a line that is too long a file with it."""
     parts: list[bytes] = []
-    for chunk in chunks:
-        lines = chunk.split(b"\n")
-        for line in lines[:-1]:
+    size, waiting = 0, b""
+    chunks = iter(chunks)
+    while chunk := waiting or next(chunks, b""):
+        *lines, rest = chunk.split(b"\n")
+        for line in lines:
             yield b"".join(parts) + line + b"\n"
-            parts = []
-        parts.append(lines[-1])
+            parts, size = [], 0
+        parts.append(rest)
+        size, waiting = size + len(rest), b""
+        if size > limits.memory:
+            ending = _Until(itertools.chain(parts, chunks))
+            yield _held(ending, limits)
+            parts, size, waiting = [], 0, ending.rest
     if last := b"".join(parts):
         yield last
 
 
+class _Until:
+    """Chunks up to the first line end in them; `rest` is then what stood behind it."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = chunks
+        self.rest = b""
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            line, end, self.rest = chunk.partition(b"\n")
+            yield line + end
+            if end:
+                return
+
+
+def _json(path: str, chunks: Iterable[bytes], field: str) -> Iterator[Document]:
+    """JSON lines, values one behind the other, or an array; `line` is the number of the value."""
+    for number, (value, problem) in enumerate(json_values(chunks), 1):
+        if problem is not None:
+            yield Document(path, None, problem, number)
+        else:
+            yield _field(path, number, value, field)
+
+
 def _json_document(path: str, number: int, line: bytes, field: str) -> Document:
     try:
-        record = json.loads(line)
-    except UnicodeDecodeError:
-        return Document(path, None, "not UTF-8", number)
+        record = json.loads(decode(line))
+    except NotText as error:
+        return Document(path, None, str(error), number)
     except (ValueError, RecursionError):
         return Document(path, None, "not JSON", number)
-    text = record.get(field) if isinstance(record, dict) else None
-    return _value(path, number, text, field)
+    return _field(path, number, record, field)
+
+
+def _field(path: str, number: int, record: object, field: str) -> Document:
+    return _value(path, number, record.get(field) if isinstance(record, dict) else None, field)
 
 
 def _value(path: str, number: int, text: object, field: str) -> Document:
@@ -153,6 +250,7 @@ def _value(path: str, number: int, text: object, field: str) -> Document:
         text.encode()
     except UnicodeEncodeError:
         return Document(path, None, "not UTF-8 (half of a surrogate pair)", number)
+    text = unmarked(text)
     return Document(path, text, None, number) if text else Document(path, None, "empty", number)
 
 

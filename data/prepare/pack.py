@@ -16,59 +16,67 @@ import json
 import os
 import shutil
 import socket
-from collections import Counter
+import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import xxhash
 import zstandard
 from webdataset.writer import TarWriter
 
+from data.balance import Balance
 from data.durable import folder_aside, writing
 from data.errors import BadInput
 from data.prepare import builtin
-from data.prepare.documents import Document, find_files, read_files
-from data.prepare.parallel import Progress, ordered_map
-from data.prepare.shard_writer import ShardWriter, WrittenSample
-from data.shards.index import UNITS, Shard, fingerprint, runs, write
-from data.shards.tar import BLOCK
+from data.prepare.documents import Document, Limits, find_files, read_files, size_of
+from data.prepare.long_text import LongText
+from data.prepare.parallel import MEMORY_MIB, Progress, ordered_map
+from data.prepare.shard_writer import ZSTD_LEVEL, ShardWriter, WrittenUnit
+from data.shards.index import Shard, fingerprint, write
+from data.shards.parts import PART, parts
+from data.shards.tar_fields import BLOCK, padded
+from data.shards.units import Size, runs
+from data.shards.walk import Walk, printable
 
 SHARD_BYTES = 1 << 28
+_COPIES = 16
+"""Of a document, about, while it is read, packed and on its way from one process to another."""
 _BATCH_BYTES = 1 << 20
-_NAMED_PROBLEMS = 20
 
 
 @dataclass
 class PackReport:
-    """What was packed. `problems` counts what did not become a sample, by reason; `examples` names some."""
+    """What was packed. `walk`: the files that were read and what was passed over, None where no file was
+    named."""
 
     index: Path
     shards: list[Path] = field(default_factory=list)
-    samples: int = 0
     units: int = 0
     text_bytes: int = 0
     fingerprint: str = ""
-    problems: Counter[str] = field(default_factory=Counter)
-    examples: list[str] = field(default_factory=list)
+    balance: Balance = field(default_factory=Balance)
+    """Of the documents: those packed, and those that could not be."""
+    walk: Walk | None = None
+
+    @property
+    def samples(self) -> int:
+        """Documents packed."""
+        return self.balance.used
 
 
 class _Entry(NamedTuple):
     """A sample on its way into a unit."""
 
     key: str
-    text: bytes
+    text: bytes | LongText
     meta: bytes
 
-    def size(self) -> tuple[int, int]:
-        """Bytes of text, bytes of tar: a header and whole blocks of content for each of its two members."""
-        return len(self.text), sum(BLOCK + _padded(len(part)) for part in (self.text, self.meta))
-
-
-def _padded(length: int) -> int:
-    return (length + BLOCK - 1) // BLOCK * BLOCK
+    def size(self) -> Size:
+        """Of its two members: a header and whole blocks of content for each. A long text is alone."""
+        text = len(self.text)
+        return Size(text, sum(BLOCK + padded(length) for length in (text, len(self.meta))), alone=text > PART)
 
 
 def pack(
@@ -79,28 +87,32 @@ def pack(
     zstd: bool = False,
     shard_bytes: int = SHARD_BYTES,
     workers: int = 1,
+    memory_mib: int = MEMORY_MIB,
     progress: Progress | None = None,
 ) -> PackReport:
     """Pack files, folders, globs and `builtin:code|prose` into PREFIX-000000.tar … and PREFIX.index.
 
     field: where the text is in .jsonl and .parquet. zstd: write .tar.zst, one frame a unit. shard_bytes: a
-    shard is closed when its tar exceeds this. progress: called with (bytes done, bytes in all) of the inputs.
-    Raises BadInput where the target exists or an input cannot be read.
+    shard is closed when its tar exceeds this. memory_mib: about what is held of the inputs; of a longer text
+    or line no more than a part is, but in .json and .parquet, whose values are read whole. progress: called
+    with (bytes done, bytes in all) of the inputs. Raises BadInput where the target exists or an input cannot
+    be read.
     """
     names = [str(entry) for entry in inputs if str(entry).startswith("builtin:")]
     others = [entry for entry in inputs if not str(entry).startswith("builtin:")]
     documents: Iterator[Document] = itertools.chain.from_iterable(
         builtin.documents(name.removeprefix("builtin:")) for name in names
     )
-    skipped: Counter[str] = Counter()
-    if others:
-        files = find_files(others)
-        skipped.update({"files of another suffix": files.ignored, "files named twice": files.repeated})
-        total = None if names else sum(os.path.getsize(path) for path in files.paths)
-        read = read_files(files.paths, field, _running(progress, total))
+    walk = find_files(others) if others else None
+    if walk is not None:
+        total = None if names else sum(map(size_of, walk.files))
+        limits = Limits(
+            max(PART, (memory_mib << 20) // (_COPIES * (workers + 1))), _part_folder(Path(prefix))
+        )
+        read = read_files(walk.files, field, limits, _running(progress, total))
         documents = itertools.chain(documents, read)
     report = pack_documents(documents, prefix, zstd=zstd, shard_bytes=shard_bytes, workers=workers)
-    report.problems.update(+skipped)
+    report.walk = walk
     return report
 
 
@@ -132,7 +144,7 @@ def pack_documents(
         raise BadInput(f"--out {str(prefix)!r}: expected the beginning of file names, such as {example}")
     prefix = Path(prefix)
     _refuse_existing(prefix)
-    part = prefix.parent / f".{prefix.name}.part-{socket.gethostname()}-{os.getpid()}"
+    part = _part_folder(prefix)
     report = PackReport(index=prefix.with_name(prefix.name + ".index"))
     with writing(prefix):
         _sweep(prefix)
@@ -140,18 +152,25 @@ def pack_documents(
         units = ordered_map(_Packer(zstd), _batches(_entries(documents, report)), workers)
         writer = ShardWriter(part, prefix.name, ".tar.zst" if zstd else ".tar", shard_bytes)
         for packed in itertools.chain.from_iterable(units):
-            writer.add(packed)
+            if isinstance(packed, _Entry):
+                _place(writer, packed)
+            else:
+                writer.add(packed)
         writer.close()
-        if not writer.rows:
+        if not writer.paths:
             raise BadInput(f"{prefix}: no document to pack" + _because(report))
         _publish(prefix, writer, zstd, report)
     return report
 
 
+def _part_folder(prefix: Path) -> Path:
+    """Where everything is made before it gets its name."""
+    return prefix.parent / f".{prefix.name}.part-{socket.gethostname()}-{os.getpid()}"
+
+
 def _because(report: PackReport) -> str:
-    if not report.problems:
-        return ""
-    return ": " + ", ".join(f"{count} {problem}" for problem, count in report.problems.most_common(3))
+    reasons = "; ".join(report.balance.reasons()[:3])
+    return f": {reasons}" if reasons else ""
 
 
 def _refuse_existing(prefix: Path) -> None:
@@ -175,17 +194,18 @@ def _entries(documents: Iterable[Document], report: PackReport) -> Iterator[_Ent
     """Number the documents that hold text, count the others."""
     for document in documents:
         if document.text is None:
-            place = document.source if document.line is None else f"{document.source}:{document.line}"
-            report.problems[str(document.problem).split(" at byte ")[0]] += 1
-            if len(report.examples) < _NAMED_PROBLEMS:
-                report.examples.append(f"{place}: {document.problem}")
+            source = printable(document.source)
+            place = source if document.line is None else f"{source}:{document.line}"
+            reason, at, byte = str(document.problem).partition(" at byte ")
+            report.balance.leave_out(reason, [place + at + byte])
             continue
-        source: dict[str, str | int] = {"source": document.source}
+        origin: dict[str, str | int] = {"source": document.source}
         if document.line is not None:
-            source["line"] = document.line
-        meta = json.dumps(source, ensure_ascii=True).encode()
-        yield _Entry(f"{report.samples:09d}", document.text.encode(), meta)
-        report.samples += 1
+            origin["line"] = document.line
+        meta = json.dumps(origin, ensure_ascii=True).encode()
+        text = document.text.encode() if isinstance(document.text, str) else document.text
+        yield _Entry(f"{report.samples:09d}", text, meta)
+        report.balance.used += 1
 
 
 def _batches(entries: Iterable[_Entry]) -> Iterator[list[list[_Entry]]]:
@@ -194,7 +214,7 @@ def _batches(entries: Iterable[_Entry]) -> Iterator[list[list[_Entry]]]:
     waiting = 0
     for unit in runs(entries, _Entry.size):
         batch.append(unit)
-        waiting += sum(entry.size()[1] for entry in unit)
+        waiting += sum(entry.size().tar for entry in unit if not isinstance(entry.text, LongText))
         if waiting >= _BATCH_BYTES:
             yield batch
             batch, waiting = [], 0
@@ -208,39 +228,64 @@ class _Packer:
     def __init__(self, zstd: bool) -> None:
         self.zstd = zstd
 
-    def __call__(self, batch: list[list[_Entry]]) -> list[WrittenSample]:
-        return [self._unit(entries) for entries in batch]
+    def __call__(self, batch: list[list[_Entry]]) -> list[WrittenUnit | _Entry]:
+        """The long documents as they came: their parts are made where they are written."""
+        return [entries[0] if entries[0].size().alone else self._unit(entries) for entries in batch]
 
-    def _unit(self, entries: list[_Entry]) -> WrittenSample:
+    def _unit(self, entries: list[_Entry]) -> WrittenUnit:
         stream = io.BytesIO()
         writer = TarWriter(stream, encoder=False, mtime=0)
         for entry in entries:
             writer.write({"__key__": entry.key, "json": entry.meta, "txt": entry.text})
         writer.close()
-        length = sum(entry.size()[1] for entry in entries)
+        length = sum(entry.size().tar for entry in entries)
         tar = stream.getvalue()
         data, end = tar[:length], tar[length:]  # without the end mark: more units follow
         if len(end) < 2 * BLOCK or end.strip(b"\0"):
             raise RuntimeError(
                 f"webdataset laid {len(entries)} samples out in other than {length} bytes of tar"
             )
-        stored = zstandard.ZstdCompressor(level=3).compress(data) if self.zstd else data
+        stored = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(data) if self.zstd else data
         text_bytes = sum(len(entry.text) for entry in entries)
-        return WrittenSample(stored, length, len(entries), text_bytes, xxhash.xxh64_intdigest(data))
+        return WrittenUnit(stored, length, len(entries), text_bytes, xxhash.xxh64_intdigest(data))
+
+
+def _place(writer: ShardWriter, entry: _Entry) -> None:
+    """Write a long document part by part, its members laid out as webdataset lays out those of others."""
+    text = entry.text
+    size = len(text)
+    front = _header(entry.key, "json", len(entry.meta)) + entry.meta + _padding(len(entry.meta))
+    read = text.read if isinstance(text, LongText) else lambda offset, length: text[offset : offset + length]
+    pieces = (data for _, data in parts(read, size))
+    writer.place(entry.key, front + _header(entry.key, "txt", size), pieces, _padding(size))
+    if isinstance(text, LongText):
+        text.done()
+
+
+def _header(key: str, suffix: str, size: int) -> bytes:
+    info = tarfile.TarInfo(f"{key}.{suffix}")
+    info.size, info.mtime, info.mode = size, 0, 0o444
+    info.uname = info.gname = "bigdata"
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def _padding(length: int) -> bytes:
+    return bytes(padded(length) - length)
 
 
 def _publish(prefix: Path, writer: ShardWriter, zstd: bool, report: PackReport) -> None:
     """Rename the shards to their final names, then write the index."""
     _refuse_existing(prefix)  # another pack may have finished meanwhile
     shards = []
-    for path in writer.paths:
+    for path, balance in zip(writer.paths, writer.balances):
         target = prefix.parent / path.name
         path.rename(target)
         status = target.stat()
-        shards.append(Shard(target.name, status.st_size, status.st_mtime_ns, "zstd" if zstd else "plain"))
+        packing = "zstd" if zstd else "plain"
+        shards.append(Shard(target.name, status.st_size, status.st_mtime_ns, packing, balance))
         report.shards.append(target)
-    units = np.array(writer.rows, UNITS)
-    write(report.index, shards, units)
-    report.units = len(units)
-    report.text_bytes = int(units["text_bytes"].sum())
-    report.fingerprint = fingerprint(units)
+    table = writer.table()
+    write(report.index, shards, table)
+    report.units = len(table)
+    report.text_bytes = int(table.units["text_bytes"].sum())
+    report.fingerprint = fingerprint(table.units)

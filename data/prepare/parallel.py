@@ -19,6 +19,8 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 Progress = Callable[[int, int | None], None]
 """Is told (done, in all), in all None where nobody knows."""
+MEMORY_MIB = 256
+"""About what packing and indexing hold of the texts, unless the user says otherwise."""
 _AHEAD = 2
 _MOST_A_CORE = 4
 

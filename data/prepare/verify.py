@@ -1,23 +1,27 @@
 """Check every byte of a corpus against its index: `headrace data verify`.
 
 Each unit is read as training would read it and its checksum compared; then every header in it is verified,
-every text decoded, and the counts compared with the index. What is wrong becomes a finding with its place;
-checking goes on, so one run shows everything.
+every text decoded, and the counts compared with the index: of the units, and of the account of each shard,
+whose used documents must be those that were found. What is wrong becomes a finding with its place; checking
+goes on, so one run shows everything.
 """
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from data.balance import Balance
 from data.errors import BadInput, PassingTrouble
 from data.prepare.parallel import ordered_map
 from data.shards.corpus import Corpus, ReadTrouble, match, remedy
 from data.shards.index import Index
 from data.shards.patience import Patience
+from data.shards.samples import Sample, samples
 from data.shards.store import CacheOptions, Store, expand, is_local, shown
-from data.shards.tar import BLOCK, TarTrouble, has_end_mark, samples
+from data.shards.tar import BEHIND
+from data.shards.tar_fields import BLOCK, TarTrouble
 
 
 class ShardFinding(NamedTuple):
@@ -42,6 +46,8 @@ class VerifyReport:
     samples: int = 0
     text_bytes: int = 0
     findings: list[ShardFinding] = field(default_factory=list)
+    balance: Balance = field(default_factory=Balance)
+    """Of the members of the shards: the documents found now, and what the index says was left out."""
 
     @property
     def damaged(self) -> bool:
@@ -91,7 +97,9 @@ def verify(
         report.units += stop - first
         report.samples += int(opened.units["samples"][first:stop].sum())
         report.text_bytes += int(opened.units["text_bytes"][first:stop].sum())
-        report.findings += found
+        report.findings += found.findings
+        left_out = opened.files[number].balance
+        report.balance.add(replace(left_out, used=found.documents), f"{shown(urls[number])}/")
         if progress is not None:
             progress(report.text_bytes, total)
     return report
@@ -107,7 +115,14 @@ def recorded(index: Index) -> list[str]:
     return [os.path.join(folder, name) if is_local(name) else name for name in index.shards]
 
 
-def _verify_shard(task: _VerifyJob) -> list[ShardFinding]:
+class _Verified(NamedTuple):
+    """documents: those with a text."""
+
+    documents: int
+    findings: list[ShardFinding]
+
+
+def _verify_shard(task: _VerifyJob) -> _Verified:
     index = Index.open(task.path)
     store = Store(task.cache, task.patience)
     shard = index.files[task.number]
@@ -120,8 +135,9 @@ def _verify_shard(task: _VerifyJob) -> list[ShardFinding]:
     except PassingTrouble:
         raise
     except BadInput as error:
-        return [ShardFinding("shard", name, None, None, None, str(error))]
+        return _Verified(0, [ShardFinding("shard", name, None, None, None, str(error))])
     found = []
+    documents = 0
     if size != shard.size and not task.url.startswith("pipe:"):
         found.append(
             ShardFinding(
@@ -130,34 +146,47 @@ def _verify_shard(task: _VerifyJob) -> list[ShardFinding]:
         )
     first, stop = index.range_of(task.number)
     for unit in range(first, stop):
-        found += _verify_unit(corpus, unit, name)
-    if is_local(task.url) and shard.packing == "plain" and not found and stop > first:
-        row = index.unit(stop - 1)
-        with open(task.url, "rb") as file:
-            file.seek(row.offset + row.length)
-            if not has_end_mark(file.read(BLOCK), 0):
-                found.append(
-                    ShardFinding("shard", name, None, row.offset + row.length, None, "has no end mark")
-                )
-    return found
+        read = _read(corpus, unit, name)
+        if isinstance(read, ShardFinding):
+            found.append(read)
+            continue
+        found += _verify_unit(corpus, unit, name, read)
+        documents += sum(sample.text is not None and not sample.part for sample in read)
+    if not any(finding.kind != "sample" for finding in found) and documents != shard.balance.used:
+        what = f"holds {documents} documents with a text, indexed were {shard.balance.used}"
+        found.append(ShardFinding("shard", name, None, None, None, what))
+    if is_local(task.url) and shard.packing == "plain" and not found and not _closed(task.url, shard.balance):
+        found.append(ShardFinding("shard", name, None, size, None, "has no end mark"))
+    return _Verified(documents, found)
 
 
-def _verify_unit(corpus: Corpus, unit: int, name: str) -> Iterator[ShardFinding]:
-    row = corpus.index.unit(unit)
+def _closed(path: str, balance: Balance) -> bool:
+    """Whether a tar ends with its mark."""
+    with open(path, "rb") as file:
+        file.seek(-BLOCK, os.SEEK_END)
+        return BEHIND in balance.left_out or not file.read().strip(b"\0")
+
+
+def _read(corpus: Corpus, unit: int, name: str) -> list[Sample] | ShardFinding:
+    """The documents of a unit, headers verified; or why it cannot be read."""
     try:
         data = corpus.read_bytes(unit, unit + 1)[0]
-        documents = samples(data, corpus.index.text_field, check=True)
+        if corpus.index.placed_at(unit) is not None:
+            return corpus.read_unit(unit)
+        return samples(data, corpus.index.reading, check=True)
     except ReadTrouble as error:
-        yield ShardFinding("unit", name, unit, row.offset, None, error.what)
-        return
+        what = error.what
     except TarTrouble as error:
-        yield ShardFinding("unit", name, unit, row.offset, None, str(error))
-        return
+        what = str(error)
+    return ShardFinding("unit", name, unit, corpus.index.unit(unit).offset, None, what)
+
+
+def _verify_unit(corpus: Corpus, unit: int, name: str, documents: list[Sample]) -> Iterator[ShardFinding]:
+    row = corpus.index.unit(unit)
+    begin = sum(not document.part for document in documents)
     text_bytes = sum(len(document.text.encode()) for document in documents if document.text is not None)
-    if (len(documents), text_bytes) != (row.samples, row.text_bytes):
-        what = (
-            f"holds {len(documents)} samples and {text_bytes} bytes of text, indexed were {row.samples} and"
-        )
+    if (begin, text_bytes) != (row.samples, row.text_bytes):
+        what = f"holds {begin} samples and {text_bytes} bytes of text, indexed were {row.samples} and"
         yield ShardFinding("unit", name, unit, row.offset, None, f"{what} {row.text_bytes}")
     for document in documents:
         if document.problem is not None:

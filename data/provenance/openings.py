@@ -28,7 +28,7 @@ class OpeningsLog:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         torn = os.fstat(self._file).st_size % RECORD.itemsize
         if torn:
             os.truncate(path, os.fstat(self._file).st_size - torn)

@@ -201,7 +201,10 @@ class Tracer:
         for key, found in documents.items():
             if not found:
                 raise BadInput(f"corpus {corpus}: has no sample {key}")
-        return {key: self.uses(corpus, found, end_row) for key, found in documents.items()}
+        return {
+            key: self.uses(corpus, [place for one in found for place in one.places], end_row)
+            for key, found in documents.items()
+        }
 
     def uses(self, corpus: str, documents: Sequence[tuple[int, int]], end_row: int) -> list[Use]:
         """The same for documents of a corpus, each by (unit, number in it)."""
@@ -211,9 +214,10 @@ class Tracer:
         rows = sorted(use for unit, number in documents for use in self._uses(plan, unit, number, end_row))
         return [Use(step_of_row(self._history, row), row, objective) for row, objective in rows]
 
-    def held_out(self, corpus: str, unit: int) -> bool:
-        """Whether a unit was set aside for evaluation, so that no row ever draws from it."""
-        return bool(np.isin(unit, self._opener.blocks[corpus].held_out))
+    def held_out(self, corpus: str, unit: int, number: int) -> bool:
+        """Whether a document was set aside for evaluation, so that no row ever draws from it."""
+        set_aside = self._opener.plans[corpus].set_aside
+        return number in set_aside.get(unit, ()) or unit in self._opener.blocks[corpus].held_out
 
     def _uses(self, plan: CorpusPlan, unit: int, number: int, end_row: int) -> Iterable[tuple[int, str]]:
         """(row, objective) of every use of a document."""

@@ -119,5 +119,14 @@ class Cache:
 
 
 def default_folder() -> Path:
-    """Where the cache lies unless the config says otherwise: below the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headrace" / "shards"
+    """Where the cache lies unless the config says otherwise: below the user's cache folder. BadInput where
+    nobody knows that: in containers and services a user may have neither a home nor an entry in passwd."""
+    own = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        above = Path(own) if os.path.isabs(own) else Path.home() / ".cache"  # a relative one does not count
+    except RuntimeError:
+        raise BadInput(
+            "data.cache.folder: is needed for shards that are remote or packed as a whole, and this user has "
+            "no home; set it, or HOME or XDG_CACHE_HOME in the environment"
+        ) from None
+    return above / "headrace" / "shards"

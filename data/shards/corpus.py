@@ -1,24 +1,34 @@
 """A corpus that can be read in any order: an index, its shards where they are now, and a store to read them.
 
 `open_corpus` finds both, refuses an index that is not of these shards, and says which command mends it.
-`Corpus.read_unit` is the only way by which text enters the stream: a range read, verified against the unit's
-checksum, decoded document by document.
+`Corpus.read_units` is the only way by which text enters the stream: a range read, verified against the units'
+checksums, decoded document by document. A unit is a run of samples, or one part of a long document
+(data/shards/units.py).
 """
 
 import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import xxhash
 
 from data.errors import BadInput, PassingTrouble
 from data.shards.index import Index
 from data.shards.patience import Patience
+from data.shards.samples import USUAL, Reading, Sample, read_part, read_text, samples
 from data.shards.store import CacheOptions, CutOff, Store, expand, is_local, shown
-from data.shards.tar import Sample, TarTrouble, samples
+from data.shards.tar_fields import TarTrouble
 from data.shards.trouble import ShardTrouble
+from data.shards.units import Placed, UnitTable
+from data.shards.walk import meant, unreadable
+
+_NEAR = 1 << 16
+"""Bytes of tar between two units up to which they are read together."""
 
 
 class ReadTrouble(BadInput):
@@ -45,23 +55,47 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def table(self) -> UnitTable:
+        """Its units."""
+        return self.index.table
+
+    def text_bytes_of(self, unit: int) -> list[int]:
+        """Bytes of text of each document of a unit, 0 where it has none. Raises ReadTrouble."""
+        return [len((sample.text or "").encode()) for sample in self.read_unit(unit)]
+
+    def shard_of(self, unit: int) -> str:
+        """The name, in the index, of the shard in which a unit lies."""
+        return self.index.files[int(self.index.units["shard"][unit])].name
+
     def read_unit(self, unit: int) -> list[Sample]:
         """The documents of a unit, bad ones included with their problem. Raises ReadTrouble."""
         return self.read_units(unit, unit + 1)[0]
 
     def read_units(self, first: int, stop: int) -> list[list[Sample]]:
-        """The documents of units first … stop−1 of one shard, by one range read. Raises ReadTrouble."""
+        """The documents of units first … stop−1 of one shard, by one range read where they lie side by side.
+        Raises ReadTrouble."""
         return [self._decode(unit, data) for unit, data in enumerate(self.read_bytes(first, stop), first)]
 
     def read_bytes(self, first: int, stop: int) -> list[memoryview]:
         """The tar bytes of units first … stop−1 of one shard, checksums verified. Raises ReadTrouble, which
         trouble that passes is none of: that is waited for, and is PassingTrouble at the end."""
         rows = self.index.units[first:stop]
+        ends = rows["offset"] + rows["length"]
+        far = np.flatnonzero(rows["offset"][1:] - ends[:-1] > _NEAR) + 1
+        borders = [first, *(first + far).tolist(), stop]
+        return [data for a, b in pairwise(borders) for data in self._read_near(a, b)]
+
+    def _read_near(self, first: int, stop: int) -> list[memoryview]:
+        """The same for units that lie near one another."""
+        rows = self.index.units[first:stop]
         shard = int(rows["shard"][0])
         if int(rows["shard"][-1]) != shard:
             raise ValueError(f"units {first} to {stop - 1} lie in more than one shard")
         offset = int(rows["offset"][0])
-        ends = (rows["offset"] + rows["length"]).tolist()
+        begins, lengths = (rows["offset"] - offset).tolist(), rows["length"].tolist()
+        if not any(lengths):
+            return [memoryview(b"")] * len(rows)
         checksums = rows["checksum"].tolist()
         for fresh in (False, True):  # bytes that arrived wrong once may come right a second time
             try:
@@ -74,10 +108,7 @@ class Corpus:
                 raise self._trouble(first, str(error)) from error
             except PassingTrouble as error:
                 raise error.at(f"corpus {self.name}") from error
-            parts, position = [], offset
-            for end in ends:
-                parts.append(data[position - offset : end - offset])
-                position = end
+            parts = [data[begin : begin + length] for begin, length in zip(begins, lengths)]
             wrong = [
                 first + number
                 for number, (part, checksum) in enumerate(zip(parts, checksums, strict=True))
@@ -88,10 +119,22 @@ class Corpus:
         raise self._trouble(wrong[0], "its bytes are not those that were indexed (checksum)")
 
     def _decode(self, unit: int, data: memoryview) -> list[Sample]:
+        placed = self.index.placed_at(unit)
+        if placed is not None:
+            return [self._part(placed, unit, data)]
         try:
-            return samples(data, self.index.text_field)
+            return samples(data, self.index.reading)
         except TarTrouble as error:
             raise self._trouble(unit, str(error)) from error
+
+    def _part(self, placed: Placed, unit: int, data: memoryview) -> Sample:
+        """The part of a long document that a unit is; all of a short one."""
+        number = unit - placed.unit
+        field = self.index.reading.field if placed.kind == "json" else None
+        text, problem = None, placed.problem
+        if problem is None:
+            text, problem = read_part(data) if number else read_text(data, field)
+        return Sample(placed.key, text, problem, number, number == placed.parts - 1)
 
     def _trouble(self, unit: int, what: str) -> ReadTrouble:
         row = self.index.unit(unit)
@@ -103,7 +146,7 @@ def open_corpus(
     shards: Sequence[str],
     index: str | Path | None = None,
     cache: CacheOptions | None = None,
-    text_field: str | None = None,
+    reading: Reading = USUAL,
     location: str | None = None,
     patience: Patience | None = None,
 ) -> Corpus:
@@ -115,13 +158,13 @@ def open_corpus(
     passes, here and in all reads; PassingTrouble at its end.
     """
     try:
-        return _open(name, shards, index, Store(cache, patience), text_field)
+        return _open(name, shards, index, Store(cache, patience), reading)
     except BadInput as error:
         raise error.at(location or f"corpus {name}") from error
 
 
 def _open(
-    name: str, shards: Sequence[str], index: str | Path | None, store: Store, text_field: str | None
+    name: str, shards: Sequence[str], index: str | Path | None, store: Store, reading: Reading
 ) -> Corpus:
     try:
         found = expand(shards, store.patience)
@@ -133,11 +176,14 @@ def _open(
         raise BadInput(f"{error}{listed}") from error
     path = _find_index(name, found, index)
     opened = Index.open(path)
-    if text_field is not None and text_field != opened.text_field:
-        raise BadInput(
-            f"{path}: was made for text_field {opened.text_field!r}, the corpus asks for"
-            f" {text_field!r}; make it again: {remedy(path, shards)} --text-field {shlex.quote(text_field)}"
-        )
+    for key, asked in asdict(reading).items():
+        made = getattr(opened.reading, key)
+        if asked is not None and asked != made:
+            option = f"--{key.replace('_', '-')} {shlex.quote(asked)}"
+            raise BadInput(
+                f"{path}: was made for {key} {made!r}, the corpus asks for {asked!r}; make it again: "
+                f"{remedy(path, shards)} {option}"
+            )
     corpus = Corpus(name, opened, match(opened, found, remedy(path, shards)), store)
     if not opened.intact():
         raise BadInput(f"{path}: its table is damaged; make it again: {remedy(path, shards)}")
@@ -193,7 +239,7 @@ def identity(url: str, index: Path) -> str:
 
 def match(index: Index, urls: Sequence[str], remedy: str) -> list[str]:
     """The given shards in the order of the index: by name, or by last part of the name where they moved."""
-    by_name = {identity(url, index.path): url for url in urls}
+    by_name = _without_passed_over(index, {identity(url, index.path): url for url in urls})
     if set(by_name) != set(index.shards):
         by_base = {name.rsplit("/", 1)[-1]: url for name, url in by_name.items()}
         bases = [name.rsplit("/", 1)[-1] for name in index.shards]
@@ -211,6 +257,25 @@ def match(index: Index, urls: Sequence[str], remedy: str) -> list[str]:
     if repeated:
         raise BadInput(f"{repeated[0]}: is given twice")
     return [by_name[name] for name in index.shards]
+
+
+def _without_passed_over(index: Index, urls: dict[str, str]) -> dict[str, str]:
+    """`urls` without what `data index` passed over too: further names of a file that the index lists, and
+    what cannot be read."""
+    bases = {name.rsplit("/", 1)[-1] for name in index.shards}
+    listed = {name for name in index.shards if name in urls} or {
+        name for name in urls if name.rsplit("/", 1)[-1] in bases
+    }
+    if len(listed) == len(urls):
+        return urls
+    met = {found.identity for name in listed if is_local(urls[name]) for found in meant(urls[name])}
+    return {
+        name: url
+        for name, url in urls.items()
+        if name in listed
+        or not is_local(url)
+        or not (unreadable(url) or any(found.identity in met for found in meant(url)))
+    }
 
 
 def _verify_age(corpus: Corpus, number: int, remedy: str) -> None:
@@ -236,6 +301,8 @@ def _verify_age(corpus: Corpus, number: int, remedy: str) -> None:
             corpus.read_bytes(first, first + 1)
             corpus.read_bytes(stop - 1, stop)
         except ReadTrouble as error:
+            if not os.access(url, os.R_OK):
+                raise BadInput(f"{url}: cannot be read: Permission denied") from error
             raise BadInput(
                 f"{corpus.index.path}: is older than {url}, whose content changed; make it again: {remedy}"
             ) from error

@@ -1,51 +1,117 @@
-"""Where documents lie in a corpus, by their sample keys.
+"""Where documents lie in a corpus, by their names: KEY or SHARD/KEY (data/shards/names.py).
 
-The index has no keys (it stays small at any size). Shards that headrace packed number their samples, so the
-key of a shard's first sample tells where in the shard a number lies; any other key costs a look through the
-whole corpus.
+The index has the keys of long documents alone (it stays small at any size). Shards that headrace packed
+number their samples, so the key of a shard's first sample tells where in the shard a number lies; any other
+key costs a look through the shard that the name says, or through the whole corpus.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from data.shards.corpus import Corpus
+from data.shards.names import full_name, may_lie_in, names_of
+
+
+class Located(NamedTuple):
+    """A document. name: SHARD/KEY; places: (unit, number of the sample in it), several where it is long."""
+
+    name: str
+    places: tuple[tuple[int, int], ...]
 
 
 def find_documents(
-    corpus: Corpus, keys: Iterable[str], progress: Callable[[int, int], None] | None = None
-) -> dict[str, list[tuple[int, int]]]:
-    """Key → [(unit, number of the sample in it), …]: empty where there is no such sample, several where packs
-    were joined that number alike. progress(units done, units in all), where all of them are read."""
-    wanted = set(keys)
-    found: dict[str, list[tuple[int, int]]] = {key: [] for key in wanted}
+    corpus: Corpus, names: Iterable[str], progress: Callable[[int, int], None] | None = None
+) -> dict[str, list[Located]]:
+    """Name → the documents that it means: none where there is no such sample, several where a key is not
+    unique. progress(units done, units in all), where many of them are read."""
+    found: dict[str, dict[int, Located]] = {name: {} for name in names}
+    shards = list(_shards(corpus))
+    for shard, first, end in shards:
+        for unit in _guess(corpus, set(found), shard, first, end):
+            _look(corpus, shard, unit, found)
+    missing = {name: located for name, located in found.items() if not located}
+    units = [
+        (shard, unit)
+        for shard, first, end in shards
+        if any(may_lie_in(name, shard) for name in missing)
+        for unit in range(first, end)
+    ]
+    _look_through(corpus, units, missing, progress)
+    missing = {name: located for name, located in missing.items() if not located}
+    units = [(shard, unit) for shard, first, end in shards for unit in range(first, end)]
+    _look_through(corpus, units, missing, progress)
+    return {name: [located[unit] for unit in sorted(located)] for name, located in found.items()}
+
+
+def several(name: str, corpus: str, documents: Sequence[Located]) -> str:
+    """The line about a name that means more than one document of a corpus."""
+    shown = ", ".join(document.name for document in documents[:3])
+    more = ", …" if len(documents) > 3 else ""
+    return (
+        f"{name!r} means {len(documents)} documents of corpus {corpus} ({shown}{more}); name one as SHARD/KEY"
+    )
+
+
+def bytes_to_read(corpus: Corpus, names: Iterable[str]) -> int:
+    """At most about so many bytes of tar does it take to find these documents."""
+    shards = list(_shards(corpus))
+    read: set[tuple[str, int, int]] = set()
+    for name in names:
+        read.update([shard for shard in shards if may_lie_in(name, shard[0])] or shards)
+    lengths = corpus.index.units["length"]
+    return sum(int(lengths[first:end].sum()) for _, first, end in read)
+
+
+def _shards(corpus: Corpus) -> Iterator[tuple[str, int, int]]:
+    """(name, first unit, behind the last) of each shard that has units."""
     units = corpus.index.units
-    firsts = np.unique(units["shard"], return_index=True)[1]
-    ends = [*firsts[1:].tolist(), len(units)]
-    for first, end in zip(firsts.tolist(), ends):
-        for unit in _guess(corpus, wanted, first, end):
-            _look(corpus, unit, wanted, found)
-    missing = {key for key, locations in found.items() if not locations}
-    if missing:
-        for unit in range(len(units)):
-            _look(corpus, unit, missing, found)
-            if progress:
-                progress(unit + 1, len(units))
-    return found
+    numbers, firsts = np.unique(units["shard"], return_index=True)
+    for number, first, end in zip(numbers.tolist(), firsts.tolist(), [*firsts[1:].tolist(), len(units)]):
+        yield corpus.index.files[number].name, first, end
 
 
-def _guess(corpus: Corpus, wanted: set[str], first: int, end: int) -> Sequence[int]:
+def _guess(corpus: Corpus, names: set[str], shard: str, first: int, end: int) -> list[int]:
     """The units of a shard that hold the wanted running numbers, if its samples have such."""
-    opening = corpus.read_unit(first)[0].key
+    asked = [name for name in names if "/" not in name or may_lie_in(name, shard)]
+    opening = corpus.read_unit(first)[0].key if asked else ""
     if not opening.isdecimal():
         return []
     counts = np.cumsum(corpus.index.units["samples"][first:end].astype(np.int64))
-    locations = [int(key) - int(opening) for key in wanted if key.isdecimal() and len(key) == len(opening)]
+    keys = {name.rpartition("/")[2] for name in asked}
+    locations = [int(key) - int(opening) for key in keys if key.isdecimal() and len(key) == len(opening)]
     inside = [location for location in locations if 0 <= location < counts[-1]]
     return sorted({first + int(np.searchsorted(counts, location, side="right")) for location in inside})
 
 
-def _look(corpus: Corpus, unit: int, wanted: set[str], found: dict[str, list[tuple[int, int]]]) -> None:
+def _look_through(
+    corpus: Corpus,
+    units: list[tuple[str, int]],
+    found: dict[str, dict[int, Located]],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    if not found:
+        return
+    for number, (shard, unit) in enumerate(units, 1):
+        _look(corpus, shard, unit, found)
+        if progress:
+            progress(number, len(units))
+
+
+def _look(corpus: Corpus, shard: str, unit: int, found: dict[str, dict[int, Located]]) -> None:
+    """Which of the wanted documents begin in a unit. found: name → by (unit, number)."""
+    placed = corpus.index.placed_at(unit)
+    if placed is not None:
+        if unit == placed.unit:
+            parts = range(unit, unit + placed.parts)
+            _book(shard, placed.key, tuple((part, 0) for part in parts), found)
+        return
     for number, sample in enumerate(corpus.read_unit(unit)):
-        if sample.key in wanted:
-            found[sample.key].append((unit, number))
+        _book(shard, sample.key, ((unit, number),), found)
+
+
+def _book(shard: str, key: str, places: tuple[tuple[int, int], ...], found: dict) -> None:
+    for name in names_of(shard, key):
+        if name in found:
+            found[name][places[0]] = Located(full_name(shard, key), places)

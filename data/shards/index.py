@@ -1,66 +1,35 @@
-"""The unit index of a corpus: which bytes of which shard hold about 64 KB of text (docs/design/stream.md).
+"""The unit index of a corpus: its shards as they were, and the table of their units (data/shards/units.py).
 
-Reading a corpus in any order needs a table that says where to begin. One entry a document would make it as
-large as the text at web scale; one entry a *unit*, a run of consecutive samples, keeps it under a thousandth,
-and the samples inside are found by reading the tar headers of the unit.
+The file: 8 bytes of magic, a version, the length of a JSON header, the header (shards with their size, mtime
+and the account of what is in them; how their samples are read; fingerprint), then the tables, memory-mapped,
+and the names of placed documents. Offsets of compressed shards are those of the unpacked tar; where a shard's
+zstd frames begin where its units do (ours: one frame a unit), `stored_offset` and `stored_length` say which
+frames to read, otherwise they are 0 and the shard is unpacked whole.
 
-The file: 8 bytes of magic, a version, the length of a JSON header, the header (shards with their size and
-mtime, fingerprint), then the table, memory-mapped. Offsets of compressed shards are those of the unpacked
-tar; where a shard's zstd frames begin where its units do (ours: one frame a unit), `stored_offset` and
-`stored_length` say which frames to read, otherwise they are 0 and the shard is unpacked whole.
+How samples are read is an open list of names and values: a kind of sample that a later headrace knows
+(messages, a prompt with its answer) gets a name there, and an older one refuses it instead of reading
+something else.
 """
 
 import hashlib
 import json
+import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-import xxhash
 
+from data.balance import Balance
 from data.durable import writing, written_aside
 from data.errors import BadInput
+from data.shards.samples import USUAL, Reading
+from data.shards.units import PLACED, UNITS, Placed, Unit, UnitTable
 
-Sized = TypeVar("Sized")
-
-VERSION = 1
+VERSION = 2
 _MAGIC = b"HEADRACE"
 _HEAD = 16
-UNIT_TEXT = 1 << 16
-"""Bytes of text that a unit aims at."""
-UNIT_TAR = 1 << 22
-"""Most tar bytes of a unit that holds more than one sample: bounds what one read brings into memory."""
-
-UNITS = np.dtype(
-    [
-        ("shard", "<u4"),
-        ("samples", "<u4"),
-        ("offset", "<u8"),
-        ("length", "<u8"),
-        ("text_bytes", "<u8"),
-        ("checksum", "<u8"),
-        ("stored_offset", "<u8"),
-        ("stored_length", "<u8"),
-    ]
-)
-"""One unit. offset, length: of its bytes in the tar. checksum: xxh64 of these bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """A run of whole samples; fields as in UNITS."""
-
-    shard: int
-    offset: int
-    length: int
-    samples: int
-    text_bytes: int
-    checksum: int
-    stored_offset: int
-    stored_length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +43,32 @@ class Shard:
     """0 where the store does not tell."""
     packing: str
     """'plain', 'gzip' or 'zstd'."""
+    balance: Balance = field(default_factory=Balance)
+    """Of its members: documents, and what was left out."""
+
+
+class OldIndex(BadInput):
+    """An index that another version of headrace wrote."""
 
 
 class Index:
     """A memory-mapped index. `units` is an array of UNITS, in the order of the shards."""
 
-    def __init__(self, path: Path, header: dict, units: np.ndarray) -> None:
+    def __init__(self, path: Path, header: dict, table: UnitTable) -> None:
         self.path = path
         self.name: str = path.name.removesuffix(".index")
-        self.files = tuple(Shard(**shard) for shard in header["shards"])
-        self.text_field: str | None = header["text_field"]
+        self.files = tuple(
+            Shard(**{**shard, "balance": Balance.from_json(shard["balance"])}) for shard in header["shards"]
+        )
+        self.reading = Reading(**header["reading"])
         self.fingerprint: str = header["fingerprint"]
         self.checksum: str = header["checksum"]
-        self.units = units
+        self.table = table
+
+    @property
+    def units(self) -> np.ndarray:
+        """An array of UNITS."""
+        return self.table.units
 
     @property
     def shards(self) -> tuple[str, ...]:
@@ -94,11 +76,15 @@ class Index:
         return tuple(shard.name for shard in self.files)
 
     def __len__(self) -> int:
-        return len(self.units)
+        return len(self.table)
 
     def unit(self, number: int) -> Unit:
         """One entry, as Python integers."""
-        return Unit(**dict(zip(UNITS.names or (), self.units[number].tolist(), strict=True)))
+        return self.table.unit(number)
+
+    def placed_at(self, unit: int) -> Placed | None:
+        """The placed document of which a unit is a part."""
+        return self.table.placed_at(unit)
 
     @property
     def text_bytes(self) -> int:
@@ -107,8 +93,16 @@ class Index:
 
     @property
     def samples(self) -> int:
-        """Samples of all shards, bad ones included."""
+        """Documents of all shards, bad ones included."""
         return int(self.units["samples"].sum())
+
+    @property
+    def balance(self) -> Balance:
+        """Of all members of all shards; the names with their shard's."""
+        total = Balance()
+        for shard in self.files:
+            total.add(shard.balance, f"{shard.name.rsplit('/', 1)[-1]}/")
+        return total
 
     def range_of(self, shard: int) -> tuple[int, int]:
         """(first, stop) of the units of a shard."""
@@ -119,6 +113,7 @@ class Index:
     def open(path: str | Path) -> "Index":
         """Map an index. BadInput where there is none, or it is damaged or of another version."""
         path = Path(path)
+        again = "make it again with headrace data index"
         try:
             with path.open("rb") as file:
                 head = file.read(_HEAD)
@@ -126,74 +121,80 @@ class Index:
                     raise BadInput(f"{path}: is not an index of headrace")
                 version, length = (int(number) for number in np.frombuffer(head[8:], "<u4"))
                 if version != VERSION:
-                    raise BadInput(
-                        f"{path}: is an index of version {version}, this headrace reads version {VERSION};"
-                        " make it again with headrace data index"
+                    raise OldIndex(
+                        f"{path}: is an index of version {version}, this headrace reads version {VERSION}; "
+                        f"{again}"
                     )
                 header = json.loads(file.read(length))
                 size = os.fstat(file.fileno()).st_size
-            if size != _HEAD + length + header["units"] * UNITS.itemsize:
-                raise BadInput(f"{path}: is cut off at byte {size}; make it again with headrace data index")
-            units = np.memmap(path, UNITS, "r", _HEAD + length, (header["units"],)).view(np.ndarray)
-            return Index(path, header, units)
+                if unknown := sorted(header["reading"].keys() - {*Reading.__dataclass_fields__}):
+                    raise OldIndex(
+                        f"{path}: was made by another headrace, which reads samples by "
+                        f"{unknown[0]!r}; {again}"
+                    )
+                starts = [_HEAD + length]
+                for count, each in _sections(header):
+                    starts.append(starts[-1] + count * each)
+                if size != starts[-1]:
+                    raise BadInput(f"{path}: is cut off at byte {size}; {again}")
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            units = np.frombuffer(mapped, UNITS, header["units"], starts[0])
+            placed = np.frombuffer(mapped, PLACED, header["placed"], starts[1])
+            return Index(path, header, UnitTable(units, placed, mapped[starts[2] :]))
         except OSError as error:
             raise BadInput(f"{path}: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadInput(
-                f"{path}: its header is damaged; make it again with headrace data index"
-            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadInput(f"{path}: its header is damaged; {again}") from error
 
     def intact(self) -> bool:
         """Whether the table is the one that was written: reads all of it."""
-        return _table_checksum(self.units) == self.checksum
+        return self.table.checksum() == self.checksum
 
 
-def _table_checksum(units: np.ndarray) -> str:
-    return xxhash.xxh3_128_hexdigest(np.ascontiguousarray(units).view(np.uint8).data)
+def _described(shard: Shard) -> dict:
+    whole = {name: getattr(shard, name) for name in ("name", "size", "mtime_ns", "packing")}
+    return {**whole, "balance": shard.balance.to_json()}
+
+
+def _sections(header: dict) -> list[tuple[int, int]]:
+    """(count, bytes each) of what stands behind the header."""
+    return [
+        (header["units"], UNITS.itemsize),
+        (header["placed"], PLACED.itemsize),
+        (header["names"], 1),
+    ]
 
 
 def fingerprint(units: np.ndarray) -> str:
-    """Hex digest over content: the shard number, samples, length and checksum of every unit, no paths."""
-    digest = hashlib.sha256(b"headrace units 1")
-    for name in ("shard", "samples", "length", "checksum"):
+    """Hex digest over content: of every unit the number of its shard, its documents, bytes, bytes of text and
+    checksum; no paths. Two readings of the same bytes differ in their bytes of text."""
+    digest = hashlib.sha256(b"headrace units 2")
+    for name in ("shard", "samples", "length", "text_bytes", "checksum"):
         digest.update(units[name].tobytes())
     return digest.hexdigest()[:32]
 
 
 def write(
-    path: str | Path, shards: Sequence[Shard], units: np.ndarray, text_field: str | None = None
+    path: str | Path,
+    shards: Sequence[Shard],
+    table: UnitTable,
+    reading: Reading = USUAL,
 ) -> None:
     """Write an index: it is whole or it is not there. BadInput where it cannot be written."""
     path = Path(path)
     header = {
-        "shards": [asdict(shard) for shard in shards],
-        "text_field": text_field,
-        "units": len(units),
-        "fingerprint": fingerprint(units),
-        "checksum": _table_checksum(units),
+        "shards": [_described(shard) for shard in shards],
+        "reading": asdict(reading),
+        "units": len(table),
+        "placed": len(table.placed),
+        "names": len(table.names),
+        "fingerprint": fingerprint(table.units),
+        "checksum": table.checksum(),
     }
     text = json.dumps(header).encode()
     text += b" " * (-(_HEAD + len(text)) % 64)  # the table begins on a cache line
     with writing(path), written_aside(path) as file:
         file.write(_MAGIC + np.array([VERSION, len(text)], "<u4").tobytes() + text)
-        file.write(units.tobytes())
-
-
-def runs(samples: Iterable[Sized], size: Callable[[Sized], tuple[int, int]]) -> Iterator[list[Sized]]:
-    """Cut a shard's samples into units; `size` gives a sample's (bytes of text, bytes in the tar).
-
-    A sample opens a new unit where the unit's text comes nearer to UNIT_TEXT without it than with it, or
-    where the unit would exceed UNIT_TAR. Packing and indexing use this one rule, so they agree.
-    """
-    unit: list[Sized] = []
-    text = tar = 0
-    for sample in samples:
-        more_text, more_tar = size(sample)
-        if unit and (text + more_text / 2 > UNIT_TEXT or tar + more_tar > UNIT_TAR):
-            yield unit
-            unit, text, tar = [], 0, 0
-        unit.append(sample)
-        text += more_text
-        tar += more_tar
-    if unit:
-        yield unit
+        file.write(table.units.tobytes())
+        file.write(table.placed.tobytes())
+        file.write(table.names)

@@ -9,7 +9,6 @@ holds, only its speed does.
 """
 
 import contextlib
-import glob
 import os
 import re
 import threading
@@ -17,6 +16,7 @@ import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import BinaryIO, TypeVar
 
 import numpy as np
@@ -30,6 +30,7 @@ from data.shards.index import Shard
 from data.shards.patience import Patience
 from data.shards.transports import Fsspec, NoRanges, Pipe, Status, Transport
 from data.shards.trouble import ShardTrouble, Transient, of_local
+from data.shards.walk import Found, Walk, meant
 
 Result = TypeVar("Result")
 _CHUNK = 1 << 20
@@ -90,37 +91,53 @@ def place(url: str) -> str:
 
 
 def expand(shards: Sequence[str], patience: Patience | None = None) -> list[str]:
-    """The shards that paths, globs, URLs and braces ({000..099}, {a,b}) name, in order.
+    """The shards that paths, globs, URLs and braces ({000..099}, {a,b}) name, in order, under every name that
+    they have: an index may list any of them.
 
     BadInput where a path or a glob matches nothing; PassingTrouble where nobody tells what a glob matches.
     """
-    found: list[str] = []
+    walk = find_shards(shards, Walk(), patience)
+    return walk.files + walk.again
+
+
+def find_shards(shards: Sequence[str], walk: Walk, patience: Patience | None = None) -> Walk:
+    """The walk that has met the shards, each file once; see `expand`."""
     for pattern in shards:
         try:
             names = list(braceexpand(pattern)) if re.search(r"\{.*(\.\.|,).*\}", pattern) else [pattern]
         except ValueError as error:
             raise BadInput(f"{shown(pattern)}: unbalanced braces") from error
         for name in names:
-            found += _expand(name, patience or Patience())
+            name = name.removeprefix("file://")
+            if is_local(name):
+                walk.add(_local(name))
+            else:
+                walk.take(_remote(name, patience or Patience()))
+    if not walk.files:
+        passed = "; ".join(walk.lines())
+        given = ", ".join(map(shown, shards))
+        raise BadInput(f"{given}: no shard to read: {passed}" if passed else "no shards were given")
+    return walk
+
+
+def _local(name: str) -> list[Found]:
+    found = meant(name)
     if not found:
-        raise BadInput("no shards were given")
+        hint = "; [ ] in a path are read as a glob: name the shards one by one" if "[" in name else ""
+        raise BadInput(f"{name}: no such shard{hint}")
+    if found[0].path == name and found[0].folder:
+        raise BadInput(f"{name}: is a folder; name the shards in it: '{os.path.join(name, '*.tar')}'")
+    if found[0].path == name and found[0].reason:
+        raise BadInput(f"{name}: {found[0].reason}, expected a shard")
     return found
 
 
-def _expand(name: str, patience: Patience) -> list[str]:
-    name = name.removeprefix("file://")
-    if is_local(name):
-        found = (
-            [name]
-            if os.path.isfile(name)
-            else sorted(filter(os.path.isfile, glob.glob(name, recursive=True)))
+def _remote(name: str, patience: Patience) -> list[str]:
+    if name.startswith("pipe:") and os.environ.get("WDS_SECURE", "0") != "0":
+        raise BadInput(
+            f"{shown(name)}: is a command, and WDS_SECURE is set: webdataset then runs none; unset it, or "
+            "name the shards by their paths or URLs"
         )
-        if not found and os.path.isdir(name):
-            raise BadInput(f"{name}: is a folder; name the shards in it: '{os.path.join(name, '*.tar')}'")
-        if not found:
-            hint = "; [ ] in a path are read as a glob: name the shards one by one" if "[" in name else ""
-            raise BadInput(f"{name}: no such shard{hint}")
-        return found
     if name.startswith(("pipe:", "http://", "https://")) or not re.search(r"[*?\[]", name):
         return [name]
     try:
@@ -141,12 +158,17 @@ class Store:
     def __init__(self, options: CacheOptions | None = None, patience: Patience | None = None) -> None:
         self.options = options or CacheOptions()
         self.patience = patience or Patience()
-        self.cache = Cache(self.options.folder or default_folder(), self.options.bytes)
         self._http = Http(self.options.timeout)
         self._fsspec = Fsspec()
         self._pipe = Pipe(self.options.timeout)
         self._rangeless: set[str] = set()
         self._locks: dict[str, threading.Lock] = {}
+
+    @cached_property
+    def cache(self) -> Cache:
+        """Made when something is to be kept: local shards that are not packed need no folder, and no home.
+        BadInput where its folder is not known."""
+        return Cache(self.options.folder or default_folder(), self.options.bytes)
 
     def status(self, url: str) -> Status:
         """Size and mtime of a shard. Raises ShardTrouble."""
@@ -168,7 +190,7 @@ class Store:
         first, last = units[0], units[-1]
         offset = int(first["offset"])
         length = int(last["offset"]) + int(last["length"]) - offset
-        if not int(first["stored_length"]):
+        if shard.packing != "plain" and not units["stored_length"].all():
             with self.unpacked(url, shard, fresh=fresh) as tar:
                 return _kept_bytes(tar, offset, length)
         start = int(first["stored_offset"])

@@ -80,8 +80,8 @@ class Opener:
             if corpus.name in corpora:
                 units = corpora[corpus.name].index.units
                 _check(corpus, units)
-                counts = [era.units for era in corpus.eras]
-                blocks = Blocks(plan.seed, corpus.name, units, counts, corpus.held_out, plan.block_bytes)
+                table, counts = corpora[corpus.name].index.table, [era.units for era in corpus.eras]
+                blocks = Blocks(plan.seed, corpus.name, table, counts, corpus.held_out, plan.block_bytes)
                 self.blocks[corpus.name] = blocks
                 self.orders[corpus.name] = BlockOrder(
                     plan.seed, corpus.name, corpus.eras, corpus.streams, blocks.text_bytes
@@ -105,7 +105,9 @@ class Opener:
         skips = self.plan_segments.history.skips
         skipped = {skip.unit for skip in skips if (skip.corpus, skip.block_slot) == (corpus, block_slot)}
         units = [unit for unit in self.blocks[corpus].units_of(number) if unit not in skipped]
-        documents = read_documents(self.corpora[corpus], self.encoder, self.seed, corpus, epoch, units)
+        documents = read_documents(
+            self.corpora[corpus], self.encoder, self.seed, corpus, epoch, units, plan.set_aside
+        )
         nothing = np.empty((0, 3), dtype=np.int64)
         (row, emitted), *later = builds
         block = OpenBlock(
@@ -170,7 +172,7 @@ def remainder(documents: Documents, used: np.ndarray, quarantined: Set[str]) -> 
         gap = (bounds[1:, 0] == bounds[:-1, 0]) & (bounds[1:, 1] > bounds[:-1, 2])
         rests = np.stack([bounds[:-1, 0], bounds[:-1, 2], bounds[1:, 1]], axis=1)[gap]
     if quarantined:
-        rests = rests[[documents.keys[number] not in quarantined for number in rests[:, 0].tolist()]]
+        rests = rests[~documents.named(quarantined)[rests[:, 0]]]
     return rests
 
 

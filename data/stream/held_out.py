@@ -1,20 +1,22 @@
 """The fixed rows of held-out text on which a run is evaluated.
 
-Held-out units are taken in an order drawn by key until the byte limit is reached, then built by each
-objective alone. No document gives more than an eighth of the limit: of a single long one the losses would say
-little, and parts could not be exchanged between documents. The rows depend on the seed, the corpus, T and the
-objective's settings, not on ranks, steps or weights, so two evaluations are comparable; ranks share them out
-(row i to rank i mod D). Where shards were appended, their held-out units join those of the start, so the
-limit decides whether the set stays.
+Held-out units, and those in which single documents are held out, are taken in an order drawn by key until the
+byte limit is reached, then built by each objective alone. No document gives more than an eighth of the limit:
+of a single long one the losses would say little, and parts could not be exchanged between documents. The rows
+depend on the seed, the corpus, T and the objective's settings, not on ranks, steps or weights, so two
+evaluations are comparable; ranks share them out (row i to rank i mod D). Where shards were appended, their
+held-out units join those of the start, so the limit decides whether the set stays.
+
+Bytes are those of the text as it was read, whatever the tokenizer makes of it: bits a byte are a fair measure
+between tokenizers only if one that drops characters does not count them as spelled.
 """
 
-from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
 
 from data.errors import BadInput
-from data.plan.blocks import Blocks
+from data.plan.held_out import held_out_units
 from data.plan.plan import CorpusPlan, Plan
 from data.shards.corpus import Corpus
 from data.stream.block import remainder
@@ -66,27 +68,31 @@ def held_out_text(
 ) -> tuple[Texts, np.ndarray, list[int], int]:
     """What is evaluated on: documents, int64 [n, 3] what is used of each (document, 0, stop), their keys of
     rng_keys, and the bytes of text used."""
-    counts = [era.units for era in corpus_plan.eras]
-    units = corpus.index.units
-    held = Blocks(plan.seed, corpus_plan.name, units, counts, corpus_plan.held_out, plan.block_bytes).held_out
     most = -(-limit_bytes // _DOCUMENTS)
     quarantined = {sample for name, sample in plan.quarantine if name == corpus_plan.name}
-    order = Rng(key(plan.seed, "evaluate", corpus_plan.name)).bits(len(units))[held].argsort()
+    some = corpus_plan.set_aside
+    held = np.union1d(_whole_units(corpus, corpus_plan, plan), sorted(some)).astype(np.int64)
+    order = Rng(key(plan.seed, "evaluate", corpus_plan.name)).bits(len(corpus))[held].argsort()
     kept: list[np.ndarray] = []
     stops: list[int] = []
     rng_keys: list[int] = []
     total = 0
     for unit in held[order].tolist():
         try:
-            documents = read_documents(corpus, encoder, plan.seed, corpus_plan.name, -1, [unit])
+            documents = read_documents(
+                corpus, encoder, plan.seed, corpus_plan.name, -1, [unit], keep_texts=True
+            )
         except UnitTrouble as trouble:
             raise BadInput(f"{trouble}; it is held out: there is no evaluation without it") from trouble
         for number in remainder(documents, np.empty((0, 3), dtype=np.int64), quarantined)[:, 0].tolist():
+            if unit in some and documents.numbers[number] not in some[unit]:
+                continue
             if total < limit_bytes:
                 kept.append(documents.tokens[number])
-                stops.append(_beginning(kept[-1], encoder, most))
+                ends = np.cumsum(encoder.byte_lengths(documents.texts[number], kept[-1]))
+                stops.append(_beginning(ends, most))
                 rng_keys.append(int(documents.rng_keys[number]))
-                total += encoder.byte_length(kept[-1][: stops[-1]])
+                total += int(ends[stops[-1] - 1])
         if total >= limit_bytes:
             break
     texts = Texts.of(kept, encoder.control)
@@ -95,6 +101,14 @@ def held_out_text(
     return texts, rests, rng_keys, total
 
 
-def _beginning(tokens: np.ndarray, encoder: Encoder, most: int) -> int:
-    """How many tokens stand for the first `most` bytes of a document, or a little more: the last is whole."""
-    return bisect_left(range(1, len(tokens)), most, key=lambda n: encoder.byte_length(tokens[:n])) + 1
+def _whole_units(corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan) -> np.ndarray:
+    """int64: the held-out units; of a long document the first part alone, for no document gives much."""
+    counts = [era.units for era in corpus_plan.eras]
+    held = held_out_units(plan.seed, corpus_plan.name, corpus.table, counts, corpus_plan.held_out)
+    return held[corpus.table.first_parts()[held] == held]
+
+
+def _beginning(ends: np.ndarray, most: int) -> int:
+    """How many tokens stand for the first `most` bytes of a document, or a little more: the last is whole.
+    ends: int64 [n], the byte behind which each ends."""
+    return min(int(np.searchsorted(ends, most)) + 1, len(ends))

@@ -68,7 +68,7 @@ class RowShares:
 
     def height(self, owners: np.ndarray) -> int:
         """Rows in each rank's batch: those of the rank that has most, in whole micro-batches."""
-        most = int(np.bincount(owners, minlength=self.world).max())
+        most = int(np.max(np.bincount(owners, minlength=self.world)))
         return -(-most // self.micro_batch) * self.micro_batch
 
     def cut(self, rows: Rows) -> list[Rows]:

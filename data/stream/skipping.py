@@ -17,6 +17,7 @@ from data.errors import BadInput
 from data.plan.plan import Skip
 from data.plan.segments import PlanSegments
 from data.shards.corpus import Corpus
+from data.shards.names import is_named
 from data.stream.block import OpenBlock
 from data.stream.reading import UnitTrouble
 
@@ -107,14 +108,14 @@ class Skipping:
         name = block.corpus.name
         plan_segment = self._plan_segments.at(row)
         for bad in block.documents.bad:
-            if bad.key in plan_segment.quarantined(name):
+            if is_named(bad.shard, bad.key, plan_segment.quarantined(name)):
                 continue
             if plan_segment.plan.on_bad.action != "skip":
                 raise BadInput(
-                    f"{self._where(name, bad.unit)}, sample {bad.key}: {bad.problem}; "
-                    "quarantine it, or set data.on_bad.action to skip"
+                    f"{self._where(name, bad.unit)}, sample {bad.key}: {bad.problem}; quarantine it "
+                    f"(data.corpora.{name}.quarantine=[{bad.name}]), or set data.on_bad.action to skip"
                 )
-            self._skip(SkipNotice(name, block.block_slot, bad.unit, bad.key, bad.problem, row), tell)
+            self._skip(SkipNotice(name, block.block_slot, bad.unit, bad.name, bad.problem, row), tell)
 
     def unit(
         self, corpus: str, block_slot: int, trouble: UnitTrouble, row: int, obstacle: str | None

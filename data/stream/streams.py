@@ -190,7 +190,7 @@ class Streams:
             return True
         name = stream.plan.name
         changed = plan_segment.quarantined(name) ^ built.quarantined(name)
-        return bool(changed) and not changed.isdisjoint(block.documents.keys)
+        return bool(changed) and bool(block.documents.named(changed).any())
 
     def _begin(self, stream: _Stream, block: OpenBlock, row: int) -> None:
         """A new build: on the record, and in the log where it gave rows."""

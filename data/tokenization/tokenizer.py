@@ -17,14 +17,16 @@ where that blank would be one too many or one too few.
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from sentencepiece import SentencePieceProcessor
-from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
-from data.errors import BadInput
+from data.tokenization import scripts
+from data.tokenization.losses import bytes_between, is_lossless
+from data.tokenization.model_file import parse_model, processor_of, read_model
+from data.tokenization.model_proto import ModelProto
 from data.tokenization.whitespace import BLANK, has_edges, unescaped, without_edges
 from objectives.example import ControlIds
 
@@ -69,13 +71,7 @@ class Tokenizer:
 
     def __init__(self, model: bytes, name: str = "tokenizer") -> None:
         """model: the bytes of a SentencePiece model file; name: for messages. BadInput where it is none."""
-        proto = ModelProto()
-        try:
-            proto.ParseFromString(model)
-        except Exception as error:  # google.protobuf's DecodeError, by whichever of its implementations
-            raise BadInput(f"{name}: is not a SentencePiece model") from error
-        if not proto.pieces:
-            raise BadInput(f"{name}: is not a SentencePiece model (it has no pieces)")
+        proto = parse_model(model, name)
         self.name = name
         self.vocabulary_size = len(proto.pieces)
         """Ids below this are the model's own."""
@@ -92,20 +88,20 @@ class Tokenizer:
         _make_control(proto, used)
         encoding = unescaped(proto)
         self._escapes = encoding.normalizer_spec.escape_whitespaces
-        self._encoder, self._decoder = _processor(encoding), _processor(proto)
+        self._encoder, self._decoder = processor_of(encoding, name), processor_of(proto, name)
         self._inside_encoder, self._inside_decoder = self._encoder, self._decoder
         if has_edges(proto):
             inside = without_edges(proto)
-            self._inside_encoder, self._inside_decoder = _processor(unescaped(inside)), _processor(inside)
+            self._inside_encoder = processor_of(unescaped(inside), name)
+            self._inside_decoder = processor_of(inside, name)
+        self.lossless: bool = is_lossless(proto)
+        """Every text comes back as it was, by the model's settings."""
         self._tables(proto)
 
     @staticmethod
     def load(path: str | Path) -> "Tokenizer":
-        """Read a SentencePiece model file. BadInput where it cannot be read."""
-        try:
-            return Tokenizer(Path(path).read_bytes(), str(path))
-        except OSError as error:
-            raise BadInput(f"{path}: {error.strerror or error}") from error
+        """Read a SentencePiece model file. BadInput where it cannot be read, or is none."""
+        return Tokenizer(read_model(path), str(path))
 
     def _tables(self, proto: ModelProto) -> None:
         texts = [piece.piece.replace(BLANK, " ") for piece in proto.pieces]
@@ -120,6 +116,8 @@ class Tokenizer:
         self.unknown: int = int(self._decoder.unk_id())
 
         self.word_start: np.ndarray = np.ones(self.size, dtype=bool)
+        self.joined: np.ndarray = np.zeros(self.size, dtype=bool)
+        self.unspaced: np.ndarray = np.zeros(self.size, dtype=bool)
         self.spread: np.ndarray = np.ones(self.size, dtype=np.int32)
         self._bytes = np.zeros(self.size, dtype=np.int32)
         single = {
@@ -129,18 +127,33 @@ class Tokenizer:
         by_name = {proto.pieces[number].piece: number for number in np.flatnonzero(is_byte).tolist()}
         ids = [by_name[f"<0x{value:02X}>"] for value in BLANK.encode()] if fallback else []
         self._blank = np.array(ids, dtype=np.int32)  # the ids of U+2581, where the model has byte pieces
+        surface = proto.trainer_spec.unk_surface  # what an unknown id is decoded to, " ⁇ " by default
+        folds = bool(proto.normalizer_spec.precompiled_charsmap)
+        folded = self._normalised({*surface}.union(*texts)) if folds else {}
+
+        def most(text: str) -> int:
+            """Tokens that these characters become at most: one each, or its bytes where no piece has it."""
+            if folds:
+                text = "".join(folded[character] for character in text)
+            if not fallback:
+                return len(text)
+            return sum(1 if character in single else len(character.encode()) for character in text)
+
         for number in np.flatnonzero(ordinary | is_byte).tolist():
             text = texts[number]
             if is_byte[number]:
                 value = int(text[3:5], 16)
-                self.word_start[number] = value in b" \t\n\r"
+                self.word_start[number] = scripts.byte_begins_word(value)
+                self.joined[number] = scripts.is_joined_byte(value)
+                self.unspaced[number] = scripts.is_unspaced_byte(value)
                 self._bytes[number] = 1
                 continue
-            self.word_start[number] = text[0].isspace()
+            self.word_start[number] = scripts.begins_word(text)
+            self.joined[number] = scripts.is_joined(text)
+            self.unspaced[number] = scripts.is_unspaced(text)
             self._bytes[number] = len(text.encode())
-            self.spread[number] = sum(
-                1 if character in single or not fallback else len(character.encode()) for character in text
-            )
+            self.spread[number] = most(text)
+        self.spread[self.unknown] = most(surface)
 
     def encode(self, text: str, *, inside: bool = False) -> np.ndarray:
         """int32 [n]: the ids of a text, without begin and end. inside: the text goes on from another."""
@@ -161,10 +174,10 @@ class Tokenizer:
 
     def _around_blanks(self, text: str, encoder: SentencePieceProcessor) -> np.ndarray:
         parts: list[np.ndarray] = []
-        for part in re.split(f"({BLANK}+)", text):
+        for part in _runs_of_blanks(text):
             if part.startswith(BLANK):
                 parts += [self._blank] * len(part)
-            elif part:
+            else:
                 parts.append((self._inside_encoder if parts else encoder).encode(part, return_type="numpy"))
         return np.concatenate(parts, dtype=np.int32)
 
@@ -177,9 +190,38 @@ class Tokenizer:
         decoder = self._inside_decoder if inside else self._decoder
         return decoder.decode(ids[self._plain[ids]].tolist())
 
-    def byte_length(self, tokens: np.ndarray) -> int:
-        """UTF-8 bytes of text that ids stand for (an unknown one counts none)."""
-        return int(self._bytes[tokens].sum())
+    def byte_lengths(self, text: str, tokens: np.ndarray, *, inside: bool = False) -> np.ndarray:
+        """int64 [n]: UTF-8 bytes of a text that each of its ids stands for, together all of it, whatever of
+        it they spell. tokens: int [n], what `encode` makes of the text."""
+        if not self.lossless:
+            return bytes_between(text, self._ends(text, inside))
+        lengths = self._bytes[tokens].astype(np.int64)
+        if len(lengths):
+            lengths[0] += len(text.encode()) - lengths.sum()  # without the blank of a dummy prefix
+        return lengths
+
+    def _ends(self, text: str, inside: bool) -> np.ndarray:
+        """int64 [n]: the character of the text behind which each of its ids ends."""
+        escaped = self._escapes and bool(len(self._blank))
+        if not len(self._blank):
+            text = text.replace(BLANK, " ")
+        encoder, start = (self._inside_encoder if inside else self._encoder), 0
+        ends: list[int] = []
+        for part in _runs_of_blanks(text) if escaped else [text]:
+            if escaped and part.startswith(BLANK):
+                ends += [start + end for blank in range(len(part)) for end in (blank, blank, blank + 1)]
+            else:
+                offsets = encoder.encode(part, return_type="offset_mapping")["offsets"]
+                ends += [start + end for _, end in offsets]
+            start += len(part)
+            encoder = self._inside_encoder
+        return np.array(ends, dtype=np.int64)
+
+    def _normalised(self, characters: set[str]) -> dict[str, str]:
+        """What a model's normalizer makes of each character, by itself."""
+        listed = sorted(characters)
+        made = self._inside_encoder.normalize(listed)
+        return {one: text.replace(BLANK, " ") for one, text in zip(listed, made, strict=True)}
 
     def piece(self, number: int) -> str:
         """What an id looks like, for the eye: its piece, blanks as blanks, or its control name."""
@@ -225,5 +267,6 @@ def _make_control(proto: ModelProto, used: set[int]) -> None:
             piece.type = _CONTROL
 
 
-def _processor(proto: ModelProto) -> SentencePieceProcessor:
-    return SentencePieceProcessor(model_proto=proto.SerializeToString())
+def _runs_of_blanks(text: str) -> Iterator[str]:
+    """The text in parts, those of U+2581 alone by themselves."""
+    return filter(None, re.split(f"({BLANK}+)", text))

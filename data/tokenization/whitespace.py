@@ -6,7 +6,7 @@ model with blanks as blanks: the same pieces with the same scores, so the same i
 time; and a U+2581 is a character like any other.
 """
 
-from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
+from data.tokenization.model_proto import ModelProto
 
 BLANK = "\u2581"
 

@@ -24,6 +24,7 @@ from launcher.cli import run as commands_run
 from launcher.cli import tokenizer as commands_tokenizer
 from launcher.cli import train as commands_train
 from launcher.cli import typer_errors
+from launcher.cli.system_errors import line_of
 
 app = typer.Typer(
     name="headrace",
@@ -73,6 +74,12 @@ def run() -> None:
     except BadInput as error:
         print(f"headrace: {error}", file=sys.stderr)
         sys.exit(error.code)
+    except (OSError, UnicodeEncodeError) as error:
+        line = line_of(error)
+        if line is None:
+            raise
+        print(f"headrace: {line}", file=sys.stderr)
+        sys.exit(BadInput.code)
 
 
 def _do(words: list[str]) -> int:

@@ -1,7 +1,6 @@
 """`headrace data …`: from raw text to shards and their index, and back from a row to the documents in it."""
 
 import shlex
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,16 +9,26 @@ import typer
 
 from data.errors import BadInput
 from data.shards.patience import MINUTES, Patience
+from data.shards.walk import Walk
 from launcher import output
 from launcher.cli.options import AsJson, ConfigFile, Overrides, PatienceMinutes, RunPath
+from launcher.cli.system_errors import require_working_folder
 
 data = typer.Typer(help="Pack, index and verify shards; show and trace rows.", no_args_is_help=True)
 
 Workers = Annotated[
     int, typer.Option("--workers", "-w", min=1, help="Processes at work, four a core at most.")
 ]
+MemoryMib = Annotated[
+    int | None,
+    typer.Option("--memory-mib", min=16, help="About what is held of texts, however long (default 256)."),
+]
 TextField = Annotated[
     str | None, typer.Option("--text-field", help="For .json members: the field that holds the text.")
+]
+TextMember = Annotated[
+    str | None,
+    typer.Option("--text-member", help="The extension of the one member that is read, such as en.txt."),
 ]
 Step = Annotated[int, typer.Option("--step", min=1, help="The first step of a run is 1.")]
 Row = Annotated[int | None, typer.Option("--row", min=0, help="Only this row of the step, from 0.")]
@@ -39,7 +48,8 @@ def pack(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="INPUT…", help="Files, folders, globs: .txt .md .py .jsonl[.gz|.zst] .parquet"
+            metavar="INPUT…",
+            help="Files, folders, globs: .txt .md .py .jsonl .ndjson .json, each [.gz|.zst]; .parquet",
         ),
     ] = None,
     builtin: Annotated[
@@ -51,6 +61,7 @@ def pack(
         int, typer.Option("--shard-mib", min=1, help="A shard is closed beyond this.")
     ] = 256,
     workers: Workers = 1,
+    memory_mib: MemoryMib = None,
 ) -> None:
     """Pack text into tar shards with an index. Deterministic; never overwrites.
 
@@ -59,7 +70,9 @@ def pack(
       headrace data pack books/ notes/*.md news.jsonl.zst --field text --out shards/mine
       headrace data pack --builtin code --out work/code
     """
+    require_working_folder()  # webdataset imports torch
     from data.prepare.pack import pack as run
+    from data.prepare.parallel import MEMORY_MIB
 
     sources = [*(inputs or []), *([f"builtin:{builtin}"] if builtin else [])]
     if not sources:
@@ -72,20 +85,27 @@ def pack(
             zstd=zstd,
             shard_bytes=shard_mib << 20,
             workers=workers,
+            memory_mib=memory_mib or MEMORY_MIB,
             progress=report,
         )
     output.say(
         f"{output.counted(done.samples, 'document')}, {output.size(done.text_bytes)} of text, in "
         f"{output.counted(len(done.shards), 'shard')} with {output.counted(done.units, 'unit')}: {done.index}"
     )
-    _say_problems(done.problems, done.examples)
+    if done.walk is not None:
+        _say_walk(done.walk, "file", "read")
+    _say(done.balance.lines("document", "packed"))
 
 
-def _say_problems(problems: Counter[str], examples: Sequence[str]) -> None:
-    for problem, count in problems.most_common():
-        output.say(f"skipped: {count:,} × {problem}")
-    for example in examples:
-        output.say(f"  {example}")
+def _say(lines: Sequence[str]) -> None:
+    for line in lines:
+        output.say(line)
+
+
+def _say_walk(walk: Walk, thing: str, used: str) -> None:
+    """The account of what the names meant, and the folders that were not entered."""
+    _say(walk.balance.lines(thing, used))
+    _say([f"  folders not entered: {line}" for line in walk.not_entered.reasons()])
 
 
 @data.command()
@@ -95,7 +115,9 @@ def index(
     ],
     out: Annotated[str, typer.Option("--out", "-o", metavar="NAME.index", help="The index to write.")],
     text_field: TextField = None,
+    text_member: TextMember = None,
     workers: Workers = 1,
+    memory_mib: MemoryMib = None,
     patience: PatienceMinutes = MINUTES,
 ) -> None:
     """Index shards of other people's making, in place.
@@ -106,14 +128,18 @@ def index(
       headrace data index 's3://bucket/c4-{000..099}.tar.zst' --out c4.index --text-field text
     """
     from data.prepare.build_index import build_index
+    from data.prepare.parallel import MEMORY_MIB
+    from data.shards.samples import Reading
 
+    reading = Reading(text_field, text_member)
     with output.progress(f"indexing {out}") as report:
         built = build_index(
             shards,
             out,
             progress=report,
-            text_field=text_field,
+            reading=reading,
             workers=workers,
+            memory_mib=memory_mib or MEMORY_MIB,
             patience=Patience(patience, setting="--patience"),
         )
     made = built.index
@@ -122,9 +148,9 @@ def index(
         f"{output.counted(len(made.shards), 'shard')} ({built.read} read now) with "
         f"{output.counted(len(made), 'unit')}: {made.path}"
     )
-    for note in built.notes:
-        output.say(note)
-    _say_problems(built.problems, built.examples)
+    _say_walk(built.walk, "shard", "used")
+    _say(built.notes)
+    _say(made.balance.lines("member", "read as text"))
 
 
 @data.command()
@@ -159,6 +185,8 @@ def verify(
         output.table(list(rows[0]), [list(row.values()) for row in rows])
     else:
         output.say(f"{done.samples:,} documents in {done.units:,} units are as they were indexed")
+    if not json:
+        _say(done.balance.lines("member", "read as text"))
     if done.damaged:
         raise typer.Exit(2)
 

@@ -6,6 +6,7 @@ import typer
 
 from launcher import output
 from launcher.cli.options import AsJson, RunPath
+from launcher.cli.system_errors import require_working_folder
 
 checkpoint = typer.Typer(help="List, verify and average the checkpoints of a run.", no_args_is_help=True)
 
@@ -53,7 +54,7 @@ def metrics(
       headrace metrics runs/first --last 20
       headrace metrics runs/first --json | jq -c '[.step, .loss]'
     """
-    from launcher.reporting.metrics_table import metrics_table
+    from launcher.reporting.metrics_table import evaluations_table, metrics_table
     from launcher.runs.lineage import merged, newest
     from launcher.runs.run_folder import open_run
 
@@ -63,8 +64,14 @@ def metrics(
     if json:
         for line in lines:
             output.say_json(line)
-    else:
-        output.table(*metrics_table(lines))
+        return
+    shown = list(lines)
+    output.table(*metrics_table(shown))
+    titles, rows = evaluations_table(shown)
+    if rows:
+        output.say("")
+        output.say("on held-out text:")
+        output.table(titles, rows)
 
 
 def evaluate(run: RunPath, step: AtStep = None, json: AsJson = False) -> None:
@@ -76,6 +83,7 @@ def evaluate(run: RunPath, step: AtStep = None, json: AsJson = False) -> None:
     Example:
       headrace evaluate runs/first --json
     """
+    require_working_folder()
     from launcher.inference.evaluate import evaluate as run_evaluation
     from launcher.runs.run_folder import open_run
 
@@ -114,6 +122,7 @@ def generate(
       headrace generate runs/first "def add(a, b):" --order infill --suffix "    return total"
       headrace generate runs/first "the end." --order backwards
     """
+    require_working_folder()
     from launcher.inference.generate import generate as run_generation
     from launcher.inference.generate import whole
     from launcher.runs.run_folder import open_run
@@ -240,6 +249,8 @@ def average_checkpoints(
     from pathlib import Path
 
     from data.errors import BadInput
+
+    require_working_folder()
     from launcher.runs.averaged import average
     from launcher.runs.run_folder import open_run
 

@@ -65,6 +65,7 @@ def train_tokenizer(
     from data.tokenization.train import train as run
 
     opened = corpora_of(corpora, patience)
+    account: list[str] = []
     with output.progress("reading the sample") as report:
         made = run(
             opened,
@@ -74,7 +75,10 @@ def train_tokenizer(
             budget=sample_mib << 20,
             seed=seed,
             progress=report,
+            note=account.append,
         )
+    for line in account:
+        output.say(line)
     output.say(f"{made.size:,} ids, hash {made.hash[:16]}: {out}")
 
 
@@ -90,7 +94,7 @@ def check_tokenizer(
 ) -> None:
     """Send corpora through a tokenizer and back.
 
-    Prints bytes a token and the share of byte fallback.
+    Prints bytes a token, the share of byte fallback, tokens that are unknown, and what is lost.
     Exit code 2 if a document does not come back as it was.
 
     \b
@@ -112,19 +116,21 @@ def check_tokenizer(
             "bytes_per_token": r.bytes_per_token,
             "byte_fallback": r.byte_fallback,
             "unknown": r.unknown,
+            "unknown_share": r.unknown_share,
             "not_lossless": r.mismatches,
             "bad_samples": r.bad_samples,
             "broken": r.broken,
+            "lost": r.lost,
         }
         for name, r in reports.items()
     ]
     if json:
         output.say_json(rows)
     else:
-        titles = [title for title in rows[0] if title != "broken"]
+        titles = [title for title in rows[0] if title not in ("broken", "lost")]
         output.table([title.replace("_", " ") for title in titles], [[r[t] for t in titles] for r in rows])
         for r in rows:
-            for key in r["broken"]:  # type: ignore[attr-defined]
-                output.say(f"did not come back: {r['corpus']}/{key}")
+            for key, lost in zip(r["broken"], r["lost"]):  # type: ignore[call-overload]
+                output.say(f"did not come back: {r['corpus']}/{key}: {lost}")
     if any(r.mismatches for r in reports.values()):
         raise typer.Exit(2)

@@ -7,6 +7,7 @@ import typer
 
 from launcher import output
 from launcher.cli.options import AsJson, ConfigFile, DryRun, Overrides, Processes, RunPath
+from launcher.cli.system_errors import require_working_folder
 
 if TYPE_CHECKING:
     from launcher.config.run_config import Config
@@ -48,6 +49,7 @@ def train(
     if dry_run:
         _show_start(loaded, processes, arguments, run)
         return
+    require_working_folder()
     _start_ranks(loaded, processes, arguments)
     from launcher.training.train import train as run_training
 
@@ -86,6 +88,7 @@ def resume(
     if dry_run:
         _show_start(edited, processes, arguments, folder, step)
         return
+    require_working_folder()
     _start_ranks(edited, processes, arguments)
     from launcher.training.train import resume as resume_training
 

@@ -18,6 +18,7 @@ WATCHING: tuple[tuple[str, ...], ...] = (
     ("wandb",),
     ("fingerprint",),
     ("replicas",),
+    ("tokenizer", "lossy"),
     ("data", "threads"),
     ("data", "memory_mib"),
     ("data", "cache"),
@@ -29,6 +30,7 @@ or evaluation changes by it:
 log, wandb        who sees the records; metrics.jsonl has every step, whatever stands here.
 fingerprint       one more value in the lines of metrics.jsonl, of rows that are the same.
 replicas          when copies are compared; one that differs stops the run and changes nothing.
+tokenizer.lossy   whether a start is refused.
 data.threads, data.memory_mib, data.cache, data.patience
                   when a block is read, how often, and how long that is waited for: trouble that passes is
                   never skipped. What stands in row n never depends on it.

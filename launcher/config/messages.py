@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, PlainValidator, ValidationError
 
 from data.errors import BadInput
+from launcher.config.layers import COMMAND_LINE
 from launcher.config.yaml_reader import Key, dotted
 from objectives.settings import did_you_mean, nearest
 
@@ -60,6 +61,18 @@ RENAMED: Mapping[Key, str] = {
 """Keys of configs of before, and what they are called now."""
 
 
+OF_OTHER_TOOLS: Mapping[str, str] = {
+    **dict.fromkeys(("tp", "mp", "tensor_parallel", "tensor_parallel_size"), "layout.tensor"),
+    **dict.fromkeys(("tensor_model_parallel_size", "model_parallel_size"), "layout.tensor"),
+    **dict.fromkeys(("pp", "pipeline_parallel", "pipeline_parallel_size"), "layout.pipeline"),
+    **dict.fromkeys(("pipeline_model_parallel_size", "num_stages"), "layout.pipeline"),
+    **dict.fromkeys(("sp", "cp", "sequence_parallel", "context_parallel"), "layout.sequence"),
+    **dict.fromkeys(("sequence_parallel_size", "context_parallel_size", "ulysses"), "layout.sequence"),
+}
+"""What other tools call keys of `layout`, wherever in a config it stands."""
+DATA_PARALLEL = {"dp", "data_parallel", "data_parallel_size", "dp_size"}
+
+
 class RenamedKey(BadInput):
     """A config has a key of before: it was written for an older headrace, or by one."""
 
@@ -77,7 +90,19 @@ def refusal(
     more = len(problems) - 1
     tail = f" (and {more} more)" if more else ""
     kind = RenamedKey if _renamed(problems[0]) else BadInput
-    return kind(f"{locations.get(key, name) if key else name}: {text}{tail}")
+    return kind(f"{_place(key, tuple(problems[0]['loc']), locations, name)}: {text}{tail}")
+
+
+def _place(key: Key, judged: Key, locations: Locations, name: str) -> str:
+    """Where a key stands. What judged may have been a whole section, of which some keys were typed over those
+    of the file: then both."""
+    if not key:
+        return name
+    place = locations.get(key, name)
+    typed = any(
+        at == COMMAND_LINE and judged and below[: len(judged)] == judged for below, at in locations.items()
+    )
+    return f"{COMMAND_LINE} over {place}" if typed and place != COMMAND_LINE else place
 
 
 def _renamed(problem: Mapping[str, Any]) -> bool:
@@ -137,6 +162,8 @@ def expectation(problem: Mapping[str, Any]) -> str | None:
             close = did_you_mean(nearest(got, choices))
     elif kind in _EXPECTED:
         expected = _EXPECTED[kind]
+        if expected == "a list" and isinstance(got, str | int | float) and not isinstance(got, bool):
+            close = did_you_mean(f"[{got}]")
     else:
         return None
     return f"expected {expected}, got {_brief(got)}{close}"
@@ -155,6 +182,10 @@ def _brief(value: Any) -> str:
 
 def _nearest(key: Key, root: type[BaseModel]) -> str:
     """'; did you mean …?' with the nearest key of the same section, or the same key elsewhere."""
+    if guess := OF_OTHER_TOOLS.get(str(key[-1])):
+        return did_you_mean(guess)
+    if key[-1] in DATA_PARALLEL:
+        return "; the data-parallel degree follows from the number of processes"
     here = [str(option[-1]) for option in options(root) if _matches(option[:-1], key[:-1])]
     found = nearest(str(key[-1]), here)
     if found:

@@ -36,7 +36,7 @@ from launcher.config.sections import (
 from launcher.config.yaml_reader import YamlDocument, dump_yaml
 from launcher.engine.ema import EmaConfig
 from launcher.engine.layout import LayoutConfig, require_shares
-from launcher.engine.optimizer import OptimizerConfig
+from launcher.engine.optimizer import OptimizerConfig, lr_at
 from launcher.engine.stages import stage_borders
 from launcher.output import counted
 from model.config import ModelConfig
@@ -150,6 +150,10 @@ class Config(Section):
         """The run's folder."""
         return Path(self.run.folder) / self.run.name
 
+    def lr(self, step: int) -> float:
+        """The learning rate of a step; the first is 1. Beyond `steps` it stays as it was last."""
+        return lr_at(step, self.steps, self.optimizer)
+
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The config in a file over its base, with 'key.sub=value' overrides over both. BadInput, one line."""
@@ -211,10 +215,10 @@ def dump(config: Config) -> str:
 
 def require_files(config: Config) -> None:
     """BadInput unless the tokenizer that the config names is there."""
-    if not os.path.isfile(config.tokenizer.model):  # pathlib's is_file() raises for a name that is too long
-        raise BadInput(
-            f"tokenizer.model: no file {config.tokenizer.model}; make one with 'headrace tokenizer train'"
-        )
+    path = config.tokenizer.model
+    # pathlib's is_file() raises for a name that is too long. A folder is refused where it is read, with more.
+    if not os.path.isfile(path) and not os.path.isdir(path):
+        raise BadInput(f"tokenizer.model: no file {path}; make one with 'headrace tokenizer train'")
 
 
 def require_same_run(old: Config, new: Config) -> None:

@@ -43,7 +43,11 @@ def absolute(path: str) -> str:
         raise ValueError("expected a path without a zero character in it")
     if "://" in path or path.startswith("pipe:"):
         return path
-    return os.path.abspath(os.path.expanduser(path))
+    expanded = os.path.expanduser(path)
+    first = path.split("/")[0]
+    if path.startswith("~") and expanded == path and not os.path.lexists(first):
+        raise ValueError(f"{first} stands for no folder here: that user has no home; write it out")
+    return os.path.abspath(expanded)
 
 
 def _shards(value: Any) -> tuple[str, ...]:
@@ -101,6 +105,9 @@ class TokenizerFile(Section):
     """The SentencePiece model; the run keeps a copy of it."""
 
     model: LocalPath
+    lossy: Literal["refuse", "allow"] = "refuse"
+    """What becomes of a start where more than a thousandth of the tokens of a corpus is unknown, or more than
+    a hundredth of its documents does not come back from them as it was."""
 
 
 class CorpusConfig(Section):
@@ -116,6 +123,8 @@ class CorpusConfig(Section):
     """The share of its units that is set aside for evaluation and never trained on."""
     text_field: str | None = None
     """For shards with .json members: the field that holds the text."""
+    text_member: str | None = None
+    """The extension of the one member of each sample that is read, such as en.txt."""
     quarantine: tuple[str, ...] = ()
     """Keys of documents to skip from now on."""
 

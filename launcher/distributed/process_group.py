@@ -5,36 +5,86 @@ torch's time-out argument reaches the default group only, and DeepSpeed makes gr
 """
 
 import datetime
+import os
+import socket
 from typing import Any
 
 import torch
 from torch import distributed
 from torch.distributed import distributed_c10d
 
+from data.errors import BadInput, PassingTrouble
 from launcher.distributed.collectives import found_by_all, gather
+from launcher.distributed.meeting import meet, wait_in_store
 from launcher.distributed.mesh import mesh, ranks_along
+from launcher.distributed.waiting import address
 from launcher.distributed.world import World
 
 
 def connect(world: World, timeout: float = 600.0) -> None:
-    """Join the other ranks; `timeout` in seconds bounds the wait for them here and in every collective."""
+    """Join the other ranks; `timeout` in seconds bounds every collective, and `world.patience` the wait for
+    the ranks here. PassingTrouble where some do not come, on those that did."""
     span = datetime.timedelta(seconds=timeout)
     distributed_c10d.default_pg_timeout = span
-    rendezvous: dict[str, Any] = (
-        {"init_method": world.rendezvous} if world.rendezvous else {"store": distributed.HashStore()}
-    )
     device = device_of(world)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    distributed.init_process_group(
-        backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        rank=world.rank,
-        world_size=world.size,
-        timeout=span,
-        **rendezvous,
-    )
+    _require_interface()
+    try:
+        distributed.init_process_group(
+            backend="cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            rank=world.rank,
+            world_size=world.size,
+            timeout=span,
+            store=_store(world, span),
+        )
+    except RuntimeError as error:  # torch's DistError among them
+        said = " ".join(str(error).split())[:200]
+        raise PassingTrouble(
+            f"rank {world.rank} of {world.size} on {socket.gethostname()}: the ranks have met "
+            f"({world.rendezvous}), but cannot open connections to each other: {said}; of several networks "
+            "GLOO_SOCKET_IFNAME names the one to use"
+        ) from None
     if device.type == "cuda":
         refuse_shared(world, torch.cuda.get_device_properties(device))
+
+
+def _store(world: World, span: datetime.timedelta) -> distributed.Store:
+    """torch's store of addresses, once all ranks are there."""
+    kind, _, place = world.rendezvous.partition("://")
+    if not kind:
+        return distributed.HashStore()
+    if kind == "file":
+        store: distributed.Store = distributed.FileStore(place, world.size)
+        wait_in_store(world, store)
+        return store
+    host, port = address(world)
+    if kind == "agent":
+        store = distributed.TCPStore(host, port, world.size, timeout=span)
+        wait_in_store(world, store)
+        return store
+    listener = meet(world)
+    if listener is None:
+        return distributed.TCPStore(host, port, timeout=span)
+    # Rank 0 is its own client, by an address that needs no name service.
+    return distributed.TCPStore(
+        "127.0.0.1",
+        port,
+        is_master=True,
+        timeout=span,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),
+    )
+
+
+def _require_interface() -> None:
+    """BadInput for an interface that this machine has not: gloo speaks of an address that it cannot find."""
+    name, known = os.environ.get("GLOO_SOCKET_IFNAME"), [name for _, name in socket.if_nameindex()]
+    if name and not any(part.strip() in known for part in name.split(",")):
+        raise BadInput(
+            f"GLOO_SOCKET_IFNAME={name}: {socket.gethostname()} has no such network interface; it has "
+            f"{', '.join(known)}"
+        )
 
 
 def refuse_shared(world: World, gpu: Any) -> None:

@@ -5,15 +5,17 @@
     srun, one task a process        SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, SLURM_NODELIST
     nothing                         one process alone
 
-Slurm's variables are read here and nowhere else. The port of a Slurm job is made from its id and its restart
-count: after a network cut the ranks of an old incarnation can live on for a while, and must not find the new
-one's rendezvous.
+Where variables are missing or contradict each other, the line names those to set or to unset: they are often
+left from something else that ran in the same shell. Slurm's variables are read here and nowhere else. The
+port of a Slurm job is made from its id and its restart count: after a network cut the ranks of an old
+incarnation can live on for a while, and must not find the new one's rendezvous.
 """
 
+import ipaddress
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from data.errors import BadInput
@@ -21,6 +23,8 @@ from launcher.distributed.mesh import Degrees, Mesh, mesh
 
 FIRST_PORT, PORTS = 20000, 12000
 """Below the range from which Linux gives out ports by itself (32768 …)."""
+PATIENCE = 600.0
+START = "start with torchrun or srun"
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,9 @@ class SlurmJob:
 
 @dataclass(frozen=True)
 class World:
-    """This process's place. `rendezvous` is an init method of torch.distributed; empty for one process.
-    `degrees` are the layout's, known once a config is."""
+    """This process's place. `rendezvous` is where all meet: file://PATH on one machine; tcp://HOST:PORT,
+    which rank 0 opens; agent://HOST:PORT, which torchrun has opened; empty for one process. `degrees` are the
+    layout's, known once a config is."""
 
     rank: int = 0
     size: int = 1
@@ -45,6 +50,8 @@ class World:
     rendezvous: str = ""
     started_by: str = "alone"
     job: SlurmJob | None = None
+    patience: float = PATIENCE
+    """Seconds that a rank waits for the others when they meet."""
     degrees: Degrees = field(default_factory=Degrees)
 
     @property
@@ -60,6 +67,9 @@ def discover(environment: Mapping[str, str] = os.environ) -> World:
         return _from_rank_variables(environment, job)
     if job is not None and "SLURM_PROCID" in environment and not _is_batch_shell(environment):
         return _from_srun(environment, job)
+    if "RANK" in environment or _number(environment, "WORLD_SIZE", 1) > 1:
+        here, gone = ("RANK", "WORLD_SIZE") if "RANK" in environment else ("WORLD_SIZE", "RANK")
+        raise BadInput(f"{here} is set, but {gone} is not: {START}, or unset {here} to train in one process")
     return World(job=job)
 
 
@@ -78,10 +88,36 @@ def slurm_job(environment: Mapping[str, str] = os.environ) -> SlurmJob | None:
 
 def first_host(nodes: str) -> str:
     """The first host of a Slurm node list: 'n[003-005,9],x' → 'n003'."""
-    match = re.match(r"([^\[,]+)(?:\[([0-9]+)[^\]]*\])?([^\[,]*)", nodes)
-    if match is None:
+    names = node_names(nodes)
+    if not names:
         raise BadInput(f"SLURM_NODELIST={nodes!r}: expected the names of the job's nodes, such as n[01-04]")
-    return match[1] + (match[2] or "") + match[3]
+    return names[0]
+
+
+def node_names(nodes: str) -> list[str]:
+    """The hosts of a Slurm node list: 'n[003-005,9],x' → n003 n004 n005 n9 x; none of text that is no
+    such list."""
+    names: list[str] = []
+    parts = re.findall(r"(?:[^\[\],]|\[[^\]]*\])+", nodes)
+    if ",".join(parts) != nodes:
+        return []
+    for part in parts:
+        ends = [""]
+        for text, group in re.findall(r"([^\[\]]+)|\[([^\]]*)\]", part):
+            choices = [text] if text else list(_numbers(group))
+            ends = [start + choice for start in ends for choice in choices]
+        names += ends
+    return names
+
+
+def _numbers(group: str) -> Iterator[str]:
+    """'003-005,9' → 003 004 005 9."""
+    for run in group.split(","):
+        first, _, last = run.partition("-")
+        if first.isdigit() and last.isdigit():
+            yield from (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+        else:
+            yield run
 
 
 def _from_rank_variables(environment: Mapping[str, str], job: SlurmJob | None) -> World:
@@ -90,9 +126,13 @@ def _from_rank_variables(environment: Mapping[str, str], job: SlurmJob | None) -
     if not rendezvous and size > 1:
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             if name not in environment:
-                raise BadInput(f"RANK and WORLD_SIZE are set, but {name} is not: start with torchrun or srun")
-        port = _number(environment, "MASTER_PORT")
-        rendezvous = f"tcp://{environment['MASTER_ADDR']}:{port}"
+                raise BadInput(
+                    f"RANK and WORLD_SIZE={size} are set, but {name} is not: {START}, or unset RANK "
+                    "WORLD_SIZE to train in one process"
+                )
+        # torchrun's agent has opened the port already, unless it was told where to meet.
+        kind = "agent" if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else "tcp"
+        rendezvous = f"{kind}://{_place(environment, environment['MASTER_ADDR'])}"
     rank = _number(environment, "RANK")
     return _checked(
         World(
@@ -102,6 +142,7 @@ def _from_rank_variables(environment: Mapping[str, str], job: SlurmJob | None) -
             rendezvous=rendezvous,
             started_by="headrace" if "HEADRACE_RENDEZVOUS" in environment else "torchrun or deepspeed",
             job=job,
+            patience=_patience(environment),
         )
     )
 
@@ -113,8 +154,7 @@ def _from_srun(environment: Mapping[str, str], job: SlurmJob) -> World:
     if size > 1:
         host = environment.get("MASTER_ADDR") or first_host(job.nodes)
         key = f"{job.id}.{environment.get('SLURM_STEP_ID', '')}.{job.restart}".encode()
-        port = _number(environment, "MASTER_PORT", FIRST_PORT + zlib.crc32(key) % PORTS)
-        rendezvous = f"tcp://{host}:{port}"
+        rendezvous = f"tcp://{_place(environment, host, FIRST_PORT + zlib.crc32(key) % PORTS)}"
     return _checked(
         World(
             rank=_number(environment, "SLURM_PROCID"),
@@ -123,6 +163,7 @@ def _from_srun(environment: Mapping[str, str], job: SlurmJob) -> World:
             rendezvous=rendezvous,
             started_by="srun",
             job=job,
+            patience=_patience(environment),
         )
     )
 
@@ -136,14 +177,42 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
     text = environment.get(name, "")
     if text == "" and default is not None:
         return default
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise BadInput(f"{name}={text!r} in the environment: expected a whole number")
     return int(text)
+
+
+def _place(environment: Mapping[str, str], host: str, port: int | None = None) -> str:
+    """HOST:PORT, each of a form that can be one."""
+    if not _can_be_a_host(host):
+        raise BadInput(
+            f"MASTER_ADDR={host!r} in the environment: expected the name or the address of rank 0's machine"
+        )
+    number = _number(environment, "MASTER_PORT", port)
+    if not 0 < number < 2**16:
+        raise BadInput(f"MASTER_PORT={number} in the environment: expected a port, 1 to 65535")
+    return f"{host}:{number}"
+
+
+def _can_be_a_host(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        labels = host.rstrip(".").split(".")
+        return len(host) <= 253 and all(
+            0 < len(label) <= 63 and all(c.isalnum() or c in "-_" for c in label) for label in labels
+        )
+    return True
+
+
+def _patience(environment: Mapping[str, str]) -> float:
+    return float(_number(environment, "HEADRACE_MEETING_SECONDS", round(PATIENCE)))
 
 
 def _checked(world: World) -> World:
     if world.size < 1 or world.rank >= world.size:
         raise BadInput(
-            f"rank {world.rank} of {world.size} processes in the environment: rank must be smaller"
+            f"rank {world.rank} of {world.size} processes in the environment: expected a rank below "
+            f"{world.size}; see who sets RANK and WORLD_SIZE, or SLURM_PROCID and SLURM_NTASKS"
         )
     return world

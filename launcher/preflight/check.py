@@ -1,8 +1,9 @@
 """`headrace check`: everything about a run that can be known on a login node, before it costs anything.
 
 Exact: parameters, rows, units, blocks, streams, shares, checkpoint sizes. Estimated, and said to be: tokens
-(two units of each corpus are encoded for the bytes a token), epochs, padding (about 0.6 row a block, as was
-measured), memory. Needs no torch: the model's figures are formulas over its config.
+(a sample of each corpus is encoded, for the bytes a token and for what the tokenizer loses of it), epochs,
+padding (about 0.6 row a block, as was measured), memory. Needs no torch: the model's figures are formulas
+over its config.
 """
 
 import math
@@ -18,14 +19,17 @@ from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
 from launcher.preflight import estimates
+from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.prompts import require_room
-from launcher.preflight.quarantine import refuse_unknown
-from launcher.runs.beginning import beginning
+from launcher.preflight.writable import require_writable
+from launcher.runs.beginning import beginning, not_compared
+from launcher.runs.lr_change import lr_change_from
 from launcher.runs.plan_history import go_on, run_tokenizer
 from launcher.runs.progress import Progress
+from launcher.runs.quarantine import refuse_unknown
 from launcher.runs.resume_point import StartPoint, start_point
 from launcher.runs.run_folder import RunFolder
-from launcher.runs.stream_settings import open_corpora, stream_settings
+from launcher.runs.stream_settings import open_corpora, require_held_out, stream_settings
 from model.accounting import flops_per_token, parameters
 
 BUBBLE = 0.2
@@ -47,8 +51,11 @@ def report(
     require_room(config, tokenizer)
     initial = beginning(config, tokenizer, run) if at is None else None
     plan = history.newest
+    require_held_out(config, plan, corpora)
     row = at.row if at else 0
     unknown = refuse_unknown(config, corpora, most=math.inf)
+    spelled, troubles = measure(config, tokenizer, corpora)
+    lossy = [*troubles, *refuse_lossy(config, tokenizer, corpora, spelled)]
     rows = sum(rows_of_step(history, config.steps))  # the last step's first row and its own: all of the run
     count = parameters(config.model, tokenizer.size)
     facts: dict[str, Any] = {
@@ -68,7 +75,7 @@ def report(
             "flops": flops_per_token(config.model, tokenizer.size, plan.length) * rows * plan.length,
         },
         "corpora": [
-            estimates.corpus(plan, part, corpora[part.name], tokenizer, rows)
+            estimates.corpus(plan, part, corpora[part.name], spelled[part.name], rows)
             for part in plan.corpora
             if part.name in corpora  # a run's plan keeps those that an edit took away
         ],
@@ -80,8 +87,13 @@ def report(
     facts["stages"] = estimates.stages(config, tokenizer.size, processes, facts["step"]["micro_batches"])
     facts["memory"] = max((stage["memory"] for stage in facts["stages"]), key=itemgetter("total"))
     facts["bubble"] = estimates.bubble(config.layout.pipeline, facts["step"]["micro_batches"])
+    if not point.complete:
+        require_writable(RunFolder(config.path))
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
-    return facts | {"warnings": [*passed_over, *unknown, *_warnings(config, facts)]}
+    lr = lr_change_from(point.checkpoint, run, config) if run and not point.complete else None
+    strange = not_compared(initial) if initial else None
+    said = [*passed_over, *([lr.line] if lr else []), *([strange] if strange else []), *unknown, *lossy]
+    return facts | {"warnings": [*said, *_warnings(config, facts)]}
 
 
 def _stream(
@@ -145,6 +157,12 @@ def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
             "again and again, and steps wait for them: raise it"
         )
     for corpus in facts["corpora"]:
+        asked, share = corpus["held_out_asked"], corpus["held_out_share"]
+        if abs(share - asked) > 0.1 * asked:
+            lines.append(
+                f"data.corpora.{corpus['name']}.held_out: {asked:g} was asked for and {share:.3g} of the "
+                "text is held out, the nearest that its documents allow"
+            )
         if (corpus["epochs"] or 0) > 4:
             lines.append(f"corpus {corpus['name']}: is read about {corpus['epochs']:.1f} times")
     cores = len(os.sched_getaffinity(0))
@@ -222,6 +240,12 @@ def show(facts: dict[str, Any]) -> None:
     keys = ["name", "share", "documents", "tokens", "epochs", "blocks", "streams", "padding"]
     titles = ["corpus", "share", "documents", "≈ tokens", "≈ epochs", "blocks", "streams", "≈ padding"]
     output.table(titles, [[corpus[key] for key in keys] for corpus in facts["corpora"]])
+    for corpus in facts["corpora"]:
+        if corpus["held_out_asked"]:
+            output.say(
+                f"held out     {corpus['name']}: {output.size(corpus['held_out_bytes'])} of text, "
+                f"{100 * corpus['held_out_share']:.3g} % ({100 * corpus['held_out_asked']:.3g} % asked)"
+            )
     output.say("")
     output.table(
         ["objective", "share", "at the end", "coefficient"],

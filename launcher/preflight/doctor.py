@@ -27,6 +27,8 @@ from launcher.preflight.finding import Finding
 
 MARKS = {0: "ok", 1: "warning", 2: "FAILED"}
 NETWORK_SECONDS = 120.0
+NVIDIA = Path("/dev/nvidiactl")
+"""Is there where a GPU's driver is loaded."""
 STANDS_ON = {"torch", "numpy", "pydantic"}
 """Packages without which GPU, compiler and processes cannot be looked at."""
 
@@ -108,8 +110,7 @@ def _gpus() -> Iterator[Finding]:
     import torch  # may be missing or broken, and the doctor starts all the same
 
     if not torch.cuda.is_available():
-        built = f", though torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
-        yield Finding("gpu", 1 if built else 0, f"none that torch can use{built}; training runs on the CPU")
+        yield no_gpu(torch.version.cuda, NVIDIA.exists())
         return
     for number in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(number)
@@ -117,6 +118,21 @@ def _gpus() -> Iterator[Finding]:
         yield Finding(f"gpu {number}", 0, f"{facts.name}, {output.size(facts.total_memory)}{bf16}")
     nccl = ".".join(str(part) for part in torch.cuda.nccl.version())
     yield Finding("nccl", 0, nccl)
+
+
+def no_gpu(cuda: str | None, card: bool) -> Finding:
+    """cuda: the version that torch is built for; card: a GPU's driver is loaded. Plain pip brings a build for
+    CUDA everywhere, so without a card it is only said."""
+    built = (
+        f"none that torch can use, though it is built for CUDA {cuda}" if cuda else "none that torch can use"
+    )
+    if not card:
+        return Finding("gpu", 0, f"{built}: the machine has none; training runs on the CPU")
+    if cuda:
+        remedy = "nvidia-smi tells whether the driver is new enough; CUDA_VISIBLE_DEVICES may hide the GPU"
+    else:
+        remedy = "install a build of torch for CUDA"
+    return Finding("gpu", 1, f"{built}: the machine has one; training runs on the CPU", remedy)
 
 
 def _compiler() -> Iterator[Finding]:

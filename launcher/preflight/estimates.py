@@ -1,7 +1,7 @@
 """The figures of `headrace check`: what a step, a corpus, the memory and the checkpoints come to.
 
 Exact: rows, micro-batches, blocks, streams, checkpoint sizes. Estimated: tokens, from the bytes a token of
-two units of each corpus; padding, about 0.6 row a block (measured on packed blocks); memory.
+a sample of each corpus; padding, about 0.6 row a block (measured on packed blocks); memory.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from data.plan.blocks import Blocks
 from data.plan.plan import CorpusPlan, Plan
 from data.shards.corpus import Corpus
 from data.stream.loader import RowShares
-from data.tokenization.tokenizer import Tokenizer
+from data.tokenization.check import CheckReport
 from launcher.checkpoint.retention import Retention
 from launcher.config.run_config import Config
 from launcher.engine.footprint import footprint
@@ -58,14 +58,15 @@ def data_ranks(config: Config, processes: int) -> int:
     return processes // config.layout.degrees.ranks
 
 
-def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
-    """The figures of one corpus; tokens and what follows from them are estimates."""
+def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, sample: CheckReport, rows: int) -> dict[str, Any]:
+    """The figures of one corpus; tokens and what follows from them are estimates, as the sample has them."""
     units = corpus.index.units
     counts = [era.units for era in part.eras]
-    blocks = Blocks(plan.seed, part.name, units, counts, part.held_out, plan.block_bytes)
-    held_out = int(units["text_bytes"][blocks.held_out].sum())
+    blocks = Blocks(plan.seed, part.name, corpus.table, counts, part.held_out, plan.block_bytes)
+    documents = [corpus.text_bytes_of(unit)[n] for unit, some in part.held_out_documents for n in some]
+    held_out = int(units["text_bytes"][blocks.held_out].sum()) + sum(documents)
     text_bytes = corpus.index.text_bytes - held_out
-    tokens = text_bytes / _bytes_per_token(corpus, tokenizer)
+    tokens = text_bytes / (sample.bytes_per_token or 1.0)
     share = part.weight / sum(other.weight for other in plan.corpora)
     full = tokens / plan.length
     waste = WASTE * len(blocks) / (full + WASTE * len(blocks)) if len(blocks) else 0.0
@@ -74,6 +75,8 @@ def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, tokenizer: Tokenizer, r
         "documents": corpus.index.samples,
         "text_bytes": text_bytes,
         "held_out_bytes": held_out,
+        "held_out_asked": part.held_out,
+        "held_out_share": held_out / max(corpus.index.text_bytes, 1),
         "units": len(units),
         "blocks": len(blocks),
         "streams": part.streams,
@@ -81,6 +84,8 @@ def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, tokenizer: Tokenizer, r
         "tokens": round(tokens),
         "epochs": share * rows * plan.length * (1 - waste) / tokens if tokens else None,
         "padding": waste,
+        "unknown": sample.unknown_share,
+        "not_lossless": sample.broken_share,
     }
 
 
@@ -94,18 +99,6 @@ def open_blocks(plan: Plan, corpora: list[dict[str, Any]], ranks: int) -> dict[s
         number += streams
         size += streams * OPEN_BYTES * corpus["text_bytes"] // max(corpus["blocks"], 1)
     return {"number": number, "bytes": size}
-
-
-def _bytes_per_token(corpus: Corpus, tokenizer: Tokenizer) -> float:
-    """Over the first unit and one in the middle."""
-    texts = [
-        sample.text
-        for unit in {0, len(corpus) // 2}
-        for sample in corpus.read_unit(unit)
-        if sample.text is not None
-    ]
-    tokens = sum(len(ids) for ids in tokenizer.encode_documents(texts))
-    return sum(len(text.encode()) for text in texts) / max(tokens, 1) or 1.0
 
 
 def stages(config: Config, vocabulary: int, processes: int, micro_batches: int) -> list[dict[str, Any]]:

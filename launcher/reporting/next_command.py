@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from launcher.config.run_config import Config
+from launcher.runs.lr_change import lr_change
 from launcher.runs.run_folder import RunFolder
 
 
@@ -19,7 +21,24 @@ def resume_command(folder: RunFolder, *edits: str) -> str:
 
 def further_command(folder: RunFolder) -> str:
     """For a finished run, which has nothing to do unless `steps` is raised: to twice what it is now."""
-    return resume_command(folder, f"steps={2 * folder.current_config().steps}")
+    return resume_command(folder, _further(folder.current_config()))
+
+
+def further_commands(folder: RunFolder) -> list[str]:
+    """The same with what it does to the learning rate behind a `#`, and those that let it go on from where it
+    is."""
+    config = folder.current_config()
+    more = config.model_copy(update={"steps": 2 * config.steps})
+    change = lr_change(config.steps, config, more)
+    if change is None:
+        return [further_command(folder)]
+    smooth = [(resume_command(folder, _further(config), *one.edits), one.effect) for one in change.smooth]
+    told = [(further_command(folder), f"the learning rate {change.moved}"), *smooth]
+    return [f"{command}  # {effect}" for command, effect in told]
+
+
+def _further(config: Config) -> str:
+    return f"steps={2 * config.steps}"
 
 
 def activation() -> str | None:

@@ -20,7 +20,8 @@ from data.plan.steps import rows_of_step
 from data.provenance.openings import merge_openings, read_openings
 from data.provenance.trace import TracedRow, TracedSegment, Tracer, Use, walk
 from data.shards.corpus import Corpus
-from data.shards.find import find_documents
+from data.shards.find import Located, find_documents, several
+from data.shards.names import full_name
 from data.stream.rows import DTYPES, step_fingerprint
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
@@ -29,6 +30,7 @@ from launcher.config.run_config import Config
 from launcher.reporting import row_view
 from launcher.runs.lineage import first_line, lineage, merged, steps
 from launcher.runs.plan_history import run_tokenizer
+from launcher.runs.quarantine import refuse_unknown
 from launcher.runs.run_folder import RunFolder
 from launcher.runs.stream_settings import open_corpora, stream_settings
 
@@ -42,6 +44,8 @@ def show(config: Config, step: int, row: int | None, json: bool) -> None:
     run_config.require_files(config)
     tokenizer = Tokenizer.load(config.tokenizer.model)
     corpora = open_corpora(config)
+    for warning in refuse_unknown(config, corpora):
+        _note(warning)
     history = History(((0, make_plan(stream_settings(config, corpora, tokenizer.hash))),))
     wanted = _global_rows(history, step, row)
     if os.path.exists(config.path / "plan.jsonl"):
@@ -79,7 +83,8 @@ def trace(run: RunFolder, step: int, row: int | None, json: bool) -> None:
 
 
 def seen(run: RunFolder, keys: Sequence[str], json: bool) -> None:
-    """Print the steps in which a run used documents: 'CORPUS/KEY', or a key that is searched everywhere."""
+    """Print the steps in which a run used documents: each 'KEY', 'SHARD/KEY', or one of these behind
+    'CORPUS/', without which it is searched everywhere."""
     _, newest = _lines(run, None)
     history, tokenizer = _plan_of(run)
     corpora = open_corpora(run.current_config())
@@ -87,12 +92,11 @@ def seen(run: RunFolder, keys: Sequence[str], json: bool) -> None:
     tracer = _tracer(run, history, tokenizer, corpora)
     known = [corpus.name for corpus in history.at(end - 1).corpora]
     for key in keys:
-        for name, sample, locations in _locations(
-            key, {name: corpora[name] for name in known if name in corpora}
-        ):
-            uses = tracer.uses(name, locations, end)
-            held_out = all(tracer.held_out(name, unit) for unit, _ in locations)
-            _print_uses(name, sample, uses, history, end, held_out, json)
+        searched = {name: corpora[name] for name in known if name in corpora}
+        for name, document in _documents(key, searched):
+            uses = tracer.uses(name, document.places, end)
+            held_out = all(tracer.held_out(name, *place) for place in document.places)
+            _print_uses(name, document.name, uses, history, end, held_out, json)
 
 
 def _global_rows(history: History, step: int, row: int | None) -> range:
@@ -139,19 +143,21 @@ def _tracer(run: RunFolder, history: History, tokenizer: Tokenizer, corpora: Map
     return Tracer(history, corpora, tokenizer, openings)
 
 
-def _locations(asked: str, corpora: Mapping[str, Corpus]) -> list[tuple[str, str, list[tuple[int, int]]]]:
-    """(corpus, key, where in it) of each document that 'CORPUS/KEY' or 'KEY' means, one at least."""
+def _documents(asked: str, corpora: Mapping[str, Corpus]) -> list[tuple[str, Located]]:
+    """(corpus, document) of each corpus in which '[CORPUS/][SHARD/]KEY' means one, one at least. BadInput for
+    none, and where it means several of one corpus."""
     name, slash, sample = asked.partition("/")
     searched = {name: sample} if slash and name in corpora else dict.fromkeys(corpora, asked)
     found = []
     for corpus, key in searched.items():
         with output.progress(f"looking for {key} in {corpus}") as report:
-            locations = find_documents(corpora[corpus], [key], report)[key]
-        if locations:
-            found.append((corpus, key, locations))
+            documents = find_documents(corpora[corpus], [key], report)[key]
+        if len(documents) > 1:
+            raise BadInput(several(key, corpus, documents))
+        found += [(corpus, document) for document in documents]
     if not found:
         example = next(iter(searched))
-        known = corpora[example].read_unit(0)[0].key
+        known = full_name(corpora[example].shard_of(0), corpora[example].read_unit(0)[0].key)
         raise BadInput(f"{asked}: no such sample in {', '.join(searched)}; one that is: {example}/{known}")
     return found
 

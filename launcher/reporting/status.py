@@ -8,21 +8,28 @@ from typing import Any
 from launcher import output
 from launcher.checkpoint.retention import steps_in
 from launcher.output import clock, number
-from launcher.reporting.next_command import activation, further_command, resume_command
+from launcher.reporting.next_command import activation, further_command, further_commands, resume_command
 from launcher.runs.lineage import merged, steps
 from launcher.runs.run_folder import RunFolder
 from launcher.runs.writer_lock import BEAT_SECONDS
 
+WEIGHTS_ALONE = "weights alone"
+"""The state of what `headrace checkpoint average` has written: no run, though it is read as one."""
+
 
 def state(run: RunFolder) -> dict[str, Any]:
-    """JSON-able facts. `state`: training, not started, died (it wrote no end), or how it stopped."""
+    """JSON-able facts. `state`: training, not started, died (it wrote no end), how it stopped, or weights
+    alone (of an average)."""
     attempts = run.attempts()
     ledger = [line for line in run.ledger() if attempts and line["attempt"] == attempts[-1]]
     config = run.current_config()
     newest = deque(steps(merged(run)), maxlen=1)
     last: dict[str, Any] = newest[0] if newest else {}
     writer = run.writer(watch_seconds=2 * BEAT_SECONDS)
+    saved, weights = steps_in(run.checkpoints), steps_in(run.checkpoints, "weights")
     word = _word(writer, ledger, bool(attempts))
+    if not attempts and weights and not saved:
+        word = WEIGHTS_ALONE
     return {
         "run": str(run.path),
         "state": word,
@@ -37,10 +44,18 @@ def state(run: RunFolder) -> dict[str, Any]:
         "seconds_left": (config.steps - last["step"]) * last["step_seconds"]
         if last and last["step_seconds"]
         else None,
-        "checkpoints": steps_in(run.checkpoints),
+        "checkpoints": saved,
         "last_event": ledger[-1] if ledger else None,
-        "resume": further_command(run) if word == "finished" else resume_command(run),
+        "resume": _resume(run, word),
+        "go_on": further_commands(run) if word == "finished" else [resume_command(run)],
     }
+
+
+def _resume(run: RunFolder, word: str) -> str | None:
+    """The command that goes on; None where nothing can."""
+    if word == WEIGHTS_ALONE:
+        return None
+    return further_command(run) if word == "finished" else resume_command(run)
 
 
 def _word(writer: str | None, ledger: list[dict[str, Any]], started: bool) -> str:
@@ -55,6 +70,11 @@ def _word(writer: str | None, ledger: list[dict[str, Any]], started: bool) -> st
 def show(facts: dict[str, Any]) -> None:
     """The facts as lines for the eye."""
     output.say(f"{facts['run']}: {facts['state']}" + (f" ({facts['writer']})" if facts["writer"] else ""))
+    if facts["state"] == WEIGHTS_ALONE:
+        output.say("the mean of a run's weights at several steps: it has no steps of its own")
+        for line in next_commands(facts):
+            output.say(line)
+        return
     output.say(
         f"step {facts['step']:,} of {facts['steps']:,}, "
         f"{facts['tokens']:,} tokens, loss {number(facts['loss'])}"
@@ -76,6 +96,9 @@ def next_commands(facts: dict[str, Any]) -> list[str]:
     run = shlex.quote(facts["run"])
     if facts["writer"]:
         return [f"look on with: headrace metrics {run} --last 10"]
+    if facts["state"] == WEIGHTS_ALONE:
+        return [f'try it with: headrace generate {run} "The "', f"begin a run from it with: init_from={run}"]
+    on = [f"go on with: {command}" for command in facts["go_on"]]
     if facts["state"] == "finished":
-        return [f'try it with: headrace generate {run} "The "', f"go on with: {facts['resume']}"]
-    return [f"go on with: {facts['resume']}"]
+        return [f'try it with: headrace generate {run} "The "', *on]
+    return on

@@ -4,7 +4,7 @@ import shlex
 from typing import Any
 
 from launcher import output
-from launcher.reporting.next_command import activation, further_command
+from launcher.reporting.next_command import activation, further_commands
 from launcher.runs.lineage import merged
 from launcher.runs.run_folder import RunFolder
 
@@ -13,12 +13,15 @@ def show_summary(run: RunFolder) -> None:
     """Print the table, the newest samples and the next commands, from the run's own files."""
     evaluations, samples, last = [], None, None
     tokens: dict[str, int] = {}
+    unknown = 0.0
     for line in merged(run):
         if "eval" in line:
             evaluations.append(line)
         elif "samples" in line:
             samples = line
         else:
+            read = line["tokens"] - (last["tokens"] if last else 0)
+            unknown += read * (line.get("unknown") or 0.0)  # lines of before do not have it
             last = line
             for name, part in line["objectives"].items():
                 tokens[name] = tokens.get(name, 0) + part["tokens"]
@@ -33,6 +36,9 @@ def show_summary(run: RunFolder) -> None:
             f"{last['step']:,} steps, {last['rows']:,} rows, {last['tokens']:,} tokens, "
             f"of which {last['target_tokens']:,} were predicted"
         )
+        if unknown:
+            share = 100 * unknown / max(last["tokens"], 1)
+            output.say(f"{share:.3g} % of these tokens are unknown: the tokenizer cannot spell their text")
     _show_next(run)
 
 
@@ -105,4 +111,5 @@ def _show_next(run: RunFolder) -> None:
     output.say(f"checkpoints  headrace checkpoint ls {path}")
     output.say(f'text         headrace generate {path} "def "')
     output.say(f"rows         headrace data trace {path} --step 1 --row 0")
-    output.say(f"go on        {further_command(run)}")
+    for command in further_commands(run):
+        output.say(f"go on        {command}")

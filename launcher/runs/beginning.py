@@ -46,10 +46,18 @@ def beginning(config: Config, tokenizer: Tokenizer, run: RunFolder | None = None
 
 def find(source: str) -> StoredCheckpoint:
     """What an `init_from` names, opened. BadInput where it is not there or damaged."""
+    if "://" in source:
+        raise BadInput(f"{source}: expected a local folder; copy the run here and name its folder")
     path, step = Path(source), None
     above, at, number = source.rpartition("@")
-    if at and number.isdigit() and not exists(path):
-        path, step = Path(above), int(number)
+    if at and not exists(path):
+        if number.isdigit():
+            path, step = Path(above), int(number)
+        elif exists(Path(above)):
+            raise BadInput(
+                f"{source}: expected RUN@STEP with the number of a step, such as {above}@1000; {above} alone "
+                "is its newest checkpoint"
+            )
     if (stored := opened(path)) is not None:
         return stored
     run = open_run(path)
@@ -68,6 +76,16 @@ def on_record(stored: StoredCheckpoint) -> dict[str, Any]:
     """What the ledger says of it: where it lies, of what it is, and a hash that all its bytes hang on."""
     index = stored.manifest["sha256s"]["index.json"]
     return {"path": str(stored.path), "step": stored.step, "attempt": stored.attempt, "index_sha256": index}
+
+
+def not_compared(stored: StoredCheckpoint) -> str | None:
+    """What cannot be said of the model of a checkpoint that lies in no run; None where it lies in one."""
+    if exists(_run_of(stored) / "config.yaml"):
+        return None
+    return (
+        f"init_from: {stored.path} lies in no run, so there is no config beside it: tokenizer and number of "
+        "parameters are those of this config; heads, norms, positions and the like could not be compared"
+    )
 
 
 def refuse_other_beginning(run: RunFolder, config: Config) -> None:
@@ -96,8 +114,13 @@ def _require_same_model(stored: StoredCheckpoint, config: Config, tokenizer: Tok
             f"init_from: {stored.path} holds a model of {there:,} parameters, the config's has {here:,}: "
             "weights can only begin a model of their own shape"
         )
-    source = stored.path.parent.parent  # …/checkpoints/step-N of a run; a folder alone keeps no config
+    source = _run_of(stored)
     if exists(source / "config.yaml"):
         model = open_run(source).current_config().model
         if line := run_config.other_model(model, config.model):
             raise BadInput(f"init_from: {source}: {line}")
+
+
+def _run_of(stored: StoredCheckpoint) -> Path:
+    """The run around …/checkpoints/step-N; a folder alone keeps no config."""
+    return stored.path.parent.parent

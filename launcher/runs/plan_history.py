@@ -49,7 +49,7 @@ def run_tokenizer(run: RunFolder, planned: str | None) -> Tokenizer:
 
 def refuse_other_tokenizer(run: RunFolder, config: Config) -> None:
     """BadInput where an edit names a tokenizer that is not the run's."""
-    if config.tokenizer == run.current_config().tokenizer:
+    if config.tokenizer.model == run.current_config().tokenizer.model:
         return
     own, asked = Tokenizer.load(run.tokenizer).hash, Tokenizer.load(config.tokenizer.model).hash
     if own != asked:

@@ -3,10 +3,15 @@
 One place, so that `check`, `data show`, training and a resume cannot ask for different streams.
 """
 
+from collections.abc import Mapping
+
 from data.errors import BadInput
+from data.plan.held_out import held_out_units
 from data.plan.make import CorpusSettings, StreamSettings
+from data.plan.plan import Plan
 from data.shards.corpus import Corpus, open_corpus
 from data.shards.patience import Patience
+from data.shards.samples import Reading
 from launcher.config.run_config import Config
 
 
@@ -20,7 +25,7 @@ def open_corpora(config: Config, patience: Patience | None = None) -> dict[str, 
             corpus.shards,
             corpus.index,
             config.data.cache,
-            corpus.text_field,
+            Reading(corpus.text_field, corpus.text_member),
             location=f"data.corpora.{name}",
             patience=patience,
         )
@@ -35,6 +40,19 @@ def open_corpora(config: Config, patience: Patience | None = None) -> dict[str, 
     return opened
 
 
+def require_held_out(config: Config, plan: Plan, corpora: Mapping[str, Corpus]) -> None:
+    """BadInput where evaluations are asked for on a corpus of which nothing can be set aside."""
+    for part in plan.corpora:
+        if not config.eval.every or not part.held_out or part.name not in corpora or part.held_out_documents:
+            continue
+        table, counts = corpora[part.name].table, [era.units for era in part.eras]
+        if not len(held_out_units(plan.seed, part.name, table, counts, part.held_out)):
+            raise BadInput(
+                f"data.corpora.{part.name}.held_out: nothing can be held out: its text is a single document; "
+                "set it to 0, add text, or leave eval.every out"
+            )
+
+
 def stream_settings(config: Config, corpora: dict[str, Corpus], tokenizer: str) -> StreamSettings:
     """What the plan is made of; `tokenizer` is its hash."""
     return StreamSettings(
@@ -45,7 +63,7 @@ def stream_settings(config: Config, corpora: dict[str, Corpus], tokenizer: str) 
         max_length=config.max_sequence_length,
         batch_rows=config.batch_rows,
         corpora={
-            name: CorpusSettings(corpora[name].index, corpus.weight, corpus.held_out)
+            name: CorpusSettings(corpora[name], corpus.weight, corpus.held_out)
             for name, corpus in config.data.corpora.items()
         },
         mixture=config.objectives,

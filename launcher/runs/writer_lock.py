@@ -45,7 +45,7 @@ class Writer:
     """This process's hold on `writer.json`, from construction to `close`."""
 
     def __init__(self, path: Path, beat_seconds: float = BEAT_SECONDS) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._beats = 0
         self._closed = threading.Event()

@@ -82,7 +82,14 @@ class LiveConsole:
         self._pace = Pace(steps)
         self._last: StepRecord | None = None
         self._console = Console(file=stream)
-        self._live = Live(console=self._console, get_renderable=self._draw, refresh_per_second=2)
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._draw,
+            refresh_per_second=2,
+            # What libraries print goes to the log (training/redirect_output.py) and not above the view.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
         self._live.start()
 
     def see(self, record: Record) -> None:
@@ -140,6 +147,7 @@ def _figures(record: StepRecord) -> list[str]:
         ("mfu", record.mfu, "{:.1%}"),
         ("waiting for data", record.data_wait, "{:.1%}"),
         ("memory GiB", record.memory_gib, "{:.2f}"),
+        ("unknown tokens", record.unknown or None, "{:.2%}"),
     ]
     return figures + [f"{name} {form.format(value)}" for name, value, form in optional if value is not None]
 

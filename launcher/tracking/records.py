@@ -45,6 +45,8 @@ class StepRecord:
     rows: int
     tokens: int
     target_tokens: int
+    unknown: float
+    """Of the tokens that this step read, the share that stands for what the tokenizer cannot spell."""
     loss: float | None
     objectives: dict[str, ObjectiveRecord]
     corpora: dict[str, CorpusRecord]

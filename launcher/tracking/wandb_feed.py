@@ -138,7 +138,8 @@ def _has_key() -> bool:
         return True
     try:
         return netrc.netrc().authenticators(urlparse(_host()).hostname or "") is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
+    # None there, unreadable, malformed, not even text, or no home to look in: there is no key in it.
+    except (OSError, netrc.NetrcParseError, UnicodeDecodeError, RuntimeError):
         return False
 
 
@@ -258,7 +259,11 @@ def main() -> None:
     over = threading.Event()
     threading.Thread(target=_watch_pipe, args=(over,), daemon=True).start()
     run, attempt = open_run(sys.argv[1]), int(sys.argv[2])
-    target = _Target(run, run.current_config().wandb.mode)
+    try:
+        target = _Target(run, run.current_config().wandb.mode)
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:  # no home, or a .netrc that is no text
+        print(f"wandb: cannot start: {error}; later: headrace wandb RUN", flush=True)
+        sys.exit(2)
     for line in merged(run, target.last_step):
         if line["attempt"] != attempt:
             target.send(line)

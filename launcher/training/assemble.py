@@ -33,8 +33,10 @@ from launcher.inference.held_out import HeldOut
 from launcher.inference.samples import Sampler, no_room
 from launcher.inference.trained_model import plain_model
 from launcher.runs.beginning import on_record
+from launcher.runs.lr_change import lr_change_from
 from launcher.runs.plan_history import keep, left_out_before, record_skip
 from launcher.runs.progress import Progress
+from launcher.runs.stream_settings import require_held_out
 from launcher.runs.versions import versions
 from launcher.tracking.start import tracking
 from launcher.tracking.tracker import Tracker
@@ -45,7 +47,7 @@ from launcher.training.restore import ClaimedAttempt, Restored, Stream, restore
 from launcher.training.session import Session
 from launcher.training.shared_rows import row_sharing
 from launcher.training.teller import Teller
-from launcher.training.upcoming import Waiting
+from launcher.training.upcoming import WaitRules
 
 
 def assemble(
@@ -69,7 +71,7 @@ def assemble(
     stack.callback(patience.end)  # before the loader's end, which waits for its threads
     shares = RowShares(world.mesh.data.size, config.layout.micro_batch)
     batches = loader or blank_batches(stream.history, shares, stream.at.row)
-    waiting = Waiting(stop, patience.seconds, teller.for_all)
+    waiting = WaitRules(stop, patience.seconds, teller.for_all)
 
     def sync() -> None:
         if openings is not None:
@@ -87,7 +89,14 @@ def assemble(
         hold=claimed.attempt,
         engine=engine,
         batches=global_batches(
-            batches, row_sharing(world, shares), world, engine.reducer, stream.plan, waiting, left_out
+            batches,
+            row_sharing(world, shares),
+            world,
+            engine.reducer,
+            stream.plan,
+            waiting,
+            left_out,
+            stream.tokenizer.unknown,
         ),
         average=restored.average,
         checkpoints=checkpoints,
@@ -115,6 +124,7 @@ def _begin(
         return None
     stream, found = restored.stream, restored.checkpoint
     moved = layout_changes(found.layout, claimed.config.layout, world) if found else []
+    lr = lr_change_from(found, claimed.run, claimed.config)
     claimed.attempt.begin(
         step=stream.at.step,
         parent=found.attempt if found else None,
@@ -124,6 +134,7 @@ def _begin(
         passed_over=restored.passed_over,
         average=restored.average_note,
         layout={key: rest for key, *rest in moved} or None,
+        lr=[lr.before, lr.after] if lr else None,
         processes=world.size if world.started_by == "headrace" else None,
         tokenizer=stream.tokenizer.hash,
         versions=versions(),
@@ -134,6 +145,8 @@ def _begin(
         tracker.note(f"passed over: {line}")
     for line in shown(moved) if moved else ():
         tracker.note(line)
+    if lr:
+        tracker.note(lr.line)
     if restored.average_note:
         tracker.note(restored.average_note)
     return tracker
@@ -142,6 +155,7 @@ def _begin(
 def _held_out(world: World, config: Config, stream: Stream) -> HeldOut | None:
     if not config.eval.every:
         return None
+    require_held_out(config, stream.plan, stream.corpora)
     return HeldOut(
         stream.plan,
         stream.corpora,

@@ -24,6 +24,8 @@ class BatchSums:
     """float64 [corpora]: blocks finished so far by all streams."""
     tokens: float
     """Positions besides padding."""
+    unknown: float = 0.0
+    """Of these, those that read the token for what the tokenizer cannot spell."""
     failures: float = 0.0
     """Ranks whose stream failed."""
     stops: float = 0.0
@@ -37,16 +39,16 @@ class BatchSums:
     def vector(self) -> np.ndarray:
         """float64: everything, flat, for one all-reduce."""
         tables = [self.weight.ravel(), self.targets.ravel(), self.source.ravel()]
-        numbers = [self.tokens, self.failures, self.stops, self.skipped]
+        numbers = [self.tokens, self.unknown, self.failures, self.stops, self.skipped]
         return np.concatenate([*tables, self.rows, self.finished_blocks, numbers, self.waiting])
 
     @staticmethod
     def of_vector(vector: np.ndarray, corpora: int) -> "BatchSums":
         """The inverse of `vector`."""
         table = len(NAMES) * corpora
-        borders = np.cumsum([table, table, table, corpora, corpora, 4])
+        borders = np.cumsum([table, table, table, corpora, corpora, 5])
         weight, targets, source, rows, finished_blocks, numbers, waiting = np.split(vector, borders)
-        tokens, failures, stops, skipped = numbers.tolist()
+        tokens, unknown, failures, stops, skipped = numbers.tolist()
         shape = (len(NAMES), corpora)
         return BatchSums(
             weight=weight.reshape(shape),
@@ -55,6 +57,7 @@ class BatchSums:
             rows=rows,
             finished_blocks=finished_blocks,
             tokens=tokens,
+            unknown=unknown,
             failures=failures,
             stops=stops,
             skipped=skipped,
@@ -68,8 +71,9 @@ class BatchSums:
         return BatchSums(table, table, table, by_corpus, by_corpus, tokens=0.0, failures=failures)
 
 
-def count(batch: Batch, corpora: int, *, counts: bool) -> BatchSums:
-    """The sums over this rank's rows of a step. counts: it is the one that counts the rows that it shares."""
+def count(batch: Batch, corpora: int, unknown: int, *, counts: bool) -> BatchSums:
+    """The sums over this rank's rows of a step. unknown: the tokenizer's id for what it cannot spell. counts:
+    this rank is the one that counts the rows that it shares."""
     if not counts:
         return BatchSums.none(corpora)
     rows = batch.rows
@@ -86,5 +90,6 @@ def count(batch: Batch, corpora: int, *, counts: bool) -> BatchSums:
         rows=np.bincount(rows.corpus[real, 0], minlength=corpora).astype(np.float64),
         finished_blocks=finished_blocks,
         tokens=float(np.count_nonzero(rows.corpus >= 0)),
+        unknown=float(np.count_nonzero((rows.tokens == unknown) & (rows.corpus >= 0))),
         skipped=float(len(batch.skipped)),
     )

@@ -27,7 +27,7 @@ from launcher.distributed.collectives import gather
 from launcher.distributed.host_reduce import HostSums
 from launcher.distributed.world import World
 from launcher.training.batch_sums import BatchSums
-from launcher.training.upcoming import StreamFailed, Upcoming, Waiting
+from launcher.training.upcoming import StreamFailed, Upcoming, WaitRules
 from objectives.mixture import Mixture
 
 
@@ -66,12 +66,14 @@ def global_batches(
     world: World,
     reducer: HostSums,
     plan: Plan,
-    waiting: Waiting,
+    waiting: WaitRules,
     left_out: LeftOut,
+    unknown: int,
 ) -> Iterator[GlobalBatch]:
     """Each batch with its sums and scale, the next one being taken and its sums added up when it is handed
     out. plan: that in force for all of them. share: gives a rank's rows to those that share them
-    (shared_rows.py). left_out: gains what all ranks leave out.
+    (shared_rows.py). left_out: gains what all ranks leave out. unknown: the tokenizer's id for what
+    it cannot spell.
 
     Where the stream of one rank fails, or the ranks together leave out more than the budget, every rank gets
     StreamFailed at the same batch, and StoppedWaiting likewise: none is left waiting.
@@ -79,7 +81,7 @@ def global_batches(
     corpora = len(plan.corpora)
 
     def begin_next() -> Upcoming:
-        return Upcoming(batches, world, reducer, corpora, waiting)
+        return Upcoming(batches, world, reducer, corpora, waiting, unknown)
 
     begin = perf_counter()
     upcoming = begin_next()

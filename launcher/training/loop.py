@@ -1,7 +1,7 @@
 """The training loop: a column that can be recited, the same for every layout.
 
     for each batch, with the sums of all ranks and the scale of its loss    global_batch.py
-        lr       ← of this step                                             engine/optimizer.py
+        lr       ← of this step                                             config/run_config.py
         result   ← forward, backward, reduce                                engine/engine.py
         outcome  ← what all ranks learn of it; clip and update if it stands agreement.py
         average  ← the weights, where one is kept                           engine/ema.py
@@ -15,7 +15,6 @@ from enum import Enum
 from time import perf_counter
 
 from launcher.distributed import stop_signals
-from launcher.engine.optimizer import lr_at
 from launcher.runs.progress import Progress
 from launcher.training.session import Session
 from launcher.training.step_record import Step
@@ -44,7 +43,7 @@ def fit(session: Session, progress: Progress) -> End:
             session.save(progress)
             return End.STOPPED
         batch, sums, number = global_batch.batch, global_batch.batch_sums, progress.step + 1
-        lr = lr_at(number, config.steps, config.optimizer)
+        lr = config.lr(number)
         result = session.engine.step(batch.micro_batches, global_batch.scale, number, lr, session.judge)
         outcome = result.verdict
         if not outcome.apply:

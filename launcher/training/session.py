@@ -221,6 +221,6 @@ class Session:
     def _mfu(self, step: Step) -> float | None:
         """Share of the devices' peak; None on a device whose peak is not known."""
         batch_sums = step.global_batch.batch_sums
-        targets = batch_sums.targets.sum() / batch_sums.tokens if batch_sums.tokens else 0.0
+        targets = float(batch_sums.targets.sum()) / batch_sums.tokens if batch_sums.tokens else 0.0
         flops = flops_per_token(self.config.model, self.vocabulary, self.plan.length, targets)
         return mfu(flops * batch_sums.tokens / step.seconds, self.engine.device_name, self.world.size)

@@ -45,22 +45,22 @@ def step_record(
     plain = np.divide(sums, scale[:, None], out=np.zeros_like(sums), where=counts)
     # One of coefficient 0 has no part in the loss, so its own is not known.
     optimised = np.where(counts, weight, 0.0)
-    every = source.sum()
+    every = float(source.sum())
     used = [o for o in range(len(NAMES)) if weight[o].any() or source[o].any()]
     objectives = {
         NAMES[o]: ObjectiveRecord(
-            loss=_mean(plain[o].sum(), optimised[o].sum()),
+            loss=_mean(plain[o], optimised[o]),
             weight=float(weight[o].sum()),
             tokens=round(source[o].sum()),
-            share=_share(source[o].sum(), every),
+            share=_share(float(source[o].sum()), every),
         )
         for o in used
     }
     by_corpus = {
         name: CorpusRecord(
-            loss=_mean(plain[:, c].sum(), optimised[:, c].sum()),
+            loss=_mean(plain[:, c], optimised[:, c]),
             rows=round(batch_sums.rows[c]),
-            share=_share(source[:, c].sum(), every),
+            share=_share(float(source[:, c].sum()), every),
             epoch=_share(batch_sums.finished_blocks[c], blocks[c]),
         )
         for c, name in enumerate(corpora)
@@ -71,6 +71,7 @@ def step_record(
         rows=progress.row,
         tokens=progress.tokens,
         target_tokens=progress.target_tokens,
+        unknown=_share(batch_sums.unknown, batch_sums.tokens),
         loss=float(sums.sum()),
         objectives=objectives,
         corpora=by_corpus,
@@ -85,8 +86,10 @@ def step_record(
     )
 
 
-def _mean(total: float, weight: float) -> float | None:
-    return float(total / weight) if weight > 0 else None
+def _mean(losses: np.ndarray, weights: np.ndarray) -> float | None:
+    """Of cells: the sum of their losses over that of their weights; None without any weight."""
+    weight = float(weights.sum())
+    return float(losses.sum()) / weight if weight > 0 else None
 
 
 def _share(part: float, whole: float) -> float:

@@ -14,8 +14,9 @@ import faulthandler
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from data.errors import BadInput, PassingTrouble
@@ -29,19 +30,22 @@ from launcher.distributed.process_group import connect, disconnect
 from launcher.distributed.stop_signals import StopRequest, stop_request
 from launcher.distributed.world import World, discover
 from launcher.engine.memory import enough_memory
+from launcher.preflight.lossy import require_spelling
 from launcher.preflight.prompts import require_room
-from launcher.preflight.quarantine import refuse_unknown
 from launcher.reporting.summary import show_summary
 from launcher.runs import run_folder
 from launcher.runs.beginning import beginning
+from launcher.runs.plan_history import run_tokenizer
 from launcher.runs.progress import Progress
+from launcher.runs.quarantine import refuse_unknown
 from launcher.runs.resume_point import StartPoint, start_point
 from launcher.runs.run_folder import Attempt, RunFolder
 from launcher.runs.stream_settings import open_corpora
+from launcher.standard_streams import expendable
 from launcher.training.assemble import assemble
 from launcher.training.gc_schedule import collected_by_step
 from launcher.training.loop import End, fit
-from launcher.training.redirect_output import quiet
+from launcher.training.redirect_output import ConsoleLoss, quiet
 from launcher.training.restore import ClaimedAttempt
 from launcher.training.session import Session
 from launcher.training.upcoming import StreamFailed
@@ -62,7 +66,9 @@ def start(config: Config, stop: StopRequest) -> tuple[RunFolder, Config]:
         tokenizer = Tokenizer.load(config.tokenizer.model)
         require_room(config, tokenizer)
         beginning(config, tokenizer)
-        _warn(refuse_unknown(config, open_corpora(config, _patience(config, stop))))
+        corpora = open_corpora(config, _patience(config, stop))
+        _warn(refuse_unknown(config, corpora))
+        _warn(require_spelling(config, tokenizer, lambda: corpora))
     return run_folder.start(config)
 
 
@@ -93,7 +99,8 @@ def _in_world(choose: Choose, step: int | None) -> int:
     world = discover()
     try:
         connect(world)
-        return run_rank(world, choose, step)
+        with redirect_stdout(expendable(sys.stdout)):
+            return run_rank(world, choose, step)
     except ToldByOtherRank as told:
         return told.code
     finally:
@@ -129,6 +136,9 @@ def _claim(
             show_summary(run)
             output.say(f"{run.path}: is complete, {found.step:,} steps; nothing was changed")
             return {"complete": True}
+        if run.attempts():  # a new run was asked in `start`, before it was written
+            tokenizer = run_tokenizer(run, None)
+            _warn(require_spelling(config, tokenizer, lambda: open_corpora(config)))
         attempt = run_folder.claim(run, config)
         stack.callback(attempt.close)
         held.append((attempt, point))
@@ -167,12 +177,15 @@ def _start_point(run: RunFolder, config: Config, step: int | None) -> StartPoint
 def _attempt(world: World, claimed: ClaimedAttempt, stop: StopRequest, loop: Loop) -> int:
     """Train as this attempt. What libraries print goes to its log, the console's lines to the terminal; so do
     the stacks of all threads whenever SIGQUIT asks for them."""
-    log = claimed.run.attempt_path(claimed.number) / f"rank-{world.rank:04d}.log"
-    with quiet(log) as terminal, ExitStack() as stack:
+    folder = claimed.run.attempt_path(claimed.number)
+    loss = ConsoleLoss(folder, world.rank)
+    log = folder / f"rank-{world.rank:04d}.log"
+    with quiet(log, partial(loss.note, "stdout")) as terminal, ExitStack() as stack:
         faulthandler.register(signal.SIGQUIT, all_threads=True)  # written by C: also when Python is stuck
         try:
             with enough_memory(claimed.config.layout):
                 session, progress = assemble(world, claimed, stop, stack, terminal)
+            loss.note_earlier()
             end = _train(session, progress, loop)
             error = _common(world, end) if isinstance(end, StreamFailed) else None
             session.finish(_how(end, error), error)

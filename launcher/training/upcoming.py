@@ -51,7 +51,7 @@ class StoppedWaiting(Exception):
 
 
 @dataclass(frozen=True)
-class Waiting:
+class WaitRules:
     """How the ranks wait for each other's batches. patience: seconds; tell: called on all ranks with a line
     for the user."""
 
@@ -64,10 +64,17 @@ class Upcoming:
     """One batch under way; made by all ranks in the same order."""
 
     def __init__(
-        self, batches: Iterator[Batch], world: World, reducer: HostSums, corpora: int, waiting: Waiting
+        self,
+        batches: Iterator[Batch],
+        world: World,
+        reducer: HostSums,
+        corpora: int,
+        waiting: WaitRules,
+        unknown: int,
     ) -> None:
         """Begins to take this rank's next batch; returns after the first round has begun."""
         self._world, self._reducer, self._corpora, self._waiting = world, reducer, corpora, waiting
+        self._unknown = unknown
         self._work: Future[Batch] = beside(lambda: next(batches))
         self._begun = time.monotonic()
         self._pending = self._round()
@@ -115,7 +122,7 @@ class Upcoming:
         error = self._work.exception()
         if error is None:
             batch = self._work.result()
-            return count(batch, self._corpora, counts=self._world.mesh.leads)
+            return count(batch, self._corpora, self._unknown, counts=self._world.mesh.leads)
         if isinstance(error, BadInput):
             return BatchSums.none(self._corpora, failures=1.0)
         raise error

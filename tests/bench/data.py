@@ -111,7 +111,7 @@ def history(
         length=T,
         batch_rows=B,
         block_bytes=block_bytes,
-        corpora={name: CorpusSettings(corpus.index, 1.0, held_out) for name, corpus in corpora.items()},
+        corpora={name: CorpusSettings(corpus, 1.0, held_out) for name, corpus in corpora.items()},
         mixture=Mixture.parse(objectives),
         max_length=T,
         normalise="global",

@@ -1,6 +1,7 @@
 """The fixed rows of held-out text."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +9,14 @@ import pytest
 from data.errors import BadInput
 from data.plan.blocks import Blocks
 from data.plan.make import CorpusSettings
-from data.plan.plan import Plan
+from data.plan.plan import History, Plan
+from data.plan.positions import StreamPositions
 from data.shards.trouble import ShardTrouble
 from data.stream.held_out import held_out_rows, held_out_text
+from data.tokenization.tokenizer import Tokenizer
 from objectives.registry import NAMES, objective_id
 from tests.support.helpers import Corpora
-from tests.support.stream_runs import settings, start
+from tests.support.stream_runs import Ledger, settings, small_units, start, texts
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,13 @@ def plan(corpora: Corpora) -> Plan:
         objectives={name: {} for name in NAMES},
     )
     share = 0.3  # documents and bytes enough for every test, whatever Python's own sources they come from
-    return start(replace(asked, corpora={"code": CorpusSettings(opened["code"].index, 1.0, share)})).at(0)
+    return start(replace(asked, corpora={"code": CorpusSettings(opened["code"], 1.0, share)})).at(0)
+
+
+def spelled(tokenizer: Tokenizer, tokens: np.ndarray) -> int:
+    """UTF-8 bytes of the pieces of a lossless model."""
+    sizes = {int(number): len(tokenizer.piece(number).encode()) for number in tokenizer.ordinary}
+    return sum(1 if tokenizer.is_byte[token] else sizes.get(token, 0) for token in tokens.tolist())
 
 
 def test_held_out_rows_are_fixed_and_of_one_objective_each(corpora: Corpora, plan: Plan) -> None:
@@ -50,7 +59,7 @@ def test_bits_per_byte_are_of_the_text_that_is_predicted(corpora: Corpora, plan:
     for held in held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000):
         if held.objective in ("causal", "reverse"):
             targets = held.rows.targets[held.rows.targets >= 0]
-            assert held.text_bytes == tokenizer.byte_length(targets)
+            assert held.text_bytes == spelled(tokenizer, targets)
             assert held.text_bytes >= 20_000
         else:
             assert held.text_bytes is None
@@ -61,8 +70,8 @@ def test_no_document_gives_more_than_an_eighth_so_false_pairs_are_there(corpora:
     sets = held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
     assert min(held.documents for held in sets) >= 8
     texts, rests, _, text_bytes = held_out_text(code, plan.corpora[0], plan, tokenizer, 20_000)
-    sizes = [tokenizer.byte_length(texts[document][:stop]) for document, _, stop in rests.tolist()]
-    longest = max(tokenizer.byte_length(np.array([token])) for token in range(tokenizer.size))
+    sizes = [spelled(tokenizer, texts[document][:stop]) for document, _, stop in rests.tolist()]
+    longest = max(len(tokenizer.piece(token).encode()) for token in range(tokenizer.size))
     assert max(sizes) < 20_000 / 8 + longest
     assert sum(sizes) == text_bytes
     (nsp,) = (held.rows for held in sets if held.objective == "nsp")
@@ -72,9 +81,7 @@ def test_no_document_gives_more_than_an_eighth_so_false_pairs_are_there(corpora:
 
 def test_held_out_text_never_enters_the_stream(corpora: Corpora, plan: Plan) -> None:
     code = corpora.open("code")
-    blocks = Blocks(
-        plan.seed, "code", code.index.units, [len(code)], plan.corpora[0].held_out, plan.block_bytes
-    )
+    blocks = Blocks(plan.seed, "code", code.table, [len(code)], plan.corpora[0].held_out, plan.block_bytes)
     streamed = {unit for block in range(len(blocks)) for unit in blocks.units_of(block)}
     assert len(blocks.held_out)
     assert not streamed & set(blocks.held_out.tolist())
@@ -99,3 +106,58 @@ def test_a_corpus_that_holds_nothing_out_has_no_rows(corpora: Corpora, plan: Pla
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
     none = replace(plan.corpora[0], held_out=0.0)
     assert held_out_rows(code, none, plan, tokenizer, limit_bytes=20_000) == []
+
+
+SHAPES = {
+    "one book and short ones": [300_000] + [90] * 400,
+    "books": [40_000 + 9_000 * (n % 7) for n in range(30)],
+    "short": [100 + 13 * (n % 31) for n in range(900)],
+    "middling": [3_000 * (1 + n % 20) for n in range(60)],
+    "two": [500, 90_000],
+}
+
+
+@pytest.mark.parametrize("asked", [0.001, 0.01, 0.1, 0.5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_share_is_held_out_to_a_tenth_or_a_document(
+    shape: str, asked: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpora: Corpora
+) -> None:
+    sizes = SHAPES[shape]
+    corpus = small_units(monkeypatch, tmp_path, "a", ["x" * size for size in sizes], unit=4_000)
+    given = settings(corpora.tokenizer(), {"a": corpus}, {"a": 1.0})
+    for seed in range(8):
+        asked_for = replace(given, seed=seed, corpora={"a": CorpusSettings(corpus, 1.0, asked)})
+        plan = start(asked_for).at(0)
+        part = plan.corpora[0]
+        blocks = Blocks(seed, "a", corpus.table, [len(corpus)], asked, 1_000)
+        held = [size for unit in blocks.held_out.tolist() for size in corpus.text_bytes_of(unit)]
+        held += [
+            corpus.text_bytes_of(unit)[number] for unit, some in part.held_out_documents for number in some
+        ]
+        assert 0 < sum(held) < sum(sizes)
+        off = abs(sum(held) - asked * sum(sizes))
+        assert off <= max(0.1 * asked * sum(sizes), max(sizes))
+        if shape in ("one book and short ones", "short") and asked < 0.1:
+            assert off <= max(0.1 * asked * sum(sizes), sorted(sizes)[-2])
+        assert History.from_json(History(((0, plan),)).to_json()).newest == plan
+
+
+def test_a_document_that_is_held_out_alone_never_enters_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpora: Corpora
+) -> None:
+    corpus, tokenizer = (
+        small_units(monkeypatch, tmp_path, "a", texts(200, 1), unit=2_000),
+        corpora.tokenizer(),
+    )
+    given = settings(tokenizer, {"a": corpus}, {"a": 1.0})
+    history = start(replace(given, corpora={"a": CorpusSettings(corpus, 1.0, 0.05)}))
+    set_aside = history.newest.corpora[0].set_aside
+    assert set_aside
+    ledger = Ledger()
+    state = ledger.walk(history, {"a": corpus}, tokenizer, 0, 800, StreamPositions())
+    assert ledger.check(history, {"a": corpus}, tokenizer, state)["a"] >= 1
+    streamed = {(unit, number) for _, _, unit, number in ledger.used}
+    assert not {(unit, number) for unit, some in set_aside.items() for number in some} & streamed
+    rows = held_out_rows(corpus, history.newest.corpora[0], history.newest, tokenizer, limit_bytes=100_000)
+    single = sum(map(len, set_aside.values()))
+    assert rows[0].documents >= single

@@ -15,6 +15,7 @@ from data.prepare.build_index import build_index
 from data.shards.corpus import ReadTrouble, open_corpus
 from data.shards.index import Index, fingerprint
 from data.shards.patience import Patience
+from data.shards.samples import Reading
 from data.shards.store import CacheOptions, expand
 from tests.data.test_pack import TEXTS, read
 from tests.data.test_tar import LONG, tar_of
@@ -73,8 +74,8 @@ def test_bad_samples_are_kept_with_their_problem(tmp_path: Path) -> None:
     entries = [("1.txt", b"good"), ("2.txt", b"\xff"), ("3.jpg", b"picture"), ("4.json", b'{"text": "four"}')]
     (tmp_path / "a.tar").write_bytes(tar_of(entries))
     report = build_index([str(tmp_path / "a.tar")], tmp_path / "a.index")
-    assert report.problems == {"not UTF-8": 1, "no text": 1}
-    assert any(": 2: not UTF-8" in example for example in report.examples)
+    assert report.index.balance.left_out == {"not UTF-8": 1, "not text: .jpg": 1}
+    assert report.index.balance.names["not UTF-8"] == ["a.tar/2.txt"]
     corpus = open_corpus("a", [str(tmp_path / "a.tar")])
     assert [sample.text for sample in corpus.read_unit(0)] == ["good", None, None, "four"]
     assert [sample.problem for sample in corpus.read_unit(0)] == [None, "not UTF-8", "no text", None]
@@ -82,11 +83,11 @@ def test_bad_samples_are_kept_with_their_problem(tmp_path: Path) -> None:
 
 def test_a_text_field_is_part_of_the_index(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of([("1.json", b'{"body": "b"}')]))
-    build_index([str(tmp_path / "a.tar")], tmp_path / "a.index", text_field="body")
+    build_index([str(tmp_path / "a.tar")], tmp_path / "a.index", reading=Reading("body"))
     corpus = open_corpus("a", [str(tmp_path / "a.tar")])
     assert read(corpus) == ["b"]
     with pytest.raises(BadInput, match="was made for text_field 'body', the corpus asks for 'text'"):
-        open_corpus("a", [str(tmp_path / "a.tar")], text_field="text")
+        open_corpus("a", [str(tmp_path / "a.tar")], reading=Reading("text"))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,7 @@ def test_a_text_field_is_part_of_the_index(tmp_path: Path) -> None:
         (zstandard.compress(tar_of([("1.txt", os.urandom(5000))]))[:3000], "cut off at byte 3000"),
         (b"\x1f\x8b" + b"nonsense" * 10, "gzip data are damaged"),
     ],
+    ids=["nothing", "end mark", "cut tar", "html", "cut gzip", "cut zstd", "no gzip"],
 )
 def test_bad_shards_are_one_line_and_leave_no_index(
     tmp_path: Path, cache: CacheOptions, content: bytes, what: str
@@ -196,7 +198,7 @@ def test_damaged_and_foreign_indexes(tmp_path: Path) -> None:
     data = path.read_bytes()
     for content, what in (
         (b"", "is not an index"),
-        (b"HEADRACE" + b"\2" + data[9:], "version 2"),
+        (b"HEADRACE" + b"\1" + data[9:], "version 1"),
         (data[:-8], "is cut off"),
         (data[:16] + b"{" * 64 + data[80:], "header is damaged"),
     ):

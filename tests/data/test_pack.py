@@ -25,7 +25,9 @@ from data.prepare import builtin
 from data.prepare.pack import pack
 from data.prepare.parallel import ordered_map
 from data.shards.corpus import open_corpus
-from data.shards.index import UNIT_TEXT, Index
+from data.shards.index import Index
+from data.shards.units import UNIT_TEXT
+from data.shards.walk import TWICE
 from tests.support.helpers import Corpora, make_corpus, pack_texts
 from tests.support.sources import ROOT
 
@@ -133,23 +135,25 @@ def test_every_kind_of_input(inputs: Path, tmp_path: Path) -> None:
     lines = ["line 0", "line 1", "line 2"]
     assert texts == ["plain", *lines * 3, "row 0", "row 2", "# marked down", "print(1)"]
     assert report.samples == len(texts)
-    assert report.problems == {
+    assert report.balance.left_out == {
         "not UTF-8": 2,
         "empty": 1,
         "no text in field 'body'": 2,
         "not UTF-8 (half of a surrogate pair)": 1,
         "not JSON": 1,
-        "files of another suffix": 1,
     }
-    assert any(example.endswith("bad.txt: not UTF-8 at byte 3") for example in report.examples)
-    assert any(example.endswith("p.parquet:1: not UTF-8") for example in report.examples)
+    assert report.walk
+    assert (len(report.walk.files), report.walk.balance.left_out.total()) == (9, 1)
+    assert any(name.endswith("bad.txt at byte 3") for name in report.balance.names["not UTF-8"])
+    assert any(name.endswith("p.parquet:1") for name in report.balance.names["not UTF-8"])
     assert told[-1][0] == told[-1][1]
 
 
 def test_globs_and_files_named_twice(inputs: Path, tmp_path: Path) -> None:
     report = pack([inputs / "b.txt", str(inputs / "**" / "*.md"), inputs / "b.txt"], tmp_path / "c")
     assert report.samples == 2
-    assert report.problems == {"files named twice": 1}
+    assert report.walk
+    assert report.walk.balance.left_out == {TWICE: 1}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from data.plan.plan import History, Plan, Skip, append_skip, read_history
 from data.plan.positions import StreamPositions
 from data.plan.steps import rows_of_step, step_length, step_of_row
 from data.shards.corpus import Corpus
-from data.shards.index import UNITS
+from data.shards.units import UNITS, UnitTable
 from data.tokenization.tokenizer import Tokenizer
 from tests.support.helpers import Corpora
 from tests.support.stream_runs import edit, joined, settings, small_units, start, texts
@@ -44,7 +44,7 @@ def units(shards: list[list[int]]) -> np.ndarray:
 
 def test_blocks_are_even_runs_of_a_shards_units() -> None:
     table = units([[100] * 10, [50], [], [100] * 7, [1000, 1, 1]])
-    blocks = Blocks(1, "a", table, [len(table)], 0.0, 300)
+    blocks = Blocks(1, "a", UnitTable(table), [len(table)], 0.0, 300)
     found = [blocks.units_of(block) for block in range(len(blocks))]
     assert [unit for block in found for unit in block] == list(range(len(table)))
     for block in found:
@@ -57,16 +57,16 @@ def test_blocks_are_even_runs_of_a_shards_units() -> None:
 
 def test_held_out_units_are_set_aside_first_and_appending_changes_none_of_the_old() -> None:
     table = units([[100] * 40, [100] * 60, [100] * 50])
-    old = Blocks(1, "a", table, [100], 0.1, 300)
-    new = Blocks(1, "a", table, [100, 150], 0.1, 300)
+    old = Blocks(1, "a", UnitTable(table), [100], 0.1, 300)
+    new = Blocks(1, "a", UnitTable(table), [100, 150], 0.1, 300)
     assert len(old.held_out) == 10
     assert len(new.held_out) == 15
     assert new.held_out[:10].tolist() == old.held_out.tolist()
     assert new.count(100) == len(old)
     assert [new.units_of(block) for block in range(len(old))] == [old.units_of(b) for b in range(len(old))]
     assert all(new.block_of(unit) is None for unit in new.held_out.tolist())
-    assert len(Blocks(1, "a", units([[1, 1]]), [2], 0.001, 300).held_out) == 1
-    assert len(Blocks(1, "a", units([[1]]), [1], 0.5, 300).held_out) == 0
+    assert len(Blocks(1, "a", UnitTable(units([[1, 1]])), [2], 0.001, 300).held_out) == 1
+    assert len(Blocks(1, "a", UnitTable(units([[1]])), [1], 0.5, 300).held_out) == 0
 
 
 @pytest.mark.parametrize("streams", [1, 2, 7, 12])
@@ -163,7 +163,7 @@ def test_an_edit_may_not_change_what_the_rows_stand_on(
     history = start(asked)
 
     def held_out(fraction: float) -> dict[str, CorpusSettings]:
-        return {name: CorpusSettings(small[name].index, 0.5, fraction) for name in "ab"}
+        return {name: CorpusSettings(small[name], 0.5, fraction) for name in "ab"}
 
     shuffled = {"a": small["b"], "b": small["b"]}
     refused = {

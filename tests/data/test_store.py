@@ -259,7 +259,7 @@ def test_fsspec(tmp_path: Path, options: CacheOptions) -> None:
         build_index(["nosuchprotocol://b/c.tar"], tmp_path / "n.index", cache=options)
 
 
-def test_pipe(tmp_path: Path, options: CacheOptions) -> None:
+def test_pipe(tmp_path: Path, options: CacheOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     report = pack_texts(tmp_path, "c", TEXTS, shard_bytes=1_000_000)
     count = len(report.shards) - 1
     urls = [f"pipe:echo . >>{tmp_path}/runs; gzip -1 -c {tmp_path}/c-{{000000..{count:06d}}}.tar"]
@@ -281,6 +281,12 @@ def test_pipe(tmp_path: Path, options: CacheOptions) -> None:
         with pytest.raises(BadInput, match=what) as caught:
             build_index([f"pipe:{command}"], tmp_path / "q.index", cache=options, patience=Patience(SHORT))
         assert type(caught.value) is kind
+    for value in ("1", "", "yes"):  # webdataset cannot even be imported with the last two
+        monkeypatch.setenv("WDS_SECURE", value)
+        with pytest.raises(BadInput, match=r"pipe:echo #.*: is a command, and WDS_SECURE is set"):
+            open_corpus("c", urls, index.path, options)
+    monkeypatch.setenv("WDS_SECURE", "0")
+    open_corpus("c", urls, index.path, options)
 
 
 def test_a_command_that_gave_a_shorter_shard_before(

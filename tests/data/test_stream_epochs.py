@@ -37,7 +37,7 @@ def make(folder: Path, name: str, documents: int, seed: int, **options: int) -> 
 
 def without_held_out(plain: StreamSettings, corpora: dict[str, Corpus]) -> StreamSettings:
     """Every unit in the stream, a block each."""
-    asked = {name: CorpusSettings(corpora[name].index, c.weight, 0.0) for name, c in plain.corpora.items()}
+    asked = {name: CorpusSettings(corpora[name], c.weight, 0.0) for name, c in plain.corpora.items()}
     return StreamSettings(**{**vars(plain), "corpora": asked, "block_bytes": 1})
 
 

@@ -39,6 +39,7 @@ class Numbers:
     control = ControlIds(0, 1, 2, 3, 4, 5, 6, 7, 8, {"R": 9, "S": 10, "X": 11}, tuple(range(12, 112)))
     ordinary = np.arange(TEXT, SIZE, dtype=np.int32)
     word_start = np.ones(SIZE, dtype=bool)
+    joined = unspaced = np.zeros(SIZE, dtype=bool)
     spread = np.ones(SIZE, dtype=np.int32)
 
     def encode_documents(self, texts: list[str]) -> list[np.ndarray]:
@@ -47,8 +48,8 @@ class Numbers:
     def decode(self, tokens: np.ndarray) -> str:
         return " ".join(map(str, tokens.tolist()))
 
-    def byte_length(self, tokens: np.ndarray) -> int:
-        return 6 * len(tokens)
+    def byte_lengths(self, text: str, tokens: np.ndarray) -> np.ndarray:
+        return np.full(len(tokens), 6)
 
 
 NUMBERS: Any = Numbers()
@@ -149,7 +150,7 @@ def asked(corpora: Mapping[str, Corpus], weights: Mapping[str, float], **changes
     """Settings without held-out units, T 32 and B 37, with three or four rows a block."""
     given = {"block_bytes": 600, "length": 32, "batch_rows": 37, **changes}
     plain = settings(NUMBERS, corpora, weights, **given)
-    whole = {name: CorpusSettings(corpora[name].index, weight, 0.0) for name, weight in weights.items()}
+    whole = {name: CorpusSettings(corpora[name], weight, 0.0) for name, weight in weights.items()}
     return replace(plain, corpora=whole)
 
 

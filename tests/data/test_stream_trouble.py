@@ -11,7 +11,7 @@ from data.plan.make import CorpusSettings, StreamSettings
 from data.plan.plan import History, OnBad, Skip, append_skip, read_history
 from data.plan.positions import StreamPositions
 from data.prepare.build_index import build_index
-from data.shards import index
+from data.shards import units
 from data.shards.corpus import Corpus, open_corpus
 from data.stream.loader import Batch, Loader
 from data.stream.skipping import SkipNotice
@@ -36,14 +36,14 @@ def foreign(folder: Path, samples: list[bytes]) -> Corpus:
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index, "UNIT_TEXT", 500)
+        patch.setattr(units, "UNIT_TEXT", 500)
         build_index([str(folder / "a-0.tar")], folder / "a.index")
     return open_corpus("a", [str(folder / "a-0.tar")], folder / "a.index")
 
 
 def asked(tokenizer: Tokenizer, corpus: Corpus, **changes: object) -> StreamSettings:
     plain = settings(tokenizer, {"a": corpus}, {"a": 1.0}, **changes)
-    return StreamSettings(**{**vars(plain), "corpora": {"a": CorpusSettings(corpus.index, 1.0, 0.0)}})
+    return StreamSettings(**{**vars(plain), "corpora": {"a": CorpusSettings(corpus, 1.0, 0.0)}})
 
 
 @pytest.fixture
@@ -69,13 +69,16 @@ def test_bad_samples_are_left_out_within_the_budget_or_by_quarantine(
     told: list[SkipNotice] = []
     history = start(asked(tokenizer, bad, on_bad=SKIP))
     skipped = run(history, {"a": bad}, tokenizer, 40, on_skip=told.append)
-    assert sorted((left.key, left.unit >= 0) for left in told) == [("007", True), ("050", True)]
+    assert sorted((left.key, left.unit >= 0) for left in told) == [
+        ("a-0.tar/007", True),
+        ("a-0.tar/050", True),
+    ]
     ledger = Ledger()
     state = ledger.walk(history, {"a": bad}, tokenizer, 0, 680, StreamPositions())
     assert ledger.check(history, {"a": bad}, tokenizer, state)["a"] >= 2
-    out = start(asked(tokenizer, bad, quarantine=[("a", "007"), ("a", "050")]))
+    out = start(asked(tokenizer, bad, quarantine=[("a", "a-0.tar/007"), ("a", "050")]))
     assert run(out, {"a": bad}, tokenizer, 40).rows == skipped.rows
-    with pytest.raises(BadInput, match=r"budget: 2 samples .* than 1: a/007, a/050; .*raise"):
+    with pytest.raises(BadInput, match=r"budget: 2 samples .* than 1: a/a-0.tar/007, a/a-0.tar/050; .*raise"):
         run(start(asked(tokenizer, bad, on_bad=OnBad("skip", 1))), {"a": bad}, tokenizer, 40)
 
 

@@ -9,7 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from data.shards.tar import TarTrouble, extents, has_end_mark, members, members_end, samples, split_name
+from data.balance import Balance
+from data.shards.samples import USUAL, Reading, samples, scan, split_name
+from data.shards.tar import members
+from data.shards.tar_fields import TarTrouble
 
 
 def tar_of(entries: list[tuple[str, bytes]], format: int = tarfile.USTAR_FORMAT, **options: object) -> bytes:
@@ -85,7 +88,7 @@ def test_a_global_pax_header_is_passed_over_unless_it_renames() -> None:
         list(members(tar_of([("a.txt", b"1")], tarfile.PAX_FORMAT, pax_headers={"path": "b.txt"})))
 
 
-def test_folders_and_links_are_passed_over() -> None:
+def test_folders_are_passed_over_and_links_told_of() -> None:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for name, kind, link in (("d", tarfile.DIRTYPE, ""), ("d/l", tarfile.SYMTYPE, LONG)):
@@ -95,7 +98,8 @@ def test_folders_and_links_are_passed_over() -> None:
         member = tarfile.TarInfo("d/a.txt")
         member.size = 3
         tar.addfile(member, io.BytesIO(b"abc"))
-    assert [member.name for member in members(stream.getvalue())] == ["d/a.txt"]
+    found = [(member.name, member.problem) for member in members(stream.getvalue())]
+    assert found == [("d/l", "symbolic link"), ("d/a.txt", None)]
 
 
 def test_every_cut_is_noticed_with_its_offset() -> None:
@@ -149,20 +153,18 @@ def test_members_of_one_key_are_one_sample() -> None:
     problems = [str(sample.problem) for sample in found[3:]]
     assert problems[0] == "not UTF-8"
     assert problems[1] == "no text"
-    assert "no field 'text' of text" in problems[2]
-    assert "is not JSON" in problems[3]
+    assert problems[2] == "no text: no field 'text' of text"
+    assert problems[3] == "no text: not JSON"
     assert problems[4] == "not UTF-8"
     assert problems[5] == "no text: it is empty"
-    assert [sample.text for sample in samples(data, "other")][2] == "else"
-    assert samples(data, "other")[0].text is None  # a field was asked for, so .txt does not count
+    assert [sample.text for sample in samples(data, Reading("other"))][2] == "else"
+    assert samples(data, Reading("other"))[0].text is None  # a field was asked for, so .txt does not count
 
 
 def test_extents_tile_the_tar() -> None:
     data = tar_of([("1.txt", b"a" * 600), (LONG + ".txt", b"b"), ("3.txt", b"c")], tarfile.GNU_FORMAT)
-    found = list(extents(data))
+    found = list(scan(data, USUAL, Balance()))
     assert found[0].start == 0
-    assert found[1].start == 1536
-    end = members_end(data, found[-1].start)
-    assert has_end_mark(data, end)
-    parts = [data[a.start : b] for a, b in zip(found, [x.start for x in found[1:]] + [end])]
+    assert found[1].start == found[0].end == 1536
+    parts = [data[extent.start : extent.end] for extent in found]
     assert [samples(part)[0].text for part in parts] == ["a" * 600, "b", "c"]

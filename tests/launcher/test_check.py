@@ -15,11 +15,12 @@ from data.plan.make import make_plan
 from data.plan.plan import History
 from data.plan.segments import PlanSegments
 from data.stream.block import Opener
+from data.tokenization.check import CheckReport
 from launcher.config import run_config
 from launcher.engine.stages import stage_borders
 from launcher.preflight import estimates
 from launcher.preflight.check import report
-from launcher.preflight.quarantine import refuse_unknown
+from launcher.runs.quarantine import refuse_unknown
 from launcher.runs.run_folder import RunFolder, start
 from launcher.runs.stream_settings import open_corpora, stream_settings
 from model.share import Share
@@ -146,7 +147,8 @@ def test_blocks_of_appended_shards_are_those_that_the_stream_opens(file: Path, c
     part = replace(part, eras=(first, replace(last, slot=1)))
     grown = replace(plan, corpora=(part, *plan.corpora[1:]))
     blocks = Opener(PlanSegments(History(((0, grown),))), opened, tokenizer).blocks["code"]
-    facts = estimates.corpus(grown, part, opened["code"], tokenizer, 100)
+    sample = CheckReport(text_bytes=3, tokens=1)
+    facts = estimates.corpus(grown, part, opened["code"], sample, 100)
     assert facts["blocks"] == len(blocks)
     assert facts["held_out_bytes"] == units["text_bytes"][blocks.held_out].sum()
 

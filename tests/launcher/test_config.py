@@ -112,9 +112,36 @@ def test_a_mistake_is_one_line_with_its_place(file: Path, old: str, new: str, ex
 
 
 @pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        ("layout.zero=0", "command line over {file}:{line}: layout: precision bf16 with zero 0"),
+        ("layout.pipeline=2", "command line over {file}:{line}: layout.stages: expected the blocks of each"),
+        ("seed=2", None),
+    ],
+)
+def test_a_section_that_was_typed_over_is_not_the_files_mistake_alone(
+    file: Path, edit: str, expected: str | None
+) -> None:
+    file.write_text(f"{GOOD.rstrip()}\nlayout: {{precision: bf16, stages: [2]}}\n")
+    if expected is None:
+        run_config.load(file, [edit])
+        return
+    line = file.read_text().count("\n")
+    assert refusal(file, edit).startswith(expected.format(file=file, line=line))
+
+
+@pytest.mark.parametrize(
     ("override", "expected"),
     [
         ("model.haeds=4", "command line: model.haeds: unknown key; did you mean model.heads?"),
+        ("layout.tp=2", "command line: layout.tp: unknown key; did you mean layout.tensor?"),
+        ("layout.pp=2", "did you mean layout.pipeline?"),
+        ("layout.sp=2", "did you mean layout.sequence?"),
+        ("layout.cp=2", "did you mean layout.sequence?"),
+        ("layout.tensor_model_parallel_size=2", "did you mean layout.tensor?"),
+        ("layout.dp=2", "the data-parallel degree follows from the number of processes"),
+        ("layout.stages=1,3", "layout.stages: expected a list, got '1,3'; did you mean [1,3]?"),
+        ("layout.stages=3", "layout.stages: expected a list, got 3; did you mean [3]?"),
         ("layout.precision=fp16", "command line: layout.precision: expected 'fp32' or 'bf16'"),
         ("layout={precision: bf16, zero: 0}", "layout: precision bf16 with zero 0 is not supported"),
         ("max_sequence_length=64", "max_sequence_length: expected at least sequence_length (128), got 64"),

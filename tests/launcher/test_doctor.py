@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from launcher.preflight.dependencies import import_trouble
+from launcher.preflight.doctor import no_gpu
 from tests.support.sources import ROOT
 
 Findings = dict[str, dict[str, str | int]]
@@ -110,6 +111,26 @@ def test_a_torch_that_only_its_users_find_broken(tmp_path: Path) -> None:
     assert (findings["gpu"]["severity"], findings["gpu"]["text"]) == (2, expected)
     assert findings["processes"]["severity"] == 2
     assert findings["disk locks"]["severity"] == 0
+
+
+@pytest.mark.parametrize(
+    ("cuda", "card", "severity", "remedy"),
+    [
+        (None, False, 0, ""),
+        ("13.0", False, 0, ""),  # what plain pip brings to a laptop
+        (None, True, 1, "install a build of torch for CUDA"),
+        ("13.0", True, 1, "nvidia-smi tells whether the driver is new enough"),
+    ],
+)
+def test_no_gpu_is_a_warning_only_where_the_machine_has_one(
+    cuda: str | None, card: bool, severity: int, remedy: str
+) -> None:
+    finding = no_gpu(cuda, card)
+    assert finding.severity == severity
+    assert (finding.remedy or "").startswith(remedy)
+    assert bool(finding.remedy) == bool(remedy)
+    assert ("built for CUDA 13.0" in finding.text) == (cuda is not None)
+    assert "training runs on the CPU" in finding.text
 
 
 def test_a_torch_that_left_a_folder_behind(tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def test_a_late_batch_is_waited_for_in_the_step_that_it_held_up(monkeypatch: pyt
 
     reducer: Any = SimpleNamespace(start=lambda vector: SimpleNamespace(wait=lambda: vector))
     plan: Any = SimpleNamespace(corpora=("c",), normalise="global", mixture=Mixture.parse({"causal": {}}))
-    waiting = upcoming.Waiting(StopRequest(), 60.0, print)
-    steps = global_batches(batches(), lambda batch: batch, World(), reducer, plan, waiting, LeftOut())
+    waiting = upcoming.WaitRules(StopRequest(), 60.0, print)
+    steps = global_batches(batches(), lambda batch: batch, World(), reducer, plan, waiting, LeftOut(), 0)
     for number in range(4):
         begin = time.perf_counter()
         waited = next(steps).waited
@@ -117,8 +117,8 @@ def waiting_for_rows(world: World, store: str, how: str) -> Any:
         patch.setattr(upcoming, "ROUND", 0.2)
         patch.setattr(upcoming, "HANGS", 0.5)
         patch.setattr(upcoming, "count", lambda *_, **__: sums_of(np.ones((len(NAMES), 1))))
-        waiting = upcoming.Waiting(stop, patience, told.append)
-        one = upcoming.Upcoming(take(), apart, HostSums(apart), 1, waiting)
+        waiting = upcoming.WaitRules(stop, patience, told.append)
+        one = upcoming.Upcoming(take(), apart, HostSums(apart), 1, waiting, 0)
         try:
             batch, sums = one.result()
             return batch, float(sums.weight[0, 0]), told

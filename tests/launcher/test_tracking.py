@@ -23,6 +23,7 @@ from data.errors import BadInput
 from data.provenance.openings import OpeningsLog
 from data.stream.streams import Opening
 from launcher.config import run_config
+from launcher.reporting.metrics_table import evaluations_table, metrics_table
 from launcher.runs.run_folder import RunFolder, claim, start
 from launcher.tracking import wandb_feed
 from launcher.tracking.console import Pace, PlainConsole, watch
@@ -44,6 +45,7 @@ STEP = StepRecord(
     rows=8,
     tokens=900,
     target_tokens=700,
+    unknown=0.02,
     loss=6.5,
     objectives={"causal": ObjectiveRecord(6.5, 700.0, 700, 1.0)},
     corpora={"code": CorpusRecord(6.5, 8, 1.0, 0.25)},
@@ -59,6 +61,7 @@ STEP = StepRecord(
 NAMES = {
     *("step", "attempt", "time", "rows", "tokens", "target_tokens", "loss", "objectives", "corpora", "lr"),
     *("grad_norm", "tokens_per_second", "mfu", "data_wait", "step_seconds", "memory_gib", "fingerprint"),
+    "unknown",
 }
 EVAL = EvalRecord(
     1, 1, {"code": {"causal": EvalCell(6.4, 0.1, 2.5, 300), "nsp": EvalCell(0.7, 0.5, None, 9)}}, 1.0
@@ -148,6 +151,15 @@ def test_the_time_left_follows_the_clock_on_the_wall() -> None:
     assert pace.left() == 180.0
 
 
+def test_metrics_show_evaluations_beside_steps() -> None:
+    lines = [json.loads(to_json(record)) for record in (STEP, replace(EVAL, ema=EVAL.eval), SAMPLES)]
+    assert [row[0] for row in metrics_table(lines)[1]] == [STEP.step]
+    titles, rows = evaluations_table(lines)
+    assert titles == ["step", "weights", "corpus", "objective", "loss", "accuracy", "bits_per_byte"]
+    assert rows[0] == [1, "trained", "code", "causal", 6.4, 0.1, 2.5]
+    assert [row[1:4] for row in rows[2:]] == [["ema", "code", "causal"], ["ema", "code", "nsp"]]
+
+
 def test_a_terminal_gets_a_live_view(tmp_path: Path) -> None:
     script = """
 import sys, time
@@ -191,7 +203,7 @@ import os, sys
 from pathlib import Path
 from launcher.training.redirect_output import quiet
 print("before")
-with quiet(Path(sys.argv[1])) as terminal:
+with quiet(Path(sys.argv[1]), print) as terminal:
     print("from python")
     os.write(2, b"from C\\n")
     print("step 1", file=terminal)

@@ -419,10 +419,10 @@ def test_more_segments_than_noise_can_number_at_once():
     """A word list: every segment still gets its own share of the noise."""
     given = texts([[401, 402, 403]] * (MOST + 500))
     keys = [key(1, "document", i) for i in range(len(given))]
-    mixture = Mixture.parse({"mlm": {}})
+    mixture = Mixture.parse({"mlm": {"select": 0.34}})
     segments = ExampleBuilder(given, given.whole(), mixture, 0, 8, TOKENIZER, 1, keys).segments()
     chosen = [*range(0, len(segments), 1_000), MOST - 1, MOST, len(segments) - 1]
-    assert {int((segments[i].example.targets >= 0).sum()) for i in chosen} == {1}
+    assert {int((segments[i].example.targets >= 0).sum()) for i in chosen} <= {1, 2}
 
 
 def test_what_reads_straight_on_is_a_view_of_the_documents_and_cannot_be_written():

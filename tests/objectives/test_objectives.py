@@ -126,8 +126,8 @@ def test_prefix():
     example = made(Prefix(), source())
     targets = [_, _, _, _, _, 406, 407, 408, 409, 410, END]
     check(example, [BEGIN, *X], targets, [5, 5, 5, 5, 5, 5, 6, 7, 8, 9, 10], objective=4)
-    # A fixed share of 0.25: 2 of 10 positions; the segment does not close its document.
-    example = made(Prefix(low=0.25, high=0.25), source(last=False))
+    # A fixed share of 0.25: 2.5 of 10 positions, here 2; the segment does not close its document.
+    example = made(Prefix(low=0.25, high=0.25), source(last=False), key=0)
     check(example, [BEGIN, *X[:-1]], [_, *X[1:]], [1, 1, 2, 3, 4, 5, 6, 7, 8, 9], objective=4)
     # Never less than one position: then it is causal.
     example = made(Prefix(low=0, high=0.1), source(X[:3]))
@@ -157,14 +157,16 @@ def test_mlm_random_tokens_are_ordinary():
     assert example.targets.tolist() == X * 50
 
 
-def test_mlm_has_a_target_in_the_shortest_segment():
-    example = made(Mlm(select=0.01, mask=1, random=0, keep=0), source([405]))
-    check(example, [MASK], [405], [0], objective=2)
+def test_mlm_of_one_token():
+    # Chosen as often as is asked: not by key 1.
+    mlm = Mlm(select=0.01, mask=1, random=0, keep=0)
+    check(made(mlm, source([405]), key=191), [MASK], [405], [0], objective=2)
+    check(made(mlm, source([405])), [405], [_], [0], objective=2)
 
 
 def test_mlm_whole_word():
     # Of ten tokens four: the first word drawn has 3 or 2, and the second crosses the line.
-    example = made(Mlm(select=0.4, mask=1, random=0, keep=0, whole_word=True), source(WORDS))
+    example = made(Mlm(select=0.4, mask=1, random=0, keep=0, whole_word=True), source(WORDS), key=7)
     tokens = [MASK] * 5 + WORDS[5:]
     check(example, tokens, [*WORDS[:5], _, _, _, _, _], [9] * 10, objective=2)
 
@@ -209,43 +211,48 @@ def test_nsp_order():
 
 
 def test_nsp_of_one_token_has_no_pair_target():
-    example = made(Nsp(mlm=Mlm(mask=1, random=0, keep=0)), source([405]))
+    example = made(Nsp(mlm=Mlm(mask=1, random=0, keep=0)), source([405]), key=4)
     check(example, [CLS, MASK, SEP, SEP], [_, 405, _, _], [3] * 4, objective=[3, 2, 3, 3])
 
 
 def test_span():
     # Of ten tokens four are noise, in two runs: d e f and j.
-    example = made(Span(mean=2, rate=0.4), source())
+    example = made(Span(mean=2, rate=0.4), source(), key=50)
     prompt, runs = [401, 402, 403, S0, 407, 408, 409, S1], [S0, 404, 405, 406, S1, 410]
     targets = [_] * 7 + [*runs, END]
     check(example, prompt + runs, targets, [7] * 8 + [8, 9, 10, 11, 12, 13], objective=5)
 
 
 @pytest.mark.parametrize(
-    "denoiser, prompt, runs",
+    "key, denoiser, prompt, runs",
     [
-        # S: one run of round(2.5) = 2 at the end.
-        (Denoiser(mean=None, rate=0.25, mode="S"), [S, *X[:8], S0], [S0, 409, 410]),
+        # S: one run of 2.5 tokens, here 2, at the end.
+        (3, Denoiser(mean=None, rate=0.25, mode="S"), [S, *X[:8], S0], [S0, 409, 410]),
         # X: five tokens are noise, in round(5 / 2) = 2 runs.
         (
+            2,
             Denoiser(mean=2, rate=0.5, mode="X"),
             [X_MODE, *X[:3], S0, 407, 408, S1],
             [S0, *X[3:6], S1, 409, 410],
         ),
-        # A mean longer than the noise: one run.
-        (Denoiser(mean=64, rate=0.15, mode="R"), [R, *X[:8], S0], [S0, 409, 410]),
-        (Denoiser(mean=3, rate=0.15), [*X[:8], S0], [S0, 409, 410]),
+        # A mean longer than the noise of 1.5 tokens: one run.
+        (0, Denoiser(mean=64, rate=0.15, mode="R"), [R, *X[:8], S0], [S0, 409, 410]),
+        (3, Denoiser(mean=3, rate=0.15), [*X[:9], S0], [S0, 410]),
+        # Less than a token: here none, which is told.
+        (1, Denoiser(mean=3, rate=0.01), X, []),
+        (1, Denoiser(mean=None, rate=0.01, mode="S"), [S, *X], []),
     ],
 )
-def test_span_denoisers(denoiser, prompt, runs):
-    example = made(Span(denoisers=(denoiser,)), source())
+def test_span_denoisers(key, denoiser, prompt, runs):
+    example = made(Span(denoisers=(denoiser,)), source(), key)
     k = len(prompt)
     bound = [k - 1] * k + list(range(k, k + len(runs)))
     check(example, prompt + runs, [_] * (k - 1) + [*runs, END], bound, objective=5)
 
 
 def test_span_of_one_token():
-    check(made(Span(), source([405])), [S0, S0, 405], [S0, 405, END], [0, 1, 2], objective=5)
+    check(made(Span(), source([405]), key=0), [S0, S0, 405], [S0, 405, END], [0, 1, 2], objective=5)
+    check(made(Span(), source([405])), [405], [END], [0], objective=5)
 
 
 def test_span_ul2_is_the_paper_s_seven():
@@ -257,8 +264,8 @@ def test_span_ul2_is_the_paper_s_seven():
 
 def test_span_fit_keeps_to_the_sentinels():
     text = np.full(1000, 401, dtype=np.int32)
-    # Two sentinels allow two runs: up to 7 noise tokens, n = 49 (7.35); n = 50 has 8 (7.5) in 3 runs.
-    assert Span().fit(text, 1000, FakeTokenizer(sentinels=2)) == 49
+    # Two sentinels allow two runs: up to 7 noise tokens, n = 46 (6.9); n = 47 (7.05) may have 8, in 3 runs.
+    assert Span().fit(text, 1000, FakeTokenizer(sentinels=2)) == 46
     # n + 2·runs ≤ 60: n = 53 has 8 noise tokens, 3 runs: 59; 54 has 3: 60; 55 has 3: 61.
     assert Span().fit(text, 60, TOKENIZER) == 54
     with pytest.raises(ValueError, match="no sentinel"):

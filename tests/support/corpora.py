@@ -1,50 +1,48 @@
 """The small corpora and tokenizer that tests share, made once and kept in a temporary folder."""
 
 import hashlib
-import itertools
+import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
-from data.prepare import builtin
+import zstandard
+
 from data.prepare.documents import Document
 from data.prepare.pack import pack_documents
 from data.shards.corpus import open_corpus
 from data.tokenization.train import train
 from tests.support.helpers import Corpora
-from tests.support.sources import source_files
+from tests.support.sources import ROOT, source_files
+
+LIBRARY = ROOT / "tests" / "fixtures" / "library"
 
 _SOURCES = ("prepare", "shards", "tokenization")
 """Packages of data/ whose code decides what the corpora and the tokenizer are: a change of it makes them
 anew."""
 
 
-def _first_bytes(name: str, limit: int) -> Iterator[Document]:
-    """Every third document of a built-in corpus that is no giant, up to about `limit` bytes of text."""
-    total = 0
-    for document in itertools.islice(builtin.documents(name), 0, None, 3):
-        size = len(document.text or "")
-        if 0 < size < 60_000:
-            yield document
-            total += size
-        if total > limit:
-            return
+def _documents(name: str) -> Iterator[Document]:
+    """Those of tests/fixtures/library: the same text on every machine, whichever Python runs the tests."""
+    lines = zstandard.decompress((LIBRARY / f"{name}.jsonl.zst").read_bytes()).splitlines()
+    for fields in map(json.loads, lines):
+        yield Document(fields["source"], fields["text"], None)
 
 
 def _key() -> str:
-    digest = hashlib.sha256(sys.version.encode() + Path(__file__).read_bytes())
+    digest = hashlib.sha256(metadata.version("sentencepiece").encode())
     files = [path for package in _SOURCES for path in source_files(f"data/{package}")]
     assert len(files) > 15, files
-    for path in files:
+    for path in (Path(__file__), *sorted(LIBRARY.iterdir()), *files):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def _build(folder: Path) -> None:
-    pack_documents(_first_bytes("code", 1_500_000), folder / "code", shard_bytes=1 << 20)
-    pack_documents(_first_bytes("prose", 500_000), folder / "prose")
+    pack_documents(_documents("code"), folder / "code", shard_bytes=1 << 20)
+    pack_documents(_documents("prose"), folder / "prose")
     corpora = [open_corpus(name, [str(folder / f"{name}-*.tar")]) for name in ("code", "prose")]
     train(corpora, folder / "tokenizer.model", vocabulary=2000, budget=600_000)
 

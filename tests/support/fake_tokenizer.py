@@ -25,6 +25,9 @@ class FakeTokenizer:
         self.ordinary = np.arange(400, SIZE, dtype=np.int32)
         self.word_start = np.zeros(SIZE, dtype=bool)
         self.word_start[[400, 428, 429, 430]] = True
+        self.joined, self.unspaced = np.zeros((2, SIZE), dtype=bool)
+        self.joined[BYTE + 0x80 : BYTE + 0xC0] = True
+        self.unspaced[BYTE + 0xE3 : BYTE + 0xEA] = self.word_start[BYTE + 0xE3 : BYTE + 0xEA] = True
         self.spread = np.ones(SIZE, dtype=np.int32)
         for token, piece in PIECES.items():
             self.spread[token] = len(piece)

@@ -17,7 +17,7 @@ class Corpora:
     folder: Path
     tokenizer_path: Path
     code: str
-    """Glob of the shards of `code`: about 1.5 MB of the standard library's sources in two shards."""
+    """Glob of the shards of `code`: about 1.5 MB of Python's standard library in two shards."""
     prose: str
     """Glob of the shards of `prose`: about 0.5 MB of docstrings and manuals in one shard."""
 

@@ -8,16 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from data.plan.make import CorpusSettings, StreamSettings, make_plan
 from data.plan.plan import History, OnBad
 from data.plan.positions import StreamPositions
 from data.plan.segments import PlanSegments
-from data.shards import index
+from data.shards import units
 from data.shards.corpus import Corpus
 from data.shards.index import Index, Shard, write
+from data.shards.units import UnitTable
 from data.stream.block import OpenBlock, Opener
 from data.stream.loader import Batch, Loader
 from data.stream.prefetch import Prefetcher
@@ -63,7 +63,7 @@ def small_units(
 ) -> Corpus:
     """A packed corpus with units of about `unit` bytes of text, so that little text makes many blocks."""
     with monkeypatch.context() as context:
-        context.setattr(index, "UNIT_TEXT", unit)
+        context.setattr(units, "UNIT_TEXT", unit)
         return make_corpus(folder, name, documents, **options)
 
 
@@ -71,7 +71,7 @@ def settings(
     tokenizer: Tokenizer, corpora: Mapping[str, Corpus], weights: Mapping[str, float], **changes: Any
 ) -> StreamSettings:
     """Settings of a small stream: T 64, blocks of 1 000 bytes, 12 lanes, B 17 (which divides nothing)."""
-    asked = {name: CorpusSettings(corpora[name].index, weight, 0.02) for name, weight in weights.items()}
+    asked = {name: CorpusSettings(corpora[name], weight, 0.02) for name, weight in weights.items()}
     given: dict[str, Any] = {
         "seed": 1,
         "tokenizer": tokenizer.hash,
@@ -162,14 +162,14 @@ def run(
 def joined(folder: Path, name: str, *parts: Corpus) -> Corpus:
     """The shards of several corpora as one corpus, in that order: what appending shards leads to."""
     files: list[Shard] = []
-    units = []
+    tables = []
     for part in parts:
-        table = part.index.units.copy()
-        table["shard"] += len(files)
-        units.append(table)
+        rows = part.table.units.copy()
+        rows["shard"] += len(files)
+        tables.append(UnitTable(rows, part.table.placed, part.table.names))
         files += [replace(shard, name=url) for url, shard in zip(part.shards, part.index.files)]
     path = folder / f"{name}.index"
-    write(path, files, np.concatenate(units))
+    write(path, files, UnitTable.joined(tables))
     return Corpus(name, Index.open(path), [url for part in parts for url in part.shards], parts[0].store)
 
 
@@ -230,7 +230,9 @@ class Ledger:
                 blocks = [block for e, block in resolved if e == epoch]
                 assert len(blocks) == len(set(blocks))
                 units = [unit for block in blocks for unit in opener.blocks[corpus.name].units_of(block)]
-                documents = read_documents(corpora[corpus.name], tokenizer, 1, corpus.name, epoch, units)
+                documents = read_documents(
+                    corpora[corpus.name], tokenizer, 1, corpus.name, epoch, units, corpus.set_aside
+                )
                 for i, tokens in enumerate(documents.tokens):
                     at = corpus.name, epoch, int(documents.units[i]), int(documents.numbers[i])
                     covered = sum(stop - start for start, stop in self.used.get(at, []))

@@ -246,7 +246,7 @@ def test_members_are_never_written_by_their_names(headrace: Commands, work: Path
 def test_no_command_is_taken_from_an_index(headrace: Commands, work: Path) -> None:
     index = Index.open(work / "a.index")
     command = f"pipe:touch {work}/pwned; cat {shard(work)}; : file://x"
-    write(work / "evil.index", [Shard(command, 0, 0, "plain")], np.array(index.units))
+    write(work / "evil.index", [Shard(command, 0, 0, "plain")], index.table)
     for arguments in (
         ["data", "verify", "evil.index"],
         ["tokenizer", "train", "evil.index", "--out", "t.model"],

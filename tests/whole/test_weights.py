@@ -69,6 +69,10 @@ def test_a_mean_is_taken_where_a_run_is_read(headrace: Commands, source: Path, t
     refused = headrace.refused("resume", out, "steps=9")
     assert f"{out}/checkpoints: holds weights alone, which cannot be resumed" in refused
     assert refused.endswith(f"init_from={out}")
+    status = headrace.ok("status", out)
+    assert status.startswith(f"{out}: weights alone\n")
+    assert status.endswith(f"begin a run from it with: init_from={out}\n")
+    assert "resume" not in status
 
 
 @pytest.mark.parametrize(
@@ -181,6 +185,12 @@ def test_what_a_run_cannot_begin_from_is_refused_in_words(
         line = refused(command, init_from=str(source), model={"layers": 1, "width": 32, "heads": 2})
         assert f"init_from: {source}/checkpoints/step-00000004 holds a model of " in line
         assert line.endswith(": weights can only begin a model of their own shape")
+        line = refused(command, init_from=f"{source}@last")
+        assert f"init_from: {source}@last: expected RUN@STEP with the number of a step" in line
+        assert "https://h/run: expected a local folder" in refused(command, init_from="https://h/run")
+    alone = Path(shutil.copytree(source / "checkpoints" / "step-00000004", tmp_path / "step-00000004"))
+    file.write_text(json.dumps(config(text, tmp_path, **SMALL | {"steps": 1, "init_from": str(alone)})))
+    assert f"init_from: {alone} lies in no run" in headrace.ok("check", file)
     own = Path(shutil.copytree(source, tmp_path / "source"))
     damaged = own / "checkpoints" / "step-00000004" / "frag-00001.safetensors"
     content = bytearray(damaged.read_bytes())

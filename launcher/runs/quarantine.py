@@ -1,6 +1,7 @@
 """Whether the documents that a config skips are there at all.
 
 A key with a typo in it leaves nothing out, and the document that was meant is trained on; so it is refused.
+So is a key that several documents bear, which would leave out all of them.
 The index knows no keys, so this reads text: what was asked for anew is looked for at a start where the corpus
 is small enough for that to take seconds. In a larger one a start must not wait for it, possibly for hours and
 with all GPUs idle: it warns, and `headrace check` and --dry-run look, on a machine that has time.
@@ -10,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from data.errors import BadInput
 from data.shards.corpus import Corpus, ReadTrouble
-from data.shards.find import find_documents
+from data.shards.find import Located, bytes_to_read, find_documents, several
 from launcher import output
 from launcher.config.run_config import Config
 
@@ -21,8 +22,9 @@ AT_A_START = 256 << 20
 def refuse_unknown(
     config: Config, corpora: Mapping[str, Corpus], before: Config | None = None, most: float = AT_A_START
 ) -> list[str]:
-    """BadInput for a quarantined key that no document of its corpus has. A line for each corpus where that
-    could not be told: of more than `most` bytes, or not to be read. Keys of the config `before` are known."""
+    """BadInput for a quarantined name that no document of its corpus has, or several. A line for each corpus
+    where that could not be told: of more than `most` bytes, or not to be read. Keys of the config `before`
+    are known."""
     warnings = []
     for name, corpus in config.data.corpora.items():
         known = before.data.corpora.get(name) if before else None
@@ -30,28 +32,30 @@ def refuse_unknown(
         if not keys:
             continue
         key = f"data.corpora.{name}.quarantine"
-        size = int(corpora[name].index.units["length"].sum())
+        size = bytes_to_read(corpora[name], keys)
         if size > most:
             warnings.append(
                 f"{key}: whether these documents exist was not looked up in {output.size(size)}; "
-                "'headrace check', or this command with --dry-run, does it"
+                "'headrace check', or this command with --dry-run, does it (SHARD/KEY is found quickly)"
             )
             continue
         try:
-            missing = _missing(corpora[name], keys)
+            found = _looked_up(corpora[name], keys)
         except ReadTrouble as trouble:
             warnings.append(f"{key}: whether these documents exist cannot be told: {trouble}")
             continue
-        if missing:
+        if missing := sorted(asked for asked, documents in found.items() if not documents):
             others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             raise BadInput(
                 f"{key}: none of the {corpora[name].index.samples:,} documents of corpus {name} has the key "
                 f"{missing[0]!r}{others}; 'headrace data trace' and 'show' print the keys of documents"
             )
+        for asked, documents in found.items():
+            if len({document.name for document in documents}) > 1:
+                raise BadInput(f"{key}: {several(asked, name, documents)}")
     return warnings
 
 
-def _missing(corpus: Corpus, keys: Iterable[str]) -> list[str]:
+def _looked_up(corpus: Corpus, keys: Iterable[str]) -> dict[str, list[Located]]:
     with output.progress(f"looking for the quarantine in {corpus.name}") as report:
-        found = find_documents(corpus, keys, report)
-    return sorted(key for key, locations in found.items() if not locations)
+        return find_documents(corpus, keys, report)

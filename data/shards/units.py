@@ -1,0 +1,216 @@
+"""The table of units: which bytes of which shard hold about 64 KB of text.
+
+Reading a corpus in any order needs a table that says where to begin. One entry a document would make it as
+large as the text at web scale; one entry a *unit* keeps it under a thousandth. There are two kinds of unit:
+
+    a run of whole samples   tar bytes that begin at a header; its documents are found by reading headers
+    a part of a document     up to 1 MiB of the text of a long one (data/shards/parts.py), nothing else
+
+The second kind stands for every sample that is too large to be read as a whole: each of its documents is
+*placed*, with its key, by an entry of a second table, and takes one unit for each of its parts:
+
+    units     0: samples a b c   1: d, part 0   2: d, part 1   3: d, part 2   4: samples e f
+    placed                       unit 1, 3 parts, "d"
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import xxhash
+
+Sized = TypeVar("Sized")
+
+UNIT_TEXT = 1 << 16
+"""Bytes of text that a unit aims at."""
+UNIT_TAR = 1 << 22
+"""Most tar bytes of a unit: bounds what one read brings into memory. A larger sample is placed, document by
+document."""
+
+UNITS = np.dtype(
+    [
+        ("shard", "<u4"),
+        ("samples", "<u4"),
+        ("offset", "<u8"),
+        ("length", "<u8"),
+        ("text_bytes", "<u8"),
+        ("checksum", "<u8"),
+        ("stored_offset", "<u8"),
+        ("stored_length", "<u8"),
+    ]
+)
+"""One unit. samples: the documents that begin in it, bad ones included. offset, length: of its bytes in the
+tar. checksum: xxh64 of these bytes. stored_offset, stored_length: which frames of a compressed shard hold
+them."""
+
+PLACED = np.dtype(
+    [("unit", "<u8"), ("parts", "<u4"), ("kind", "<u4"), ("key_end", "<u8"), ("problem_end", "<u8")]
+)
+"""One placed document. unit: that of its first part; kind: an index of KINDS; key_end, problem_end: where in
+the blob of names its key ends, which begins where the one before ends, and then its problem, if it has
+one."""
+KINDS = ("text", "json")
+
+
+class Unit(NamedTuple):
+    """One unit; fields as in UNITS."""
+
+    shard: int
+    samples: int
+    offset: int
+    length: int
+    text_bytes: int
+    checksum: int
+    stored_offset: int
+    stored_length: int
+
+
+class Placed(NamedTuple):
+    """A document that takes units of its own. problem: why it has no text; then it has one unit, of no
+    bytes."""
+
+    key: str
+    unit: int
+    parts: int
+    kind: str
+    problem: str | None
+
+
+class UnitTable:
+    """The units of some shards, in their order, and the documents that are placed in them."""
+
+    def __init__(self, units: np.ndarray, placed: np.ndarray | None = None, names: bytes = b"") -> None:
+        """units: an array of UNITS; placed: one of PLACED, by unit; names: UTF-8."""
+        self.units = units
+        self.placed = np.empty(0, PLACED) if placed is None else placed
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def checksum(self) -> str:
+        """Hex digest of all of it."""
+        digest = xxhash.xxh3_128()
+        for array in (self.units, self.placed):
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+        digest.update(self.names)
+        return digest.hexdigest()
+
+    def unit(self, number: int) -> Unit:
+        """One entry, as Python integers."""
+        return Unit(*self.units[number].tolist())
+
+    def placed_at(self, unit: int) -> Placed | None:
+        """The placed document of which a unit is a part."""
+        if not len(self.placed):
+            return None
+        at = int(np.searchsorted(self.placed["unit"], unit, side="right")) - 1
+        if at < 0 or unit >= int(self.placed["unit"][at]) + int(self.placed["parts"][at]):
+            return None
+        return self._placed(at)
+
+    def _placed(self, at: int) -> Placed:
+        begin = int(self.placed["problem_end"][at - 1]) if at else 0
+        unit, parts, kind, key_end, problem_end = self.placed[at].tolist()
+        problem = bytes(self.names[key_end:problem_end]).decode() or None
+        return Placed(bytes(self.names[begin:key_end]).decode(), unit, parts, KINDS[kind], problem)
+
+    def placed_in(self, first: int, stop: int) -> Iterator[Placed]:
+        """The placed documents that begin in units first … stop−1."""
+        low, high = np.searchsorted(self.placed["unit"], [first, stop])
+        return map(self._placed, range(int(low), int(high)))
+
+    def first_parts(self, stop: int | None = None) -> np.ndarray:
+        """int64 [units]: of each of the first `stop` units the number of the unit in which its document
+        begins; its own for a unit of whole samples."""
+        first = np.arange(len(self.units) if stop is None else stop, dtype=np.int64)
+        long = self.placed[(self.placed["parts"] > 1) & (self.placed["unit"] < len(first))]
+        for unit, parts in zip(long["unit"].tolist(), long["parts"].tolist()):
+            first[unit : unit + parts] = unit
+        return first
+
+    def of(self, first: int, stop: int) -> "UnitTable":
+        """Units first … stop−1 alone: whole shards."""
+        low, high = (int(at) for at in np.searchsorted(self.placed["unit"], [first, stop]))
+        placed = self.placed[low:high].copy()
+        begin = int(self.placed["problem_end"][low - 1]) if low else 0
+        end = int(self.placed["problem_end"][high - 1]) if high else 0
+        placed["unit"] -= first
+        for name in ("key_end", "problem_end"):
+            placed[name] -= begin
+        return UnitTable(self.units[first:stop], placed, bytes(self.names[begin:end]))
+
+    @staticmethod
+    def joined(tables: Sequence["UnitTable"]) -> "UnitTable":
+        """One behind the other; the numbers of their shards as they are."""
+        placed, units, length = [], 0, 0
+        for table in tables:
+            part = table.placed.copy()
+            part["unit"] += units
+            for name in ("key_end", "problem_end"):
+                part[name] += length
+            placed.append(part)
+            units, length = units + len(table), length + len(table.names)
+        names = b"".join(bytes(table.names) for table in tables)
+        return UnitTable(np.concatenate([table.units for table in tables]), np.concatenate(placed), names)
+
+
+class UnitTableBuilder:
+    """Takes units in order, as tuples of the fields of UNITS."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, ...]] = []
+        self._placed: list[tuple[int, ...]] = []
+        self._names = bytearray()
+
+    def place(
+        self, key: str, kind: str, units: Sequence[tuple[int, ...]], problem: str | None = None
+    ) -> None:
+        """A document that takes these units."""
+        first = len(self.rows)
+        self._names += key.encode("utf-8", "backslashreplace")
+        key_end = len(self._names)
+        self._names += (problem or "").encode("utf-8", "backslashreplace")
+        self._placed.append((first, len(units), KINDS.index(kind), key_end, len(self._names)))
+        self.rows += units
+
+    def table(self) -> UnitTable:
+        """What was taken."""
+        return UnitTable(np.array(self.rows, UNITS), np.array(self._placed, PLACED), bytes(self._names))
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a sample adds to its unit: bytes of text, bytes of tar, bytes of tar before it that are in no
+    sample; alone: its documents are placed."""
+
+    text: int
+    tar: int
+    gap: int = 0
+    alone: bool = False
+
+
+def runs(samples: Iterable[Sized], size: Callable[[Sized], Size]) -> Iterator[list[Sized]]:
+    """Cut a shard's samples into units, those that are alone one by one.
+
+    A sample opens a new unit where the unit's text comes nearer to UNIT_TEXT without it than with it, or
+    where the unit would exceed UNIT_TAR. Packing and indexing use this one rule, so they agree.
+    """
+    unit: list[Sized] = []
+    text = tar = 0
+    for sample in samples:
+        more = size(sample)
+        if unit and (more.alone or text + more.text / 2 > UNIT_TEXT or tar + more.gap + more.tar > UNIT_TAR):
+            yield unit
+            unit = []
+        if more.alone:
+            yield [sample]
+            continue
+        if not unit:
+            text = tar = 0
+        text += more.text
+        tar += more.tar + (more.gap if unit else 0)
+        unit.append(sample)
+    if unit:
+        yield unit
