@@ -20,8 +20,9 @@ from data.shards.corpus import identity
 from data.shards.index import Index, OldIndex, Shard, write
 from data.shards.patience import Patience
 from data.shards.samples import USUAL, Reading
-from data.shards.store import CacheOptions, Store, find_shards, shown, unpacked_key
+from data.shards.store import CacheOptions, Store, find_shards, unpacked_key
 from data.shards.tar_fields import TarTrouble
+from data.shards.transports import shown
 from data.shards.units import UnitTable
 from data.shards.walk import Walk, unreadable
 

@@ -19,9 +19,10 @@ from data.shards.corpus import Corpus, ReadTrouble, match, remedy
 from data.shards.index import Index
 from data.shards.patience import Patience
 from data.shards.samples import Sample, samples
-from data.shards.store import CacheOptions, Store, expand, is_local, shown
+from data.shards.store import CacheOptions, Store, expand
 from data.shards.tar import BEHIND
 from data.shards.tar_fields import BLOCK, TarTrouble
+from data.shards.transports import is_local, shown
 
 
 class ShardFinding(NamedTuple):

@@ -21,8 +21,9 @@ from data.errors import BadInput, PassingTrouble
 from data.shards.index import Index
 from data.shards.patience import Patience
 from data.shards.samples import USUAL, Reading, Sample, read_part, read_text, samples
-from data.shards.store import CacheOptions, CutOff, Store, expand, is_local, shown
+from data.shards.store import CacheOptions, CutOff, Store, expand
 from data.shards.tar_fields import TarTrouble
+from data.shards.transports import is_local, shown
 from data.shards.trouble import ShardTrouble
 from data.shards.units import Placed, UnitTable
 from data.shards.walk import meant, unreadable

@@ -74,6 +74,8 @@ class Patience:
         self._lock = threading.Lock()
         self._outages: dict[str, _Outage] = {}
         self._not_before: dict[str, float] = {}
+        self._quiet_until: dict[str, float] = {}
+        """A place that comes and goes is not told of at each turn."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(Patience, self.minutes, setting=self.setting), ()
@@ -99,10 +101,11 @@ class Patience:
             except Transient as error:
                 now = time.monotonic()
                 began = began or now
-                since = self._failed(what, place, began, error, now)
+                since = self._failed(place, began, now)
                 left = since + self.seconds - now
                 if left <= 0 or error.wait > left:
                     raise self._lost(what, error, number + 1, now - since) from error
+                self._tell_of(what, place, error, now)
                 pause_now = min(pause * 2**number, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
                 if error.wait:  # at the earliest; and many ranks should not come back at one instant
                     self._keep_away(place, now + error.wait)
@@ -123,18 +126,24 @@ class Patience:
         with self._lock:
             self._not_before[place] = max(self._not_before.get(place, 0.0), until)
 
-    def _failed(self, what: str, place: str, began: float, error: Transient, now: float) -> float:
-        """Take note of a failure, tell if it is time; since when it is waited."""
+    def _failed(self, place: str, began: float, now: float) -> float:
+        """Take note of a failure; since when there is trouble."""
         with self._lock:
-            outage = self._outages.setdefault(place, _Outage(now, now))
-            since = min(began, outage.began)
-            if not self.seconds or now < outage.tell_next:
-                return since
+            first_line = max(now, self._quiet_until.get(place, 0.0))
+            outage = self._outages.setdefault(place, _Outage(now, first_line))
+            return min(began, outage.began)
+
+    def _tell_of(self, what: str, place: str, error: Transient, now: float) -> None:
+        """Say that it is waited, if it is time."""
+        with self._lock:
+            outage = self._outages.get(place)
+            if outage is None or now < outage.tell_next:
+                return
             outage.tell_next = now + min(_SPARSE * 2**outage.told, _SPARSEST)
+            self._quiet_until[place] = outage.tell_next
             outage.told += 1
-            waited = f", since {minutes(now - since)}" if outage.told > 1 else ""
-        self._tell(f"waits for {what}: {error}{waited}; for up to {minutes(self.seconds)} ({self.setting})")
-        return since
+            since = f", since {minutes(now - outage.began)}" if outage.told > 1 else ""
+        self._tell(f"waits for {what}: {error}{since}; for up to {minutes(self.seconds)} ({self.setting})")
 
     def _succeeded(self, place: str) -> None:
         if not self._outages and not self._not_before:  # as nearly always
@@ -146,6 +155,11 @@ class Patience:
             self._tell(f"{place} answers again, after {minutes(time.monotonic() - outage.began)}")
 
     def _lost(self, what: str, error: Transient, attempts: int, waited: float) -> PassingTrouble:
+        if error.wait > self.seconds:
+            return PassingTrouble(
+                f"{what}: {error}, longer than {self.setting}, {self.minutes:g} min: start again later, or "
+                "raise it"
+            )
         tries = f"{attempts} attempt{'s' if attempts != 1 else ''} in {minutes(waited)}"
         return PassingTrouble(
             f"{what}: {error} ({tries}); such trouble passes, but this did not within {self.setting}, "

@@ -12,8 +12,6 @@ import contextlib
 import os
 import re
 import threading
-import urllib.parse
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +26,7 @@ from data.shards.compression import unpack
 from data.shards.http import Http
 from data.shards.index import Shard
 from data.shards.patience import Patience
-from data.shards.transports import Fsspec, NoRanges, Pipe, Status, Transport
+from data.shards.transports import Fsspec, NoRanges, Pipe, Status, Transport, is_local, place, shown
 from data.shards.trouble import ShardTrouble, Transient, of_local
 from data.shards.walk import Found, Walk, meant
 
@@ -58,36 +56,6 @@ class CacheOptions:
 
 class CutOff(ShardTrouble):
     """A file ends before what was indexed does: the shard's, or one in the cache that another shard left."""
-
-
-def is_local(url: str) -> bool:
-    """Whether `url` is a path of this machine."""
-    return "://" not in url and not url.startswith("pipe:")
-
-
-def shown(url: str) -> str:
-    """A URL for messages and indexes: without user, password and query, which may be secrets. BadInput for
-    what is none."""
-    if url.startswith("pipe:"):
-        words = url.removeprefix("pipe:").split()
-        return f"pipe:{words[0] if words else ''} #{zlib.crc32(url.encode()):08x}"
-    if is_local(url):
-        return url
-    try:
-        parts = urllib.parse.urlsplit(url)
-    except ValueError as error:
-        raise BadInput(f"{url.partition('://')[0]}://…: is not a URL ({error})") from error
-    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def place(url: str) -> str:
-    """What an outage would take with it: the server of a URL, the folder of a file. Without secrets."""
-    if url.startswith("pipe:"):
-        return shown(url)
-    if is_local(url):
-        return os.path.dirname(url) or "."
-    parts = urllib.parse.urlsplit(shown(url))
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 def expand(shards: Sequence[str], patience: Patience | None = None) -> list[str]:
@@ -178,6 +146,8 @@ class Store:
                 status = os.stat(url)
             return Status(status.st_size, status.st_mtime_ns)
 
+        if url.startswith("pipe:"):
+            return self._pipe.status(url)  # runs nothing, so it is no sign that the command works again
         return self._patiently(url, local if is_local(url) else lambda: self._transport(url).status(url))
 
     def read(self, url: str, shard: Shard, units: np.ndarray, *, fresh: bool = False) -> bytes:

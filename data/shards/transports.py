@@ -1,4 +1,5 @@
-"""One attempt at reading a shard that is not local: fsspec's file systems, a `pipe:` command (http: http.py).
+"""Where the URL of a shard leads, and one attempt at reading what is not local: fsspec's file systems, a
+`pipe:` command; http(s) is http.py.
 
 Each transport raises Transient or ShardTrouble, as data/shards/trouble.py tells them apart. Trying again is
 the matter of data/shards/patience.py.
@@ -8,14 +9,47 @@ import contextlib
 import os
 import select
 import time
+import urllib.parse
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import fsspec
 
+from data.errors import BadInput
 from data.shards.trouble import Transient, of_command, of_fsspec, of_local
 
 _CHUNK = 1 << 20
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` is a path of this machine."""
+    return "://" not in url and not url.startswith("pipe:")
+
+
+def shown(url: str) -> str:
+    """A URL for messages and indexes: without user, password and query, which may be secrets. BadInput for
+    what is none."""
+    if url.startswith("pipe:"):
+        words = url.removeprefix("pipe:").split()
+        return f"pipe:{words[0] if words else ''} #{zlib.crc32(url.encode()):08x}"
+    if is_local(url):
+        return url
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise BadInput(f"{url.partition('://')[0]}://…: is not a URL ({error})") from error
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def place(url: str) -> str:
+    """What an outage would take with it: the server of a URL, the folder of a file. Without secrets."""
+    if url.startswith("pipe:"):
+        return shown(url)
+    if is_local(url):
+        return os.path.dirname(url) or "."
+    parts = urllib.parse.urlsplit(shown(url))
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 class NoRanges(Exception):

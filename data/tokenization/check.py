@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from data.prepare.parallel import Progress
 from data.shards.corpus import Corpus, ReadTrouble
-from data.shards.store import is_local
+from data.shards.transports import is_local
 from data.tokenization.sample import draw_units
 from data.tokenization.tokenizer import Tokenizer
 from objectives.rng import Rng, key

@@ -375,3 +375,26 @@ def test_a_packing_that_cannot_be_undone_is_one_line(
     server.faults = ["br"] * 10
     with pytest.raises(BadInput, match=r"c-000000.tar: the server packs it .*Encoding: br.*as they are"):
         build_index([f"{server.url}/c-000000.tar"], tmp_path / "g.index", cache=options)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ENOENT])
+def test_a_file_system_that_does_not_answer_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    report = pack_texts(tmp_path, "c", TEXTS[:5])
+    told: list[str] = []
+    patience = Patience(0.5, tell=told.append)
+    corpus = open_corpus("c", [str(report.shards[0])], report.index, patience=patience)
+    left = [3]
+    pread = os.pread
+
+    def failing(*arguments: Any) -> bytes:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(number, os.strerror(number))
+        return pread(*arguments)
+
+    monkeypatch.setattr("data.shards.store.os.pread", failing)
+    assert read(corpus) == TEXTS[:5]
+    assert [line.split(" ")[0] for line in told] == ["waits", str(tmp_path)]
+    assert os.strerror(number) in told[0]

@@ -80,7 +80,7 @@ def test_a_server_in_trouble_changes_no_row(
     server.faults = luck.choices(kinds, k=60)
     train(2, remote(text, server, tmp_path, threads=threads))
     assert_same_run(tmp_path, straight)
-    assert len(server.requests) > 60
+    assert len(server.requests) > 40, "undisturbed it takes 30"
 
 
 def test_when_patience_ends_the_run_is_saved_and_goes_on_later(
