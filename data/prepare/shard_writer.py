@@ -1,6 +1,7 @@
 """Shards as they grow: units of tar bytes one behind the other, and what the index has to know of each."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -40,7 +41,7 @@ class ShardWriter:
             self.paths.append(path)
             self._file = path.open("wb")
             self._offset = self._stored = 0
-        self._file.write(unit.stored)
+        self._write(unit.stored)
         self.rows.append(
             (
                 len(self.paths) - 1,
@@ -63,8 +64,19 @@ class ShardWriter:
         if self._file is None:
             return
         zstd = self.suffix.endswith(".zst")
-        self._file.write(zstandard.ZstdCompressor().compress(_END_MARK) if zstd else _END_MARK)
-        self._file.flush()
+        self._write(zstandard.ZstdCompressor().compress(_END_MARK) if zstd else _END_MARK)
         os.fsync(self._file.fileno())
         self._file.close()
         self._file = None
+
+    def _write(self, content: bytes) -> None:
+        """All of it to the system. Where that refuses, the file is closed too: left open it would try again,
+        and print an error that nobody can catch, when it is collected."""
+        assert self._file is not None
+        try:
+            self._file.write(content)
+            self._file.flush()
+        except OSError:
+            with suppress(OSError):
+                self._file.close()
+            raise
