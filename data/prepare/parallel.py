@@ -15,6 +15,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from operator import length_hint
 from typing import TypeVar
 
+from data.errors import BadInput
+
 In = TypeVar("In")
 Out = TypeVar("Out")
 Progress = Callable[[int, int | None], None]
@@ -35,9 +37,15 @@ def ordered_map(function: Callable[[In], Out], items: Iterable[In], workers: int
     if workers <= 1:
         yield from map(function, items)
         return
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("fork"), initializer=_end_with, initargs=(os.getpid(),)
-    )
+    try:
+        pool = ProcessPoolExecutor(
+            workers, multiprocessing.get_context("fork"), initializer=_end_with, initargs=(os.getpid(),)
+        )
+    except OSError as error:  # the locks of its queues are files in /dev/shm, which containers may lack
+        raise BadInput(
+            f"--workers {workers}: processes cannot share locks here (/dev/shm: {error.strerror}); use "
+            "--workers 1, or mount /dev/shm"
+        ) from None
     window: deque[Future[Out]] = deque()
     try:
         for item in items:

@@ -7,6 +7,7 @@ zstd every unit is one frame, and so is what lies between.
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -81,8 +82,7 @@ class ShardWriter:
         """End the shard that is open, if any, with the mark of a complete tar."""
         if self._file is None:
             return
-        self._file.write(self._packed(_END_MARK))
-        self._file.flush()
+        self._to_disk(self._packed(_END_MARK))
         os.fsync(self._file.fileno())
         self._file.close()
         self._file = None
@@ -102,10 +102,21 @@ class ShardWriter:
         return shard, samples, self._offset, length, text_bytes, checksum, self._stored, stored_length
 
     def _write(self, stored: bytes, length: int) -> None:
-        assert self._file is not None
-        self._file.write(stored)
+        self._to_disk(stored)
         self._offset += length
         self._stored += len(stored)
+
+    def _to_disk(self, content: bytes) -> None:
+        """All of it to the system. Where that refuses, the file is closed too: left open it would try again,
+        and print an error that nobody can catch, when it is collected."""
+        assert self._file is not None
+        try:
+            self._file.write(content)
+            self._file.flush()
+        except OSError:
+            with suppress(OSError):
+                self._file.close()
+            raise
 
     def _packed(self, data: bytes) -> bytes:
         return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(data) if self.zstd else data

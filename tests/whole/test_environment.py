@@ -140,3 +140,18 @@ def test_names_beyond_ascii_in_a_locale_of_ascii(written: Path, tmp_path: Path) 
     code, err = check(PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
     assert code in (0, 2)
     assert "Traceback" not in err
+
+
+def test_a_disk_that_is_full_is_one_line_to_the_interpreters_end(tmp_path: Path) -> None:
+    """A file that is left open would try again as it is collected, and print an error that nobody catches."""
+    (tmp_path / "x.txt").write_text("".join(f"{number * 7919 % 10007}\n" for number in range(2000)))
+    command = f"{sys.executable} -m launcher.cli data pack x.txt --zstd --out p"
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 1; {command}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDEVMODE": "1", "PYTHONWARNINGS": "ignore"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (2, "headrace: p: cannot be written: File too large\n")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.txt"]
