@@ -10,6 +10,8 @@ import os
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
+
 from data.plan.make import make_plan
 from data.plan.plan import History
 from data.plan.steps import rows_of_step
@@ -17,7 +19,7 @@ from data.shards.corpus import Corpus
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
-from launcher.preflight import estimates
+from launcher.preflight import achieved, estimates
 from launcher.preflight.prompts import require_room
 from launcher.preflight.quarantine import refuse_unknown
 from launcher.runs.beginning import beginning
@@ -72,7 +74,7 @@ def report(
             for part in plan.corpora
             if part.name in corpora  # a run's plan keeps those that an edit took away
         ],
-        "objectives": _objectives(config, row, rows),
+        "objectives": _objectives(config, row, rows, achieved.shares(plan, corpora, tokenizer, row)),
         "host_memory": estimates.host_memory(config, tokenizer.size, processes),
         "checkpoints": estimates.checkpoints(config, count),
     }
@@ -81,7 +83,9 @@ def report(
     facts["memory"] = max((stage["memory"] for stage in facts["stages"]), key=itemgetter("total"))
     facts["bubble"] = estimates.bubble(config.layout.pipeline, facts["step"]["micro_batches"])
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
-    return facts | {"warnings": [*passed_over, *unknown, *_warnings(config, facts)]}
+    measured = np.array([objective["measured"] for objective in facts["objectives"]])
+    short = achieved.shortfalls(config.objectives, row, measured)
+    return facts | {"warnings": [*passed_over, *unknown, *short, *_warnings(config, facts)]}
 
 
 def _stream(
@@ -101,14 +105,16 @@ def _stream(
     return tokenizer, corpora, go_on(run, config, corpora, tokenizer.hash, at)
 
 
-def _objectives(config: Config, row: int, end: int) -> list[dict[str, Any]]:
-    """Their shares at the row where the start would go on, and at the row after the last."""
+def _objectives(config: Config, row: int, end: int, measured: np.ndarray) -> list[dict[str, Any]]:
+    """Their shares at the row where the start would go on, asked and measured, and at the row after the
+    last."""
     mixture = config.objectives
     first, last = mixture.weights(row), mixture.weights(end)
     return [
         {
             "name": entry.objective.name,
             "share": float(first[i]),
+            "measured": round(float(measured[i]), 4),
             "share_at_end": float(last[i]),
             "coefficient": entry.coefficient,
         }
@@ -224,7 +230,7 @@ def show(facts: dict[str, Any]) -> None:
     output.table(titles, [[corpus[key] for key in keys] for corpus in facts["corpora"]])
     output.say("")
     output.table(
-        ["objective", "share", "at the end", "coefficient"],
+        ["objective", "share", "≈ measured", "at the end", "coefficient"],
         [list(objective.values()) for objective in facts["objectives"]],
     )
     for line in facts["warnings"]:

@@ -96,14 +96,18 @@ def open_blocks(plan: Plan, corpora: list[dict[str, Any]], ranks: int) -> dict[s
     return {"number": number, "bytes": size}
 
 
-def _bytes_per_token(corpus: Corpus, tokenizer: Tokenizer) -> float:
-    """Over the first unit and one in the middle."""
-    texts = [
+def sampled_texts(corpus: Corpus) -> list[str]:
+    """Those of the first unit and of one in the middle."""
+    return [
         sample.text
         for unit in {0, len(corpus) // 2}
         for sample in corpus.read_unit(unit)
         if sample.text is not None
     ]
+
+
+def _bytes_per_token(corpus: Corpus, tokenizer: Tokenizer) -> float:
+    texts = sampled_texts(corpus)
     tokens = sum(len(ids) for ids in tokenizer.encode_documents(texts))
     return sum(len(text.encode()) for text in texts) / max(tokens, 1) or 1.0
 
