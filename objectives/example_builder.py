@@ -75,8 +75,8 @@ class ExampleBuilder:
         self.texts, self.rests, self.length, self.tokenizer, self.key = texts, rests, length, tokenizer, key
         self.document_keys = np.asarray(document_keys, dtype=np.uint64)
         self.objectives = [entry.objective for entry in mixture.entries]
-        typical = int((rests[:, 2] - rests[:, 1]).sum()) / max(len(rests), 1)
-        self.shares = Shares(mixture.weights(row).tolist(), min(length, typical), Rng(key, "shares"))
+        sizes = _cut_sizes(rests[:, 2] - rests[:, 1], length)
+        self.shares = Shares(mixture.weights(row).tolist(), sizes, Rng(key, "shares"))
         self.keeping = [i for i in self.shares.active if not self.objectives[i].exchanges]
         self.cuts: dict[int, list[tuple[int, int, int]]] = {i: [] for i in self.shares.active}
         self.exchanged: dict[int, _Cuts] = {}
@@ -183,6 +183,14 @@ class ExampleBuilder:
         lengths[opening] += 1
         lengths[closing] += 1
         return np.concatenate(runs_of(self.texts.around, starts, lengths)), starts_between(sizes), sizes
+
+
+def _cut_sizes(rests: np.ndarray, length: int) -> list[int]:
+    """Of rests of these lengths cut into segments of up to `length` tokens."""
+    whole, left = np.divmod(rests, length)
+    sizes = np.full(int((whole + (left > 0)).sum()), length)
+    sizes[(np.cumsum(whole + (left > 0)) - 1)[left > 0]] = left[left > 0]
+    return sizes.tolist()
 
 
 def _batches(sizes: np.ndarray) -> Iterator[tuple[int, int]]:

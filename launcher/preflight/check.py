@@ -11,6 +11,8 @@ import os
 from operator import itemgetter
 from typing import Any
 
+import numpy as np
+
 from data.plan.make import make_plan
 from data.plan.plan import History
 from data.plan.segments import PlanSegments
@@ -20,7 +22,7 @@ from data.stream.block import Opener
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
-from launcher.preflight import estimates
+from launcher.preflight import achieved, estimates
 from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.prompts import require_room
 from launcher.preflight.writable import require_writable
@@ -81,7 +83,7 @@ def report(
             for part in plan.corpora
             if part.name in corpora  # a run's plan keeps those that an edit took away
         ],
-        "objectives": _objectives(config, row, rows),
+        "objectives": _objectives(config, row, rows, achieved.shares(plan, corpora, tokenizer, row)),
         "host_memory": estimates.host_memory(config, tokenizer.size, processes),
         "checkpoints": estimates.checkpoints(config, count),
     }
@@ -98,8 +100,10 @@ def report(
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
     lr = lr_change_from(point.checkpoint, run, config) if run and not point.complete else None
     strange = not_compared(initial) if initial else None
+    measured = np.array([objective["measured"] for objective in facts["objectives"]])
+    short = achieved.shortfalls(config.objectives, row, measured)
     said = [*passed_over, *([lr.line] if lr else []), *([strange] if strange else []), *unknown, *lossy]
-    return facts | {"warnings": [*said, *_warnings(config, facts)]}
+    return facts | {"warnings": [*said, *short, *_warnings(config, facts)]}
 
 
 def _stream(
@@ -119,14 +123,16 @@ def _stream(
     return tokenizer, corpora, go_on(run, config, corpora, tokenizer.hash, at)
 
 
-def _objectives(config: Config, row: int, end: int) -> list[dict[str, Any]]:
-    """Their shares at the row where the start would go on, and at the row after the last."""
+def _objectives(config: Config, row: int, end: int, measured: np.ndarray) -> list[dict[str, Any]]:
+    """Their shares at the row where the start would go on, asked and measured, and at the row after the
+    last."""
     mixture = config.objectives
     first, last = mixture.weights(row), mixture.weights(end)
     return [
         {
             "name": entry.objective.name,
             "share": float(first[i]),
+            "measured": round(float(measured[i]), 4),
             "share_at_end": float(last[i]),
             "coefficient": entry.coefficient,
         }
@@ -259,7 +265,7 @@ def show(facts: dict[str, Any]) -> None:
             )
     output.say("")
     output.table(
-        ["objective", "share", "at the end", "coefficient"],
+        ["objective", "share", "≈ measured", "at the end", "coefficient"],
         [list(objective.values()) for objective in facts["objectives"]],
     )
     for line in facts["warnings"]:

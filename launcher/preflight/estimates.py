@@ -139,6 +139,16 @@ def data_memory(config: Config, corpora: list[dict[str, Any]], blocks: dict[str,
     }
 
 
+def sampled_texts(corpus: Corpus) -> list[str]:
+    """Those of the first unit and of one in the middle."""
+    return [
+        sample.text
+        for unit in {0, len(corpus) // 2}
+        for sample in corpus.read_unit(unit)
+        if sample.text is not None
+    ]
+
+
 def stages(config: Config, vocabulary: int, processes: int, micro_batches: int) -> list[dict[str, Any]]:
     """Of each stage of a pipeline, or of the whole model: blocks, parameters, cost (its FLOPs over the mean
     of all stages) and `memory` of a process. Stage s holds the activations of P − s micro-batches, where

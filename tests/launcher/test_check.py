@@ -27,7 +27,7 @@ from model.share import Share
 from model.transformer import Transformer
 from objectives.registry import HEADS
 from tests.support.commands import Commands
-from tests.support.helpers import Corpora, TrainingText
+from tests.support.helpers import Corpora, TrainingText, pack_texts
 
 CONFIG = """\
 run: {{name: r, folder: {folder}/runs}}
@@ -78,6 +78,7 @@ def test_exact_figures(file: Path, corpora: Corpora) -> None:
     assert prose["held_out_bytes"] == 0
     assert [part["share"] for part in facts["objectives"]] == [0.5, 0.5]
     assert [part["share_at_end"] for part in facts["objectives"]] == [0.75, 0.25]
+    assert [part["measured"] for part in facts["objectives"]] == pytest.approx([0.5, 0.5], abs=0.005)
     # Saved at 30, 60, 90, 100; kept whole: 90, 100 and 60 for ever.
     assert (facts["checkpoints"]["whole"], facts["checkpoints"]["weights_only"]) == (3, 0)
     assert facts["warnings"] == []
@@ -310,3 +311,17 @@ def test_a_start_does_not_look_through_a_large_corpus_for_documents_to_leave_out
     with pytest.raises(BadInput, match=r"has the key 'a' \(and 1 more\)"):
         refuse_unknown(config, open_corpora(config))
     assert refuse_unknown(config, {}, before=config) == []
+
+
+def test_an_objective_that_cannot_get_its_share_is_named(file: Path, tmp_path: Path) -> None:
+    """Of documents of one token, next-sentence prediction gets none; of one long document it gets all."""
+    edits = ["objectives.causal.weight=3", "objectives.nsp.weight=1", "data.corpora.prose.weight=0.001"]
+    for name, texts, share in (("single", ["a"] * 500, 0.0), ("long", ["a mill and a wheel " * 9000], 0.2)):
+        shards = pack_texts(tmp_path, name, texts).shards[0]
+        more = [f"data.corpora.code={{shards: {shards}, weight: 1}}"]
+        facts = report(run_config.load(file, [*edits, *more]), 1)
+        found = {part["name"]: part["measured"] for part in facts["objectives"]}
+        assert found["nsp"] == pytest.approx(share, abs=0.005)
+        said = [line for line in facts["warnings"] if line.startswith("objectives.")]
+        assert len(said) == (share == 0.0)
+        assert all("nsp: gets about 0.0% of the text, not 20.0%" in line for line in said)

@@ -10,9 +10,10 @@ from objectives.example_builder import ExampleBuilder
 from objectives.mixture import Mixture
 from objectives.noise import MOST
 from objectives.registry import NAMES
-from objectives.rng import key
+from objectives.rng import Rng, key
 from objectives.schedule import Schedule
 from objectives.segments import Segment, Texts
+from objectives.shares import Shares
 from tests.support.fake_tokenizer import BYTE, FakeTokenizer
 
 TOKENIZER = FakeTokenizer()
@@ -259,6 +260,20 @@ def test_a_false_segment_without_partner_goes_to_another_objective():
     alone = built(lone, {"nsp": {}})
     assert_all_used_once(lone, alone)
     assert {int(segment.example.targets[0]) for segment in alone} == {1}
+
+
+@pytest.mark.parametrize("sizes", [[60], [128] * 7 + [30], [5, 128, 30, 3], [3] * 40 + [128] * 4], ids=len)
+@pytest.mark.parametrize("weights", [(0.9, 0.1), (0.5, 0.3, 0.15, 0.05), (0.995, 0.005)])
+def test_few_uneven_segments_favour_nobody(sizes, weights):
+    """To within what chance leaves over 3000 blocks of less than a segment's error each."""
+    got = np.zeros(len(weights))
+    for block in range(3000):
+        game = Shares(weights, sizes, Rng(block, "shares"))
+        for size in sizes:
+            chosen = game.most_owed(size, game.active)
+            game.book(chosen, size)
+            got[chosen] += size
+    np.testing.assert_allclose(got / got.sum(), weights, atol=0.02 if len(sizes) == 1 else 0.015)
 
 
 def test_segments_of_one_token_are_no_pairs():
