@@ -5,6 +5,7 @@ are small, must not wait behind gradients, and must not need a GPU.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class HostSums:
     """All-reduces of small float64 vectors over all ranks, on the host. Making one is a collective."""
 
     def __init__(self, world: World) -> None:
-        self._group = distributed.new_group(backend="gloo") if world.size > 1 else None
+        self._group: Any = distributed.new_group(backend="gloo") if world.size > 1 else None
 
     def start(self, vector: np.ndarray, *, largest: bool = False) -> Pending:
         """Begin to reduce a copy of `vector` by sum, or by maximum where `largest`."""
