@@ -20,6 +20,9 @@ from objectives.segments import Segments, Texts
 _BUILDS = 16
 """Each with other random numbers; together they come to within a sixth of a segment or so."""
 _TOLERANCE = 0.005
+_ALONE = (
+    "a document of one token has no second half, and where a block holds one document nothing is exchanged"
+)
 
 
 def shares(plan: Plan, corpora: Mapping[str, Corpus], tokenizer: Tokenizer, row: int) -> np.ndarray:
@@ -56,7 +59,7 @@ def shortfalls(mixture: Mixture, row: int, achieved: np.ndarray) -> list[str]:
     """A line for each objective that gets clearly less than its weight."""
     return [
         f"objectives.{entry.objective.name}: gets about {got:.1%} of the text, not {asked:.1%}"
-        + (": a document of one token has no second half" if entry.objective.exchanges else "")
+        + (f": {_ALONE}" if entry.objective.exchanges else "")
         for entry, asked, got in zip(mixture.entries, mixture.weights(row), achieved)
         if got < asked - _TOLERANCE and got < 0.9 * asked
     ]

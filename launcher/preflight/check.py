@@ -87,14 +87,7 @@ def report(
         "host_memory": estimates.host_memory(config, tokenizer.size, processes),
         "checkpoints": estimates.checkpoints(config, count),
     }
-    opener = Opener(PlanSegments(history), corpora, tokenizer)
-    for corpus in facts["corpora"]:
-        corpus["open_bytes"] = estimates.open_bytes(opener, corpus["name"])
-    facts["open_blocks"] = estimates.open_blocks(plan, facts["corpora"], facts["step"]["data_ranks"])
-    facts["data_memory"] = estimates.data_memory(config, facts["corpora"], facts["open_blocks"])
-    facts["stages"] = estimates.stages(config, tokenizer.size, processes, facts["step"]["micro_batches"])
-    facts["memory"] = max((stage["memory"] for stage in facts["stages"]), key=itemgetter("total"))
-    facts["bubble"] = estimates.bubble(config.layout.pipeline, facts["step"]["micro_batches"])
+    _estimate(facts, config, tokenizer, Opener(PlanSegments(history), corpora, tokenizer))
     if not point.complete:
         require_writable(RunFolder(config.path))
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
@@ -104,6 +97,20 @@ def report(
     short = achieved.shortfalls(config.objectives, row, measured)
     said = [*passed_over, *([lr.line] if lr else []), *([strange] if strange else []), *unknown, *lossy]
     return facts | {"warnings": [*said, *short, *_warnings(config, facts)]}
+
+
+def _estimate(facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opener: Opener) -> None:
+    """Adds what follows from the facts about corpora and step: blocks, memory, stages."""
+    processes = facts["step"]["processes"]
+    for corpus in facts["corpora"]:
+        corpus["open_bytes"] = estimates.open_bytes(opener, corpus["name"])
+    facts["open_blocks"] = estimates.open_blocks(
+        opener.plan_segments.last.plan, facts["corpora"], facts["step"]["data_ranks"]
+    )
+    facts["data_memory"] = estimates.data_memory(config, facts["corpora"], facts["open_blocks"])
+    facts["stages"] = estimates.stages(config, tokenizer.size, processes, facts["step"]["micro_batches"])
+    facts["memory"] = max((stage["memory"] for stage in facts["stages"]), key=itemgetter("total"))
+    facts["bubble"] = estimates.bubble(config.layout.pipeline, facts["step"]["micro_batches"])
 
 
 def _stream(
@@ -246,7 +253,7 @@ def show(facts: dict[str, Any]) -> None:
     )
     text = facts["data_memory"]
     output.say(
-        f"data         ≤ {output.size(sum(text.values()))} of the host a process: open blocks "
+        f"data         ≤ {output.size(sum(text.values()))} a process on its host: open blocks "
         f"{output.size(text['blocks'])}, encoding {output.size(text['encoding'])}"
     )
     saves = facts["checkpoints"]

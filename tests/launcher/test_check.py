@@ -151,7 +151,8 @@ def test_blocks_of_appended_shards_are_those_that_the_stream_opens(file: Path, c
     sample = CheckReport(text_bytes=3, tokens=1)
     facts = estimates.corpus(grown, part, opened["code"], sample, 100)
     assert facts["blocks"] == len(blocks)
-    assert facts["held_out_bytes"] == units["text_bytes"][blocks.held_out].sum()
+    single = [opened["code"].text_bytes_of(unit)[n] for unit, some in part.held_out_documents for n in some]
+    assert facts["held_out_bytes"] == units["text_bytes"][blocks.held_out].sum() + sum(single)
 
 
 def test_estimated_tokens_and_padding_are_near_the_truth(file: Path, corpora: Corpora) -> None:
@@ -314,14 +315,14 @@ def test_a_start_does_not_look_through_a_large_corpus_for_documents_to_leave_out
 
 
 def test_an_objective_that_cannot_get_its_share_is_named(file: Path, tmp_path: Path) -> None:
-    """Of documents of one token, next-sentence prediction gets none; of one long document it gets all."""
+    """Of documents of one token next-sentence prediction gets none; of one alone its true pairs."""
     edits = ["objectives.causal.weight=3", "objectives.nsp.weight=1", "data.corpora.prose.weight=0.001"]
-    for name, texts, share in (("single", ["a"] * 500, 0.0), ("long", ["a mill and a wheel " * 9000], 0.2)):
+    for name, texts, share in (("single", ["a"] * 500, 0.0), ("long", ["a mill and a wheel " * 9000], 0.1)):
         shards = pack_texts(tmp_path, name, texts).shards[0]
         more = [f"data.corpora.code={{shards: {shards}, weight: 1}}"]
         facts = report(run_config.load(file, [*edits, *more]), 1)
         found = {part["name"]: part["measured"] for part in facts["objectives"]}
-        assert found["nsp"] == pytest.approx(share, abs=0.005)
+        assert found["nsp"] == pytest.approx(share, abs=0.02)
         said = [line for line in facts["warnings"] if line.startswith("objectives.")]
-        assert len(said) == (share == 0.0)
-        assert all("nsp: gets about 0.0% of the text, not 20.0%" in line for line in said)
+        assert len(said) == 1
+        assert f"nsp: gets about {found['nsp']:.1%} of the text, not 20.0%" in said[0]
