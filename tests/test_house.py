@@ -68,7 +68,7 @@ OPEN_TO_LAUNCHER = {"objectives", "model", "data", "launcher.output", "launcher.
 
 DOORS: dict[str, dict[str, str]] = {
     "data.shards": {
-        "corpus": "Corpus open_corpus ReadTrouble identity match remedy",
+        "corpus": "Corpus GoneShard open_corpus ReadTrouble identity match remedy",
         "index": "Index OldIndex Shard fingerprint write",
         "units": "Size UNIT_TAR UNIT_TEXT UnitTable UnitTableBuilder runs",
         "store": "CacheOptions Store expand find_shards unpacked_key",
@@ -81,7 +81,7 @@ DOORS: dict[str, dict[str, str]] = {
         "tar_fields": "BLOCK TarTrouble padded",
         "parts": "PART parts whole_characters",
         "text": "NotText decode mark_bytes unmarked",
-        "trouble": "ShardTrouble",
+        "trouble": "ShardTrouble Transient",
         "patience": "MINUTES MOST_MINUTES Patience",
         "http_login": "VARIABLE",
         "compression": "packing_of unpack",

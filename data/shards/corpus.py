@@ -43,6 +43,15 @@ class ReadTrouble(BadInput):
         return type(self), (self.corpus, self.shard, self.unit, self.offset, self.what)
 
 
+class GoneShard(BadInput):
+    """A shard that an index lists, or the index itself, is not there. To a run that has read it before that
+    is trouble that may pass: a file system that is not mounted."""
+
+    def at(self, place: str) -> "GoneShard":
+        """See BadInput.at."""
+        return GoneShard(f"{place}: {self}")
+
+
 class Corpus:
     """An open corpus. May be used from several threads."""
 
@@ -174,7 +183,7 @@ def _open(
     except BadInput as error:
         known = [path for path in _index_candidates(name, shards, index) if os.path.exists(path)]
         listed = f" (its index: {known[0]})" if known else ""
-        raise BadInput(f"{error}{listed}") from error
+        raise GoneShard(f"{error}{listed}") from error
     path = _find_index(name, found, index)
     opened = Index.open(path)
     for key, asked in asdict(reading).items():
@@ -226,7 +235,7 @@ def _find_index(name: str, shards: Sequence[str], index: str | Path | None) -> P
     for candidate in candidates:
         if os.path.exists(candidate):
             return Path(candidate)
-    raise BadInput(f"no index at {' or '.join(candidates)}; make it: {remedy(candidates[0], shards)}")
+    raise GoneShard(f"no index at {' or '.join(candidates)}; make it: {remedy(candidates[0], shards)}")
 
 
 def identity(url: str, index: Path) -> str:
@@ -253,7 +262,7 @@ def match(index: Index, urls: Sequence[str], remedy: str) -> list[str]:
             what = f"lists {missing[0]}, which is not among the shards{more}: bring it back, or"
         else:
             what = f"does not list {extra[0]}{more}:"
-        raise BadInput(f"{index.path}: {what} make the index again: {remedy}")
+        raise (GoneShard if missing else BadInput)(f"{index.path}: {what} make the index again: {remedy}")
     repeated = [name for name, count in Counter(identity(u, index.path) for u in urls).items() if count > 1]
     if repeated:
         raise BadInput(f"{repeated[0]}: is given twice")

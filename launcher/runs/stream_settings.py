@@ -3,34 +3,28 @@
 One place, so that `check`, `data show`, training and a resume cannot ask for different streams.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from data.errors import BadInput
 from data.plan.held_out import held_out_units
 from data.plan.make import CorpusSettings, StreamSettings
 from data.plan.plan import Plan
-from data.shards.corpus import Corpus, open_corpus
+from data.shards.corpus import Corpus, GoneShard, open_corpus
 from data.shards.patience import Patience
 from data.shards.samples import Reading
+from data.shards.trouble import Transient
 from launcher.config.run_config import Config
 
 
-def open_corpora(config: Config, patience: Patience | None = None) -> dict[str, Corpus]:
+def open_corpora(
+    config: Config, patience: Patience | None = None, *, read_before: Container[str] = ()
+) -> dict[str, Corpus]:
     """Every corpus of the config, dropped ones (weight 0) included. BadInput names what is missing; trouble
-    that passes is waited for, here and in all reads, with the config's patience unless one is given."""
+    that passes is waited for, here and in all reads, with the config's patience unless one is given.
+    read_before: the corpora that this run has read, so that a shard which is not there is such trouble
+    too."""
     patience = patience or Patience(config.data.patience)
-    opened = {
-        name: open_corpus(
-            name,
-            corpus.shards,
-            corpus.index,
-            config.data.cache,
-            Reading(corpus.text_field, corpus.text_member),
-            location=f"data.corpora.{name}",
-            patience=patience,
-        )
-        for name, corpus in config.data.corpora.items()
-    }
+    opened = {name: _opened(config, name, patience, name in read_before) for name in config.data.corpora}
     for name, corpus in opened.items():
         if not corpus.index.text_bytes:
             raise BadInput(
@@ -38,6 +32,28 @@ def open_corpora(config: Config, patience: Patience | None = None) -> dict[str, 
                 f"headrace data verify {corpus.index.path}"
             )
     return opened
+
+
+def _opened(config: Config, name: str, patience: Patience, read_before: bool) -> Corpus:
+    corpus, location = config.data.corpora[name], f"data.corpora.{name}"
+
+    def attempt() -> Corpus:
+        try:
+            return open_corpus(
+                name,
+                corpus.shards,
+                corpus.index,
+                config.data.cache,
+                Reading(corpus.text_field, corpus.text_member),
+                location=location,
+                patience=patience,
+            )
+        except GoneShard as error:
+            if not read_before:
+                raise
+            raise Transient(str(error).removeprefix(f"{location}: ")) from error
+
+    return patience.keep_trying(location, location, 1.0, attempt)
 
 
 def require_held_out(config: Config, plan: Plan, corpora: Mapping[str, Corpus]) -> None:

@@ -198,7 +198,7 @@ def _open_stream(claimed: ClaimedAttempt, patience: Patience, stored: StoredChec
     at = Progress.from_json(stored.progress) if stored else None
     tokenizer = run_tokenizer(claimed.run, at.history.newest.tokenizer if at else None)
     require_room(config, tokenizer)
-    corpora = open_corpora(config, patience)
+    corpora = open_corpora(config, patience, read_before=config.data.corpora if stored else ())
     history = go_on(claimed.run, config, corpora, tokenizer.hash, at)
     return Stream(tokenizer, corpora, history, at or Progress(history))
 

@@ -78,7 +78,8 @@ def resume(run: RunFolder, config: Config, step: int | None = None) -> int:
     def choose(stop: StopRequest) -> tuple[RunFolder, Config]:
         current = run.current_config()
         if config.data != current.data:
-            opened = open_corpora(config, _patience(config, stop))
+            same = [name for name, c in config.data.corpora.items() if current.data.corpora.get(name) == c]
+            opened = open_corpora(config, _patience(config, stop), read_before=same)
             _warn(refuse_unknown(config, opened, before=current))
         return run, config
 

@@ -3,6 +3,7 @@ or is saved and leaves with 75 on all ranks; and what the ranks leave out, count
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,3 +223,32 @@ def test_ranks_that_together_leave_out_too_much_stop_together(text: TrainingText
     assert 9 <= len(everything) < 18, "neither rank had left out nine"
     again = begin(2, plain).wait()
     assert [one.code for one in again] == [2, 2], "a start does not begin to count anew"
+
+
+def test_a_run_that_goes_on_waits_for_shards_that_are_gone(text: TrainingText, tmp_path: Path) -> None:
+    """A file system that is not mounted yet after a requeue. A run that begins is told of a wrong name at
+    once."""
+    shards = tmp_path / "mounted"
+    shutil.copytree(text.folder, shards)
+    plain = config(text, tmp_path, steps=4, checkpoint={"every": 2})
+    for name, corpus in plain["data"]["corpora"].items():
+        corpus |= {"index": str(shards / f"{name}.index"), "shards": str(shards / f"{name}-*.tar")}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(plain))
+
+    def ended(*arguments: object) -> tuple[int | None, str]:
+        running = headrace(*arguments, cwd=tmp_path)
+        _, err = running.communicate(timeout=90)
+        return running.returncode, err
+
+    assert ended("train", "c.yaml")[0] == 0
+    shards.rename(tmp_path / "away")
+    code, err = ended("resume", "run", "steps=6", "data.patience=0.03")
+    assert code == 75, err
+    assert "is not there" in err or "no such shard" in err or "No such file" in err
+    assert ended("train", "c.yaml", "run.name=new")[0] == 2
+    running = headrace("resume", "run", "steps=6", cwd=tmp_path)
+    assert running.stdout
+    assert any("waits for data.corpora." in line for line in running.stdout)
+    (tmp_path / "away").rename(shards)
+    assert running.wait(90) == 0
+    assert last_step(tmp_path) == 6
