@@ -235,7 +235,7 @@ def trace(run: RunPath, step: Step, row: Row = None, json: AsJson = False) -> No
 @data.command()
 def seen(
     run: RunPath,
-    keys: Annotated[list[str], typer.Argument(metavar="KEY…", help="Sample keys, or CORPUS/KEY.")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY…", help="Documents: [CORPUS/][SHARD/]KEY.")],
     json: AsJson = False,
 ) -> None:
     """Print the steps at which a run used a document.

@@ -120,13 +120,13 @@ class CorpusConfig(Section):
     weight: Annotated[float, Field(ge=0, le=MOST)] = 1.0
     """Its share of the rows, relative to the other corpora; 0 drops it and keeps its place."""
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """The share of its units that is set aside for evaluation and never trained on."""
+    """The share of its text that is set aside for evaluation and never trained on."""
     text_field: str | None = None
     """For shards with .json members: the field that holds the text."""
     text_member: str | None = None
     """The extension of the one member of each sample that is read, such as en.txt."""
     quarantine: tuple[str, ...] = ()
-    """Keys of documents to skip from now on."""
+    """Documents to skip from now on: by KEY, or SHARD/KEY where several have the key."""
 
 
 class DataConfig(Section):
