@@ -74,7 +74,7 @@ DOORS: dict[str, dict[str, str]] = {
         "store": "CacheOptions Store expand find_shards unpacked_key",
         "transports": "is_local shown",
         "walk": "Found Walk below meant printable unreadable",
-        "find": "Located bytes_to_read find_documents several",
+        "find": "Located is_ambiguous bytes_to_read find_documents several",
         "names": "full_name is_named",
         "samples": "METADATA USUAL Reading Sample SampleExtent TextMember read_part read_text samples scan",
         "tar": "BEHIND",
@@ -116,7 +116,7 @@ DOORS: dict[str, dict[str, str]] = {
     },
     "data.provenance": {
         "openings": "OpeningsLog merge_openings read_openings",
-        "trace": "TracedSegment TracedRow Tracer Use walk",
+        "trace": "Part TracedSegment TracedRow Tracer Use walk",
     },
     "launcher.distributed": {
         "world": "World discover",

@@ -55,9 +55,23 @@ def _draw(
             larger.append(number)
             missing -= sizes[number]
     chosen = np.concatenate([taken, np.array(larger, np.int64)])
+    if missing > asked / _SIXTEENTH:
+        chosen = np.append(chosen, _nearest(table, whole, sizes, np.setdiff1d(order, chosen), missing))
     if not len(chosen) and not first and len(order) > 1 and (table.units["samples"][:end] <= 1).all():
         chosen = order[[np.argmin(sizes[order])]]  # every unit is one document: less cannot be set aside
     return whole[chosen]
+
+
+def _nearest(
+    table: UnitTable, whole: np.ndarray, sizes: np.ndarray, left: np.ndarray, missing: float
+) -> np.ndarray:
+    """The single document that comes nearest to what is missing, where with it is nearer than without; not
+    the last thing that is left. left: int64, of `whole`."""
+    single = left[table.units["samples"][whole[left]] <= 1]
+    off = np.abs(sizes[single] - missing)
+    if len(left) < 2 or not len(single) or off.min() >= missing:
+        return single[:0]
+    return single[[np.argmin(off)]]
 
 
 def _wholes(table: UnitTable, first_parts: np.ndarray, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:

@@ -28,12 +28,13 @@ from objectives.registry import NAMES
 
 @dataclass(frozen=True)
 class Part:
-    """Source tokens [start, stop) of a document."""
+    """Source tokens [start, stop) of a document; of its part number `part`, where it is a long one."""
 
     shard: str
     key: str
     start: int
     stop: int
+    part: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,10 @@ def describe(block: OpenBlock, index: int, corpus: Corpus) -> tuple[TracedSegmen
     number[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered)
 
     def part(document: int, start: int, stop: int) -> Part:
-        shard = corpus.shards[int(corpus.index.units["shard"][documents.units[document]])]
-        return Part(shard, documents.keys[document], start, stop)
+        unit = int(documents.units[document])
+        shard, placed = corpus.shards[int(corpus.index.units["shard"][unit])], corpus.index.placed_at(unit)
+        number = unit - placed.unit if placed and placed.parts > 1 else None
+        return Part(shard, documents.keys[document], start, stop, number)
 
     return tuple(
         TracedSegment(

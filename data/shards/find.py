@@ -15,10 +15,14 @@ from data.shards.names import full_name, may_lie_in, names_of
 
 
 class Located(NamedTuple):
-    """A document. name: SHARD/KEY; places: (unit, number of the sample in it), several where it is long."""
+    """A document. shard: its name in the index; places: (unit, number of the sample in it), several where it
+    is long."""
 
-    name: str
+    shard: str
+    key: str
     places: tuple[tuple[int, int], ...]
+    name: str
+    """SHARD/KEY, with as much of the shard's name as tells it from others of the corpus."""
 
 
 def find_documents(
@@ -43,6 +47,12 @@ def find_documents(
     units = [(shard, unit) for shard, first, end in shards for unit in range(first, end)]
     _look_through(corpus, units, missing, progress)
     return {name: [located[unit] for unit in sorted(located)] for name, located in found.items()}
+
+
+def is_ambiguous(name: str, documents: Sequence[Located]) -> bool:
+    """Whether another name would tell these documents apart: not those of one name in one shard."""
+    shards = {document.shard for document in documents}
+    return len(documents) > 1 and (len(shards) > 1 or name == documents[0].key)
 
 
 def several(name: str, corpus: str, documents: Sequence[Located]) -> str:
@@ -105,13 +115,16 @@ def _look(corpus: Corpus, shard: str, unit: int, found: dict[str, dict[int, Loca
     if placed is not None:
         if unit == placed.unit:
             parts = range(unit, unit + placed.parts)
-            _book(shard, placed.key, tuple((part, 0) for part in parts), found)
+            _book(corpus, shard, placed.key, tuple((part, 0) for part in parts), found)
         return
     for number, sample in enumerate(corpus.read_unit(unit)):
-        _book(shard, sample.key, ((unit, number),), found)
+        _book(corpus, shard, sample.key, ((unit, number),), found)
 
 
-def _book(shard: str, key: str, places: tuple[tuple[int, int], ...], found: dict) -> None:
+def _book(corpus: Corpus, shard: str, key: str, places: tuple[tuple[int, int], ...], found: dict) -> None:
     for name in names_of(shard, key):
         if name in found:
-            found[name][places[0]] = Located(full_name(shard, key), places)
+            base = shard.rpartition("/")[2]
+            alike = sum(other.rpartition("/")[2] == base for other in corpus.index.shards)
+            shown = full_name(shard, key) if alike == 1 else f"{shard}/{key}"
+            found[name][places[0]] = Located(shard, key, places, shown)

@@ -25,6 +25,7 @@ from data.shards.tar_fields import (
     number_of,
     padded,
     pax_records,
+    refuse_foreign,
     verify_header,
 )
 
@@ -89,6 +90,8 @@ def members(buffer: Buffer, *, check: bool = True) -> Iterator[Member]:
     position = start = 0
     end = len(buffer)
     said = _NOTHING
+    if check and not is_header(buffer, 0):
+        refuse_foreign(bytes(buffer[:BLOCK]))
     while position < end:
         if position + BLOCK > end and bytes(buffer[position:end]).strip(b"\0"):
             raise TarTrouble(f"cut off at byte {end}, inside the header that begins at {position}")

@@ -9,8 +9,16 @@ from mmap import mmap
 
 BLOCK = 512
 Buffer = bytes | memoryview | mmap
-_FOREIGN = re.compile(rb"BZh[1-9]1AY&SY|\xfd7zXZ\0")
-"""How bzip2 and xz begin, to their 10th and 6th byte: the name of a first member may begin with BZh too."""
+_FOREIGN = {
+    "packed by bzip2 or xz": rb"BZh[1-9]1AY&SY|\xfd7zXZ\0",
+    "a zip file": rb"PK\x03\x04|PK\x05\x06",
+    "a 7z or rar file": rb"7z\xbc\xaf\x27\x1c|Rar!\x1a\x07",
+    "packed by lz4": rb"\x04\x22\x4d\x18",
+    "a Parquet file: 'headrace data pack' reads those": rb"PAR1",
+    "a page, not a shard (HTML)": rb"(?i)\s*<(!doctype|html)",
+    "a pointer of git-lfs: 'git lfs pull' brings the file": rb"version https://git-lfs",
+}
+"""How files begin that are no tars, to a byte that the name of a first member hardly has too."""
 
 
 class TarTrouble(Exception):
@@ -24,12 +32,15 @@ def padded(length: int) -> int:
 
 def verify_header(header: bytes, position: int) -> None:
     """TarTrouble unless the header's own checksum holds."""
-    if not position and _FOREIGN.match(header):
-        raise TarTrouble(
-            "is packed by bzip2 or xz, which is not supported; pack it anew as .tar.gz or .tar.zst"
-        )
     if checksum_of(header) != number_of(header[148:156], position):
         raise TarTrouble(f"no tar header at byte {position}: its checksum is wrong")
+
+
+def refuse_foreign(head: bytes) -> None:
+    """TarTrouble where a file that begins so is something else that people have."""
+    for what, beginning in _FOREIGN.items():
+        if re.match(beginning, head):
+            raise TarTrouble(f"is {what}; expected a .tar, .tar.gz or .tar.zst")
 
 
 def checksum_of(header: bytes) -> int:

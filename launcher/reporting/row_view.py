@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from data.provenance.trace import TracedRow, TracedSegment
+from data.provenance.trace import Part, TracedRow, TracedSegment
 from data.tokenization.tokenizer import Tokenizer
 from objectives.registry import HEADS, OBJECTIVES
 
@@ -73,6 +73,11 @@ def row_lines(row: TracedRow, title: str, names: dict[int, str], tokenizer: Toke
     return lines
 
 
+def _part(part: Part) -> str:
+    of_long = "" if part.part is None else f" part {part.part}"
+    return f"{part.shard.rpartition('/')[2]} {part.key}{of_long} tokens {part.start}–{part.stop}"
+
+
 def segment_title(row: TracedRow, segment: TracedSegment) -> str:
     """What made a segment, what it sees, and the text in it."""
     positions = np.arange(segment.length)
@@ -83,10 +88,7 @@ def segment_title(row: TracedRow, segment: TracedSegment) -> str:
         sees = "each position sees those before it"
     else:
         sees = f"all see the first {int(bound[0]) + 1}, else those before"
-    parts = " + ".join(
-        f"{part.shard.rpartition('/')[2]} {part.key} tokens {part.start}–{part.stop}"
-        for part in segment.parts
-    )
+    parts = " + ".join(map(_part, segment.parts))
     last = segment.first + segment.length - 1
     return (
         f"{segment.objective}, positions {segment.first}–{last}, {sees} · {parts}, segment {segment.number}"

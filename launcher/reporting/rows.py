@@ -20,7 +20,7 @@ from data.plan.steps import rows_of_step
 from data.provenance.openings import merge_openings, read_openings
 from data.provenance.trace import TracedRow, TracedSegment, Tracer, Use, walk
 from data.shards.corpus import Corpus
-from data.shards.find import Located, find_documents, several
+from data.shards.find import Located, find_documents, is_ambiguous, several
 from data.shards.names import full_name
 from data.stream.rows import DTYPES, step_fingerprint
 from data.tokenization.tokenizer import Tokenizer
@@ -152,7 +152,7 @@ def _documents(asked: str, corpora: Mapping[str, Corpus]) -> list[tuple[str, Loc
     for corpus, key in searched.items():
         with output.progress(f"looking for {key} in {corpus}") as report:
             documents = find_documents(corpora[corpus], [key], report)[key]
-        if len(documents) > 1:
+        if is_ambiguous(key, documents):
             raise BadInput(several(key, corpus, documents))
         found += [(corpus, document) for document in documents]
     if not found:
@@ -204,7 +204,7 @@ def _object(row: TracedRow, history: History, step: int) -> dict[str, Any]:
 
 def _segment(segment: TracedSegment) -> dict[str, Any]:
     parts = [
-        {"shard": part.shard, "key": part.key, "start": part.start, "stop": part.stop}
+        {"shard": part.shard, "key": part.key, "part": part.part, "start": part.start, "stop": part.stop}
         for part in segment.parts
     ]
     return {

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from data.errors import BadInput
 from data.shards.corpus import Corpus, ReadTrouble
-from data.shards.find import Located, bytes_to_read, find_documents, several
+from data.shards.find import Located, bytes_to_read, find_documents, is_ambiguous, several
 from launcher import output
 from launcher.config.run_config import Config
 
@@ -51,8 +51,10 @@ def refuse_unknown(
                 f"{missing[0]!r}{others}; 'headrace data trace' and 'show' print the keys of documents"
             )
         for asked, documents in found.items():
-            if len({document.name for document in documents}) > 1:
+            if is_ambiguous(asked, documents):
                 raise BadInput(f"{key}: {several(asked, name, documents)}")
+            if len(documents) > 1:
+                warnings.append(f"{key}: {asked!r} means {len(documents)} documents, all of this name")
     return warnings
 
 

@@ -122,7 +122,7 @@ def test_damage_in_a_header_is_noticed() -> None:
 def test_what_is_packed_by_others_is_told_from_damage(pack: Callable[[bytes], bytes]) -> None:
     named = tar_of([("BZh9.txt", b"a name that looks like bzip2")])
     assert [member.name for member in members(named)] == ["BZh9.txt"]
-    with pytest.raises(TarTrouble, match=r"is packed by bzip2 or xz, .* anew as \.tar\.gz or"):
+    with pytest.raises(TarTrouble, match=r"is packed by bzip2 or xz; expected a \.tar, \.tar\.gz"):
         list(members(pack(random.Random(0).randbytes(2000))))
 
 
