@@ -96,7 +96,7 @@ def seen(run: RunFolder, keys: Sequence[str], json: bool) -> None:
         for name, document in _documents(key, searched):
             uses = tracer.uses(name, document.places, end)
             held_out = all(tracer.held_out(name, *place) for place in document.places)
-            _print_uses(name, document.name, uses, history, end, held_out, json)
+            _print_uses(name, document, uses, history, end, held_out, json)
 
 
 def _global_rows(history: History, step: int, row: int | None) -> range:
@@ -220,11 +220,19 @@ def _segment(segment: TracedSegment) -> dict[str, Any]:
 
 
 def _print_uses(
-    corpus: str, key: str, uses: Sequence[Use], history: History, end: int, held_out: bool, json: bool
+    corpus: str,
+    document: Located,
+    uses: Sequence[Use],
+    history: History,
+    end: int,
+    held_out: bool,
+    json: bool,
 ) -> None:
+    key = document.name
     if json:
         listed = [{"step": use.step, "row": use.row, "objective": use.objective} for use in uses]
-        output.say_json({"corpus": corpus, "key": key, "held_out": held_out, "uses": listed})
+        named = {"corpus": corpus, "shard": document.shard, "key": document.key}
+        output.say_json({**named, "held_out": held_out, "uses": listed})
         return
     if held_out:
         output.say(f"{corpus}/{key}: held out, never trained on")

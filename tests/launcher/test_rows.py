@@ -216,10 +216,11 @@ def test_seen_lists_every_use(run: RunFolder, corpora: Corpora, capsys: pytest.C
                 for part in segment["parts"]:
                     use = step, row["row"], segment["objective"]
                     expected[segment["corpus"], part["key"]].add(use)
-    asked = sorted(key for corpus, key in expected if corpus == "prose")[:6]
-    seen(run, keys=[*(f"prose/{key}" for key in asked), asked[0]], json=True)
+    used = {name: {key for corpus, key in expected if corpus == name} for name in ("code", "prose")}
+    asked, both = sorted(used["prose"])[:6], min(used["code"])
+    seen(run, keys=[*(f"prose/{key}" for key in asked), both], json=True)
     found, _ = printed(capsys)
-    assert [(o["corpus"], o["key"]) for o in found[-2:]] == [("code", asked[0]), ("prose", asked[0])]
+    assert [(o["corpus"], o["key"]) for o in found[-2:]] == [("code", both), ("prose", both)]
     for o in found:
         uses = {(use["step"], use["row"], use["objective"]) for use in o["uses"]}
         assert uses == expected[o["corpus"], o["key"]]
@@ -253,9 +254,9 @@ def test_seen_says_why_a_document_was_not_used(
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith("held out, never trained on")
     assert second.endswith("not used in the run's 190 rows so far")
-    with pytest.raises(BadInput, match=r"^prose/nothing: no such sample in prose; one that is: prose/0{9}$"):
+    with pytest.raises(BadInput, match=r"^prose/nothing: no such sample in prose; one that is: prose/prose-000000\.tar/0{9}$"):
         seen(run, keys=["prose/nothing"], json=False)
-    with pytest.raises(BadInput, match=r"^nothing: no such sample in code, prose; one that is: code/0{9}$"):
+    with pytest.raises(BadInput, match=r"^nothing: no such sample in code, prose; one that is: code/code-000000\.tar/0{9}$"):
         seen(run, keys=["nothing"], json=False)
 
 

@@ -200,15 +200,16 @@ def test_a_damaged_shard_is_named_by_verify_and_by_training(headrace: Commands, 
 def test_samples_that_are_no_text(headrace: Commands, work: Path) -> None:
     tar(work / "b-0.tar", [*plain()[:20], ("bad.txt", b"\xff\xfe"), ("image.jpg", b"x"), *plain()[20:]])
     out = headrace.ok("data", "index", "b-0.tar", "--out", "b.index", cwd=work)
-    assert "skipped: 1 × not UTF-8" in out
-    assert "skipped: 1 × no text" in out
+    assert "42 members there: 40 read as text + 2 left out" in out
+    assert "  1 × not UTF-8: b-0.tar/bad.txt" in out
+    assert "  1 × not text: .jpg: b-0.tar/image.jpg" in out
     assert "not UTF-8" in headrace.ok("data", "verify", "b.index", cwd=work)
     configure(work, "b-0.tar", "b.index")
     line = headrace.refused("train", "c.yaml", cwd=work)
-    assert f"corpus a: {work}/b-0.tar, unit 0, sample bad: not UTF-8; quarantine it, or set" in line
+    assert f"corpus a: {work}/b-0.tar, unit 0, sample bad: not UTF-8; quarantine it (data.cor" in line
     headrace.ok("resume", "one", "data.on_bad.action=skip", cwd=work)
     ledger = [line for line in open_run(work / "one").ledger() if line["event"] == "skip"]
-    assert [line["key"] for line in ledger] == ["bad", "image"]
+    assert [line["key"] for line in ledger] == ["b-0.tar/bad", "b-0.tar/image"]
     names = {"corpus", "place", "unit", "key", "problem", "row"}
     for line in ledger:
         assert line.keys() - {"event", "time", "attempt"} == names, "names that stay"
@@ -348,7 +349,7 @@ def test_a_config_with_a_mistake(headrace: Commands, tmp_path: Path, content: st
         (["data", "pack", "--out", "p"], "expected files or folders to pack"),
         (["data", "pack", "none", "--out", "p"], "none: no such file or folder"),
         (["data", "pack", "tokenizer.model", "--out", "p"], "expected one of .txt .md .py"),
-        (["data", "pack", "x.jsonl", "--out", "p"], "no document to pack: 1 no text in field 'text'"),
+        (["data", "pack", "x.jsonl", "--out", "p"], "no document to pack: 1 × no text in field 'text'"),
         (
             ["data", "pack", "x.jsonl", "--field", "body", "--out", "a"],
             "exists already; choose another --out",
@@ -494,7 +495,7 @@ def test_what_is_no_run(headrace: Commands, home: Path, arguments: list[str]) ->
         (["generate", "one", os.fsdecode(b"\xff")], "PROMPT: expected text in UTF-8"),
         (["status", "a" * 300], ": cannot be read: File name too long"),
         (["data", "trace", "one", "--step", "9"], "has not done step 9; its newest is 3"),
-        (["data", "seen", "one", "a/1"], "a/1: no such sample in a; one that is: a/000000000"),
+        (["data", "seen", "one", "a/1"], "a/1: no such sample in a; one that is: a/a-000000.tar/000000000"),
         (
             ["data", "show", "one", "--step", "2"],
             "one: is a run, expected a config; what the run trained on: headrace data trace one --step 2",
