@@ -228,12 +228,13 @@ def test_seen_lists_every_use(run: RunFolder, corpora: Corpora, capsys: pytest.C
     step, number, objective = min(expected["prose", asked[0]])
     place = number - rows_of_step(history, step)[0]
     seen(run, keys=[f"prose/{asked[0]}"], json=False)
-    line = f"prose/{asked[0]}: step {step}, row {place} of the step (global row {number}), {objective}"
+    name = f"prose/prose-000000.tar/{asked[0]}"
+    line = f"{name}: step {step}, row {place} of the step (global row {number}), {objective}"
     first, *uses = capsys.readouterr().out.splitlines()
     assert line in uses
     taken = {step for step, _, _ in expected["prose", asked[0]]}
     assert first == (
-        f"prose/{asked[0]}: used {len(uses)} times, different steps: {len(taken)}, from step {min(taken)} "
+        f"{name}: used {len(uses)} times, different steps: {len(taken)}, from step {min(taken)} "
         f"to step {max(taken)}"
     )
 
@@ -254,9 +255,13 @@ def test_seen_says_why_a_document_was_not_used(
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith("held out, never trained on")
     assert second.endswith("not used in the run's 190 rows so far")
-    with pytest.raises(BadInput, match=r"^prose/nothing: no such sample in prose; one that is: prose/prose-000000\.tar/0{9}$"):
+    with pytest.raises(
+        BadInput, match=r"^prose/nothing: no such sample in prose; one that is: prose/prose-000000\.tar/0{9}$"
+    ):
         seen(run, keys=["prose/nothing"], json=False)
-    with pytest.raises(BadInput, match=r"^nothing: no such sample in code, prose; one that is: code/code-000000\.tar/0{9}$"):
+    with pytest.raises(
+        BadInput, match=r"^nothing: no such sample in code, prose; one that is: code/code-000000\.tar/0{9}$"
+    ):
         seen(run, keys=["nothing"], json=False)
 
 

@@ -55,7 +55,8 @@ def test_a_run_does_not_depend_on_its_console(text: TrainingText, tmp_path: Path
     done = shell(f"$headrace train {file} --processes 2 > /dev/full 2>&-")
     assert (done.returncode, done.stderr) == (0, "")
     run = open_run(tmp_path / "run")
-    (noted,) = [line for line in run.ledger() if line["event"] == "console"]
+    told = [line for line in run.ledger() if line["event"] == "console"]
+    (noted,) = [line for line in told if line["stream"] == "stdout"]  # a slow machine has warnings for stderr
     assert (noted["rank"], noted["stream"], noted["error"]) == (0, "stdout", "No space left on device")
     logged = (run.attempt_path(1) / "rank-0000.log").read_text()
     assert logged.count("stdout: cannot be written: No space left on device; the run goes on") == 1
