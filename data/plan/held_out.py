@@ -48,7 +48,7 @@ def _draw(
     taken = small[before + sizes[small] / 2 <= asked]
     missing = asked - sizes[taken].sum()
     larger = []
-    for number in order[sizes[order] > asked / _SIXTEENTH].tolist():
+    for number in order[(sizes[order] > asked / _SIXTEENTH) & (sizes[order] <= missing)].tolist():
         if missing <= asked / _SIXTEENTH:
             break
         if sizes[number] <= missing:

@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 import xxhash
 import zstandard
 
-from data.balance import Balance
+from data.balance import NAMED, Balance
 from data.shards.samples import METADATA
 from data.shards.tar_fields import BLOCK
 from data.shards.units import UnitTable, UnitTableBuilder
@@ -123,9 +123,9 @@ class ShardWriter:
 
     def _count(self, samples: int) -> None:
         """Documents that the shard now has more; each has a .json beside it."""
-        names = [f"{number:09d}.json" for number in range(self._documents, self._documents + samples)]
+        first = range(self._documents, self._documents + min(samples, NAMED))
         self._documents += samples
         self.balances[-1].used += samples
-        self.balances[-1].leave_out(METADATA, names)
+        self.balances[-1].leave_out(METADATA, [f"{number:09d}.json" for number in first], samples)
         if self._offset >= self.shard_bytes:
             self.close()

@@ -126,8 +126,10 @@ class UnitTable:
         begins; its own for a unit of whole samples."""
         first = np.arange(len(self.units) if stop is None else stop, dtype=np.int64)
         long = self.placed[(self.placed["parts"] > 1) & (self.placed["unit"] < len(first))]
-        for unit, parts in zip(long["unit"].tolist(), long["parts"].tolist()):
-            first[unit : unit + parts] = unit
+        parts = long["parts"].astype(np.int64)
+        units = np.repeat(long["unit"].astype(np.int64), parts)
+        within = np.arange(len(units)) - np.repeat(np.cumsum(parts) - parts, parts)
+        first[units + within] = units
         return first
 
     def of(self, first: int, stop: int) -> "UnitTable":
