@@ -80,7 +80,7 @@ DOORS: dict[str, dict[str, str]] = {
         "tar": "BEHIND",
         "tar_fields": "BLOCK TarTrouble padded",
         "parts": "PART parts whole_characters",
-        "text": "NotText decode mark_bytes unmarked",
+        "text": "WIDE NotText decode is_wide mark_bytes unmarked",
         "trouble": "ShardTrouble Transient",
         "patience": "MINUTES MOST_MINUTES Patience",
         "http_login": "VARIABLE",

@@ -21,7 +21,7 @@ from data.prepare.long_lines import text_of_long_line
 from data.prepare.long_text import LongText, not_utf8_at
 from data.prepare.suffixes import LINES, PARQUET, READ, TEXT, Format, format_of, refusal
 from data.shards.compression import packing_of, unpack
-from data.shards.text import NotText, decode, mark_bytes, unmarked
+from data.shards.text import WIDE, NotText, decode, is_wide, mark_bytes, unmarked
 from data.shards.trouble import ShardTrouble
 from data.shards.walk import Found, Walk, below, meant, printable, unreadable
 
@@ -90,7 +90,8 @@ def read_files(
                 yield document
         except OSError as error:
             line = document.line if document else None
-            yield Document(path, None, f"cannot be read to its end ({error.strerror or error})", line)
+            document = Document(path, None, f"cannot be read to its end ({error.strerror or error})", line)
+            yield document
         except ShardTrouble as error:
             behind = "" if document is None else f", after line {document.line}"
             raise BadInput(f"{printable(path)}: {error}{behind}; is it complete?") from error
@@ -167,6 +168,8 @@ def _long_document(source: str, held: Path, temporary: bool) -> Document:
         file.seek(0)
         at = not_utf8_at(file)
         size = file.seek(0, os.SEEK_END) - start
+    if at is None and is_wide(head):
+        at = 0  # in the words of `decode`
     if at is None:
         return Document(source, LongText(str(held), start, size, temporary), None)
     if temporary:
@@ -251,6 +254,8 @@ def _value(path: str, number: int, text: object, field: str) -> Document:
     except UnicodeEncodeError:
         return Document(path, None, "not UTF-8 (half of a surrogate pair)", number)
     text = unmarked(text)
+    if "\0" in text and is_wide(text[:1024].encode()):
+        return Document(path, None, WIDE, number)
     return Document(path, text, None, number) if text else Document(path, None, "empty", number)
 
 

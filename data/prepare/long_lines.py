@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from data.prepare.long_text import LongText
 from data.shards.parts import whole_characters
-from data.shards.text import unmarked
+from data.shards.text import WIDE, NotText, is_wide, unmarked
 
 _LONG = 1 << 16
 _CHUNK = 1 << 20
@@ -55,8 +55,13 @@ def text_of_long_line(
                 return unmarked(value) or None, None if unmarked(value) else "empty"
             with path.open("wb") as out:
                 for number, piece in enumerate(_decoded(file, *strings[wanted])):
-                    out.write((piece if number else unmarked(piece)).encode())
+                    text = (piece if number else unmarked(piece)).encode()
+                    if not number and is_wide(text):
+                        raise NotText(WIDE)
+                    out.write(text)
             return LongText(str(path), 0, path.stat().st_size, temporary=True), None
+    except NotText as error:
+        problem = str(error)
     except UnicodeDecodeError:
         problem = "not UTF-8"
     except UnicodeEncodeError:

@@ -32,6 +32,12 @@ class LongText:
             raise OSError(f"has become shorter: {len(data)} bytes where there were {length}")
         return data
 
+    def taken(self) -> bytes:
+        """All of it, in place of the file."""
+        data = self.read(0, self.size)
+        self.done()
+        return data
+
     def done(self) -> None:
         """It was packed: a file that was made for it is removed."""
         if self.temporary:

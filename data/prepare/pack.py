@@ -204,6 +204,8 @@ def _entries(documents: Iterable[Document], report: PackReport) -> Iterator[_Ent
             origin["line"] = document.line
         meta = json.dumps(origin, ensure_ascii=True).encode()
         text = document.text.encode() if isinstance(document.text, str) else document.text
+        if isinstance(text, LongText) and text.size <= PART:  # of a long line, the rest of it
+            text = text.taken()
         yield _Entry(f"{report.samples:09d}", text, meta)
         report.balance.used += 1
 

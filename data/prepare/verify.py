@@ -171,10 +171,9 @@ def _closed(path: str, balance: Balance) -> bool:
 def _read(corpus: Corpus, unit: int, name: str) -> list[Sample] | ShardFinding:
     """The documents of a unit, headers verified; or why it cannot be read."""
     try:
-        data = corpus.read_bytes(unit, unit + 1)[0]
         if corpus.index.placed_at(unit) is not None:
             return corpus.read_unit(unit)
-        return samples(data, corpus.index.reading, check=True)
+        return samples(corpus.read_bytes(unit, unit + 1)[0], corpus.index.reading, check=True)
     except ReadTrouble as error:
         what = error.what
     except TarTrouble as error:

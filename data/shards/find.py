@@ -32,18 +32,14 @@ def find_documents(
     unique. progress(units done, units in all), where many of them are read."""
     found: dict[str, dict[int, Located]] = {name: {} for name in names}
     shards = list(_shards(corpus))
-    for shard, first, end in shards:
-        for unit in _guess(corpus, set(found), shard, first, end):
-            _look(corpus, shard, unit, found)
-    missing = {name: located for name, located in found.items() if not located}
-    units = [
+    likely = [
         (shard, unit)
         for shard, first, end in shards
-        if any(may_lie_in(name, shard) for name in missing)
-        for unit in range(first, end)
+        if (asked := [name for name in found if "/" not in name or may_lie_in(name, shard)])
+        for unit in _likely(corpus, asked, first, end)
     ]
-    _look_through(corpus, units, missing, progress)
-    missing = {name: located for name, located in missing.items() if not located}
+    _look_through(corpus, likely, found, progress)
+    missing = {name: located for name, located in found.items() if not located}
     units = [(shard, unit) for shard, first, end in shards for unit in range(first, end)]
     _look_through(corpus, units, missing, progress)
     return {name: [located[unit] for unit in sorted(located)] for name, located in found.items()}
@@ -82,14 +78,15 @@ def _shards(corpus: Corpus) -> Iterator[tuple[str, int, int]]:
         yield corpus.index.files[number].name, first, end
 
 
-def _guess(corpus: Corpus, names: set[str], shard: str, first: int, end: int) -> list[int]:
-    """The units of a shard that hold the wanted running numbers, if its samples have such."""
-    asked = [name for name in names if "/" not in name or may_lie_in(name, shard)]
-    opening = corpus.read_unit(first)[0].key if asked else ""
-    if not opening.isdecimal():
-        return []
+def _likely(corpus: Corpus, names: list[str], first: int, end: int) -> Sequence[int]:
+    """The units of a shard that can hold these documents: where its samples have running numbers, those of
+    the wanted numbers, else all."""
+    opening, ending = corpus.read_unit(first)[0].key, corpus.read_unit(end - 1)[-1].key
     counts = np.cumsum(corpus.index.units["samples"][first:end].astype(np.int64))
-    keys = {name.rpartition("/")[2] for name in asked}
+    numbered = opening.isdecimal() and ending.isdecimal() and len(opening) == len(ending)
+    if not numbered or int(ending) - int(opening) + 1 != counts[-1]:
+        return range(first, end)
+    keys = {name.rpartition("/")[2] for name in names}
     locations = [int(key) - int(opening) for key in keys if key.isdecimal() and len(key) == len(opening)]
     inside = [location for location in locations if 0 <= location < counts[-1]]
     return sorted({first + int(np.searchsorted(counts, location, side="right")) for location in inside})

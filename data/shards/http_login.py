@@ -55,12 +55,14 @@ class Login:
         try:
             status = os.stat(path)
             stamp = path, status.st_mtime_ns, status.st_size
-            if stamp != self._stamp:
-                self._netrc, self.obstacle, self._stamp = None, "", stamp
-                self._netrc = netrc.netrc(path)
+            if stamp != self._stamp:  # the stamp last: threads that see it take what was read
+                self._netrc, self.obstacle = netrc.netrc(path), ""
+                self._stamp = stamp
         except netrc.NetrcParseError as error:  # its text may hold a part of a password
+            self._netrc, self._stamp = None, None
             self.obstacle = f"{path}, line {error.lineno}, is no .netrc"
         except UnicodeDecodeError:
+            self._netrc, self._stamp = None, None
             self.obstacle = f"{path} is no text"
         except FileNotFoundError:
             named = "NETRC" in self._environment

@@ -106,7 +106,7 @@ class Patience:
                 if left <= 0 or error.wait > left:
                     raise self._lost(what, error, number + 1, now - since) from error
                 self._tell_of(what, place, error, now)
-                pause_now = min(pause * 2**number, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+                pause_now = min(pause * 2 ** min(number, 16), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
                 if error.wait:  # at the earliest; and many ranks should not come back at one instant
                     self._keep_away(place, now + error.wait)
                     pause_now = error.wait + random.uniform(0.0, pause)
@@ -149,7 +149,8 @@ class Patience:
         if not self._outages and not self._not_before:  # as nearly always
             return
         with self._lock:
-            self._not_before.pop(place, None)
+            if self._not_before.get(place, 0.0) <= time.monotonic():  # one that was under way may come back
+                self._not_before.pop(place, None)
             outage = self._outages.pop(place, None)
         if outage is not None and outage.told:
             self._tell(f"{place} answers again, after {minutes(time.monotonic() - outage.began)}")

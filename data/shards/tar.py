@@ -191,8 +191,3 @@ def _extra(kind: bytes, data: bytes, header: int, said: _Said) -> _Said:
         name = values.get(b"GNU.sparse.name")
         said = said._replace(sparse=records, name=decoded(name) if name else said.name)
     return said
-
-
-def has_end_mark(buffer: Buffer, end: int) -> bool:
-    """Whether zeros follow the last member, which ends at `end`, as they do in a tar that was closed."""
-    return bytes(buffer[end : end + BLOCK]) == _ZEROS

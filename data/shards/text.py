@@ -17,6 +17,14 @@ _WIDE = {
 _LOOKED_AT = 512
 
 
+def _is_wide(name: str) -> str:
+    return f"not UTF-8 but {name}; turn it into UTF-8 first: iconv -f {name} -t UTF-8"
+
+
+WIDE = _is_wide("UTF-16")
+"""What is said of UTF-16 without its mark."""
+
+
 class NotText(ValueError):
     """What the bytes are instead, in words that many documents may share; `at`: the byte that says so."""
 
@@ -33,9 +41,14 @@ def decode(data: bytes | memoryview) -> str:
         head = bytes(data[:4])  # a mark and something behind it
         wide = next((name for mark, name in _WIDE.items() if head.startswith(mark) and len(head) == 4), None)
         raise (NotText(_is_wide(wide)) if wide else NotText("not UTF-8", error.start)) from None
-    if "\0" in text[:_LOOKED_AT] and _looks_wide(bytes(data[:_LOOKED_AT])):
-        raise NotText(_is_wide("UTF-16"))
+    if "\0" in text[:_LOOKED_AT] and is_wide(bytes(data[:_LOOKED_AT])):
+        raise NotText(WIDE)
     return unmarked(text)
+
+
+def is_wide(head: bytes) -> bool:
+    """Whether UTF-8 that begins so is rather UTF-16 without its mark."""
+    return b"\0" in head[:_LOOKED_AT] and _looks_wide(head[:_LOOKED_AT])
 
 
 def mark_bytes(head: bytes) -> int:
@@ -49,10 +62,6 @@ def mark_bytes(head: bytes) -> int:
 def unmarked(text: str) -> str:
     """A text without the mark of an encoding at its beginning."""
     return text.lstrip(_MARK) if text.startswith(_MARK) else text
-
-
-def _is_wide(name: str) -> str:
-    return f"not UTF-8 but {name}; turn it into UTF-8 first: iconv -f {name} -t UTF-8"
 
 
 def _looks_wide(head: bytes) -> bool:

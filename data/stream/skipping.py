@@ -24,7 +24,7 @@ from data.stream.reading import UnitTrouble
 _NAMED = 3
 """Of what was left out, in the line that ends a run."""
 Identity = tuple[str, int, str | None]
-"""(corpus, unit, sample key) of a sample; key None: of a unit."""
+"""(corpus, unit, SHARD/KEY) of a sample; the last None: of a unit."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class LeftOut:
 
     def __init__(self, before: Iterable[Identity] = ()) -> None:
         """before: those of earlier attempts."""
-        self._known = dict.fromkeys(before)
+        self.before = tuple(before)
+        self._known = dict.fromkeys(self.before)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:

@@ -2,10 +2,12 @@
 
 import errno
 import os
+import resource
 import selectors
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +97,9 @@ class Host:
 
     def run(self) -> None:
         """Until all are there. Whoever came hears how it ended."""
+        files, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # a connection for each rank
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most, self._world.size + 256)), most))
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ)
         try:
@@ -186,6 +191,8 @@ class Host:
         self._guests[rank] = guest
 
     def _drop(self, guest: _Guest) -> None:
+        if guest.socket.fileno() < 0:  # dropped before, in the same round
+            return
         self._selector.unregister(guest.socket)
         guest.socket.close()
         if guest.hello is not None and self._guests.get(guest.hello["rank"]) is guest:

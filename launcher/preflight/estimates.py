@@ -5,6 +5,7 @@ a sample of each corpus; padding, about 0.6 row a block (measured on packed bloc
 """
 
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from data.errors import BadInput
 from data.plan.blocks import Blocks
 from data.plan.plan import CorpusPlan, Plan
-from data.shards.corpus import Corpus
+from data.shards.corpus import Corpus, ReadTrouble
 from data.shards.units import UNIT_TEXT
 from data.stream.block import Opener
 from data.stream.loader import RowShares
@@ -140,13 +141,12 @@ def data_memory(config: Config, corpora: list[dict[str, Any]], blocks: dict[str,
 
 
 def sampled_texts(corpus: Corpus) -> list[str]:
-    """Those of the first unit and of one in the middle."""
-    return [
-        sample.text
-        for unit in {0, len(corpus) // 2}
-        for sample in corpus.read_unit(unit)
-        if sample.text is not None
-    ]
+    """Those of the first unit and of one in the middle, as far as they can be read."""
+    texts = []
+    for unit in {0, len(corpus) // 2}:
+        with suppress(ReadTrouble):  # whether that ends a run is for data.on_bad
+            texts += [sample.text for sample in corpus.read_unit(unit) if sample.text is not None]
+    return texts
 
 
 def stages(config: Config, vocabulary: int, processes: int, micro_batches: int) -> list[dict[str, Any]]:

@@ -71,9 +71,17 @@ def keep(run: RunFolder, history: History) -> None:
 def left_out_before(run: RunFolder, plan: Plan) -> list[Identity]:
     """What all attempts so far have left out by `data.on_bad`, each once, without samples that the plan has
     in quarantine: those are settled."""
-    settled = set(plan.quarantine)
     found = [(line["corpus"], line["unit"], line["key"]) for line in run.ledger() if line["event"] == "skip"]
-    return [one for one in dict.fromkeys(found) if (one[0], one[2]) not in settled]
+    return [one for one in dict.fromkeys(found) if not _settled(one, plan)]
+
+
+def _settled(left_out: Identity, plan: Plan) -> bool:
+    """Whether the plan's quarantine means this sample, by less or more of its SHARD/KEY."""
+    corpus, _, name = left_out
+    names = [asked for of, asked in plan.quarantine if of == corpus] if name else []
+    return any(
+        name == asked or f"/{name}".endswith(f"/{asked}") or asked.endswith(f"/{name}") for asked in names
+    )
 
 
 def record_skip(run: RunFolder, attempt_path: Path, notice: SkipNotice) -> None:

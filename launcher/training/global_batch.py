@@ -79,6 +79,7 @@ def global_batches(
     StreamFailed at the same batch, and StoppedWaiting likewise: none is left waiting.
     """
     corpora = len(plan.corpora)
+    of_all = LeftOut(left_out.before)
 
     def begin_next() -> Upcoming:
         return Upcoming(batches, world, reducer, corpora, waiting, unknown)
@@ -88,7 +89,7 @@ def global_batches(
     while True:
         batch, batch_sums = upcoming.result()
         if batch_sums.skipped:
-            _settle(world, batch, left_out, plan)
+            _settle(world, batch, left_out, of_all, plan)
         batch = share(batch)
         scale = scales(batch_sums, plan.mixture, batch.first_row, plan.normalise)
         upcoming = begin_next()
@@ -96,12 +97,15 @@ def global_batches(
         begin = perf_counter()
 
 
-def _settle(world: World, batch: Batch, left_out: LeftOut, plan: Plan) -> None:
+def _settle(world: World, batch: Batch, left_out: LeftOut, of_all: LeftOut, plan: Plan) -> None:
     """What the ranks have left out for a batch, told to all of them. StreamFailed on all where that is more
-    than the budget. A collective."""
+    than the budget. A collective. of_all: what was told so, the same on every rank; left_out has what this
+    one left out for batches to come as well, by which no verdict may go that all must share."""
     for identities in gather(world, batch.skipped):
-        left_out.add((corpus, unit, key) for corpus, unit, key in identities)
+        told = [(corpus, unit, key) for corpus, unit, key in identities]
+        left_out.add(told)
+        of_all.add(told)
     try:
-        left_out.require_within(plan.on_bad.budget)
+        of_all.require_within(plan.on_bad.budget)
     except BadInput as error:
         raise StreamFailed(error) from error

@@ -139,7 +139,8 @@ def _claim(
             return {"complete": True}
         if run.attempts():  # a new run was asked in `start`, before it was written
             tokenizer = run_tokenizer(run, None)
-            _warn(require_spelling(config, tokenizer, lambda: open_corpora(config)))
+            opened = partial(open_corpora, config, _patience(config, stop), read_before=config.data.corpora)
+            _warn(require_spelling(config, tokenizer, opened))
         attempt = run_folder.claim(run, config)
         stack.callback(attempt.close)
         held.append((attempt, point))

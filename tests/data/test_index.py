@@ -96,12 +96,13 @@ def test_a_text_field_is_part_of_the_index(tmp_path: Path) -> None:
         (b"", "is empty"),
         (bytes(10240), "holds no sample"),
         (tar_of([("1.txt", b"x" * 5000)])[:3000], "cut off at byte 3000"),
-        (b"<html>404</html>" * 100, "no tar header at byte 0"),
+        (b"<html>404</html>" * 100, "is a page, not a shard"),
+        (b"\x89PNG" * 700, "no tar header at byte 0"),
         (gzip.compress(tar_of([("1.txt", os.urandom(5000))]))[:3000], "cut off at byte 3000"),
         (zstandard.compress(tar_of([("1.txt", os.urandom(5000))]))[:3000], "cut off at byte 3000"),
         (b"\x1f\x8b" + b"nonsense" * 10, "gzip data are damaged"),
     ],
-    ids=["nothing", "end mark", "cut tar", "html", "cut gzip", "cut zstd", "no gzip"],
+    ids=["nothing", "end mark", "cut tar", "html", "picture", "cut gzip", "cut zstd", "no gzip"],
 )
 def test_bad_shards_are_one_line_and_leave_no_index(
     tmp_path: Path, cache: CacheOptions, content: bytes, what: str

@@ -14,6 +14,8 @@ from data.plan.held_out import held_out_units
 from data.plan.positions import StreamPositions
 from data.plan.segments import PlanSegments
 from data.prepare.build_index import build_index
+from data.prepare.documents import Limits, read_files
+from data.prepare.long_text import LongText
 from data.prepare.pack import pack
 from data.prepare.scan_shard import LONG_JSON
 from data.prepare.verify import verify
@@ -245,3 +247,36 @@ def test_memory_does_not_grow_with_the_length_of_a_document(tmp_path: Path) -> N
         grown[what] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print("MiB grown with --memory-mib 64:", grown)
     assert max(grown.values()) < 64 + 100
+
+
+@pytest.mark.parametrize("end", ["\n", ""])
+def test_a_long_line_says_what_json_loads_says(tmp_path: Path, end: str) -> None:
+    """Lines that go by way of the disk, whole and broken, beside a short one."""
+    long = "häuser \\u00e9 \\ud83d\\ude00 \\\\ \\n " * 20_000
+    lines = [
+        f'{{"html": "{long}", "text": "short"}}',
+        f'{{"text": "{long}"}}',
+        f'{{"text": "first {long}", "id": 1e5, "text": "{long} last"}}',
+        f'{{"text": ["{long}"]}}',
+        f'{{"text": "{long}", "x": NaN, "y": {{"z": [1, null, "{long}"]}}}}',
+        f'{{"text": "{long}\\ud800"}}',
+        f'{{"text": "{long}", "html": "{long}\\x"}}',
+        f'{{"text": "{long}\t"}}',
+        f'{{"text": "{long}"}} {{}}',
+        f'["{long}"]',
+        f'{{"text": "{long}',
+        '{"text": "after"}',
+    ]
+    (tmp_path / "in.jsonl").write_bytes("\n".join(lines).encode() + end.encode())
+    (tmp_path / "scratch").mkdir()
+    given = [str(tmp_path / "in.jsonl")]
+    by_way = list(read_files(given, "text", Limits(100_000, tmp_path / "scratch")))
+    held = list(read_files(given, "text", Limits(1 << 30, tmp_path)))
+    assert [(one.line, one.problem) for one in by_way] == [(one.line, one.problem) for one in held]
+    for one, other in zip(by_way, held):
+        text = one.text.taken().decode() if isinstance(one.text, LongText) else one.text
+        assert text == other.text
+    assert sum(isinstance(one.text, str) for one in held) == 5
+    assert not list((tmp_path / "scratch").iterdir())
+    report = pack(given, tmp_path / "c")
+    assert report.balance.used == 5
