@@ -24,7 +24,7 @@ from data.shards.corpus import Corpus, ReadTrouble, open_corpus
 from data.shards.patience import Patience
 from data.shards.store import CacheOptions, Store
 from data.shards.transports import shown
-from tests.data.test_pack import TEXTS, read
+from tests.shards.test_pack import TEXTS, read
 from tests.support.helpers import pack_texts
 from tests.support.shard_server import Server
 

@@ -17,8 +17,8 @@ from data.shards.index import Index
 from data.shards.samples import METADATA, Reading
 from data.shards.tar import BEHIND, HOLES
 from data.shards.tar_fields import TarTrouble
-from tests.data.test_pack import read
-from tests.data.test_tar import tar_of
+from tests.shards.test_pack import read
+from tests.shards.test_tar import tar_of
 
 
 def indexed(path: Path, content: bytes, reading: Reading = Reading()) -> Index:  # noqa: B008

@@ -25,7 +25,7 @@ from data.shards.find import find_documents
 from data.shards.parts import cut
 from data.stream.block import Opener
 from data.stream.reading import read_documents
-from tests.data.test_tar import tar_of
+from tests.shards.test_tar import tar_of
 from tests.support.helpers import Corpora
 from tests.support.stream_runs import Ledger, run, settings, start, texts
 

@@ -9,8 +9,8 @@ import pytest
 from data.errors import BadInput
 from data.prepare.build_index import build_index
 from data.prepare.verify import verify
-from tests.data.test_pack import TEXTS
-from tests.data.test_tar import tar_of
+from tests.shards.test_pack import TEXTS
+from tests.shards.test_tar import tar_of
 from tests.support.helpers import pack_texts
 
 

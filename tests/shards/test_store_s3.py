@@ -10,7 +10,7 @@ from data.prepare.build_index import build_index
 from data.prepare.verify import verify
 from data.shards.corpus import ReadTrouble, open_corpus
 from data.shards.store import CacheOptions
-from tests.data.test_pack import TEXTS, read
+from tests.shards.test_pack import TEXTS, read
 from tests.support.helpers import pack_texts
 
 _NEEDED = "needs an S3 server of its own: pip install s3fs 'moto[server]'"

@@ -17,8 +17,8 @@ from data.shards.index import Index, fingerprint
 from data.shards.patience import Patience
 from data.shards.samples import Reading
 from data.shards.store import CacheOptions, expand
-from tests.data.test_pack import TEXTS, read
-from tests.data.test_tar import LONG, tar_of
+from tests.shards.test_pack import TEXTS, read
+from tests.shards.test_tar import LONG, tar_of
 from tests.support.helpers import make_corpus, pack_texts
 
 

@@ -33,7 +33,7 @@ from data.shards.trouble import (
     retry_after,
     scrubbed,
 )
-from tests.data.test_pack import TEXTS, read
+from tests.shards.test_pack import TEXTS, read
 from tests.support.helpers import pack_texts
 from tests.support.shard_server import Server
 

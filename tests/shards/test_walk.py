@@ -19,7 +19,7 @@ from data.prepare.json_values import json_values
 from data.prepare.pack import pack
 from data.shards.corpus import open_corpus
 from data.shards.walk import HIDDEN, TWICE, below, matching
-from tests.data.test_pack import read
+from tests.shards.test_pack import read
 from tests.support.helpers import make_corpus
 
 NOTHING, LOOP = "a link to nothing", "a link that leads to itself"
