@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from data.errors import BadInput
 from data.prepare.json_values import json_values
-from data.prepare.long_lines import text_of_long_line
+from data.prepare.long_lines import BLANK, text_of_long_line
 from data.prepare.long_text import LongText, not_utf8_at
 from data.prepare.suffixes import LINES, PARQUET, READ, TEXT, Format, format_of, refusal
 from data.shards.compression import packing_of, unpack
@@ -26,8 +26,6 @@ from data.shards.trouble import ShardTrouble
 from data.shards.walk import Found, Walk, below, meant, printable, unreadable
 
 _CHUNK = 1 << 18
-_SKIPPABLE = b"\x2a\x4d\x18"
-"""Behind its first byte: the zstd frame without content that pzstd writes first."""
 
 
 class Document(NamedTuple):
@@ -117,7 +115,7 @@ def _read(path: str, field: str, limits: Limits) -> Iterator[Document]:
         return
     with open(path, "rb") as file:
         head = file.peek(4)[:4]
-        found = "zstd" if head[1:] == _SKIPPABLE else packing_of(head)
+        found = packing_of(head)
         if head and found != packing:
             yield Document(path, None, f"{found} data under a name that says {packing}: rename it")
             return
@@ -183,7 +181,8 @@ def _lines(path: str, chunks: Iterable[bytes], field: str, limits: Limits) -> It
         if isinstance(line, Path):
             text, problem = text_of_long_line(line, field, limits.scratch, 4 * limits.memory)
             line.unlink()
-            yield Document(path, text, problem, number)
+            if problem != BLANK:
+                yield Document(path, text, problem, number)
         elif not line.isspace():
             yield _json_document(path, number, line, field)
 

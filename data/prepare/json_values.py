@@ -123,7 +123,11 @@ class _Window:
             except (ValueError, RecursionError):  # a number of 5,000 digits; a hundred thousand brackets
                 return JsonValue(None, "not JSON")
             else:
-                if end < len(self.text) or isinstance(value, str | dict | list) or not self._more():
+                if (
+                    end + _NEAR_END < len(self.text)
+                    or isinstance(value, str | dict | list)
+                    or not self._more()
+                ):
                     self.at = end
                     return JsonValue(value)
 

@@ -19,6 +19,8 @@ from data.prepare.long_text import LongText
 from data.shards.parts import whole_characters
 from data.shards.text import WIDE, NotText, is_wide, unmarked
 
+BLANK = "blank"
+"""The problem of a line that is passed over."""
 _LONG = 1 << 16
 _CHUNK = 1 << 20
 _STOP = re.compile(rb'["\\]')
@@ -41,6 +43,8 @@ def text_of_long_line(
             rest, strings = _reduced(file, mark, most)
             if rest is None:
                 return None, "a line with more beside its text than --memory-mib allows"
+            if rest.isspace():
+                return None, BLANK
             record = json.loads(rest.decode("utf-8-sig"))
             value = record.get(field) if isinstance(record, dict) else None
             if not isinstance(value, str):
@@ -59,7 +63,9 @@ def text_of_long_line(
                     if not number and is_wide(text):
                         raise NotText(WIDE)
                     out.write(text)
-            return LongText(str(path), 0, path.stat().st_size, temporary=True), None
+            if size := path.stat().st_size:
+                return LongText(str(path), 0, size, temporary=True), None
+            problem = "empty"
     except NotText as error:
         problem = str(error)
     except UnicodeDecodeError:
@@ -118,15 +124,18 @@ def _decoded(file: BinaryIO, start: int, stop: int) -> Iterator[str]:
         if position < stop:
             end = _whole(piece)
             piece, held = piece[:end], piece[end:]
-        text = json.loads('"' + piece.decode() + '"')
-        text.encode()
-        yield text
+        yield json.loads('"' + piece.decode() + '"')
+
+
+def _even(piece: bytes, end: int) -> bool:
+    """Whether an even number of backslashes ends there, so that one that follows begins an escape."""
+    return (end - len(piece[:end].rstrip(b"\\"))) % 2 == 0
 
 
 def _whole(piece: bytes) -> int:
     """Where in a part of a string that goes on its last whole character ends."""
     found = _WHOLE.match(piece)
     end = found.end() if found else 0
-    if _HALF.search(piece, max(end - 6, 0), end):  # its other half is to come
+    if _HALF.search(piece, max(end - 6, 0), end) and _even(piece, end - 6):  # its other half is to come
         end -= 6
     return whole_characters(piece[:end]) or len(piece)

@@ -9,6 +9,8 @@ import os
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from data.errors import BadInput
+
 _CHUNK = 1 << 20
 
 
@@ -25,11 +27,11 @@ class LongText:
         return self.size
 
     def read(self, offset: int, length: int) -> bytes:
-        """Some of its bytes. OSError where the file is not what it was."""
+        """Some of its bytes. BadInput where the file is not what it was."""
         with open(self.path, "rb") as file:
             data = os.pread(file.fileno(), length, self.start + offset)
         if len(data) < length:
-            raise OSError(f"has become shorter: {len(data)} bytes where there were {length}")
+            raise BadInput(f"{self.path}: has become shorter while it was packed; pack it again")
         return data
 
     def taken(self) -> bytes:

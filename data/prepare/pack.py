@@ -258,10 +258,20 @@ def _place(writer: ShardWriter, entry: _Entry) -> None:
     size = len(text)
     front = _header(entry.key, "json", len(entry.meta)) + entry.meta + _padding(len(entry.meta))
     read = text.read if isinstance(text, LongText) else lambda offset, length: text[offset : offset + length]
-    pieces = (data for _, data in parts(read, size))
+    pieces = (_unchanged(text, data) for _, data in parts(read, size))
     writer.place(entry.key, front + _header(entry.key, "txt", size), pieces, _padding(size))
     if isinstance(text, LongText):
         text.done()
+
+
+def _unchanged(text: bytes | LongText, part: bytes) -> bytes:
+    """The part, which is UTF-8 as the text was when it was looked at. BadInput where it is no more."""
+    try:
+        part.decode()
+    except UnicodeDecodeError as error:
+        assert isinstance(text, LongText)
+        raise BadInput(f"{text.path}: has changed while it was packed; pack it again") from error
+    return part
 
 
 def _header(key: str, suffix: str, size: int) -> bytes:

@@ -6,6 +6,7 @@ whose used documents must be those that were found. What is wrong becomes a find
 goes on, so one run shows everything.
 """
 
+import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from data.shards.index import Index
 from data.shards.patience import Patience
 from data.shards.samples import Sample, samples
 from data.shards.store import CacheOptions, Store, expand
-from data.shards.tar import BEHIND
+from data.shards.tar import BEHIND, members
 from data.shards.tar_fields import BLOCK, TarTrouble
 from data.shards.transports import is_local, shown
 
@@ -88,6 +89,8 @@ def verify(
         report.findings.append(
             ShardFinding("shard", str(index), None, None, None, f"its table is damaged; {again}")
         )
+        for shard in opened.files:
+            report.balance.add(_now(shard.balance, 0), f"{shard.name}/")
         return report
     total = opened.text_bytes
     options = cache or CacheOptions()
@@ -99,8 +102,7 @@ def verify(
         report.samples += int(opened.units["samples"][first:stop].sum())
         report.text_bytes += int(opened.units["text_bytes"][first:stop].sum())
         report.findings += found.findings
-        left_out = opened.files[number].balance
-        report.balance.add(replace(left_out, used=found.documents), f"{shown(urls[number])}/")
+        report.balance.add(_now(opened.files[number].balance, found.documents), f"{shown(urls[number])}/")
         if progress is not None:
             progress(report.text_bytes, total)
     return report
@@ -114,6 +116,15 @@ def recorded(index: Index) -> list[str]:
         raise BadInput(f"{index.path}: does not keep the command of {hidden[0]}: name the shards")
     folder = index.path.parent
     return [os.path.join(folder, name) if is_local(name) else name for name in index.shards]
+
+
+def _now(indexed: Balance, documents: int) -> Balance:
+    """The account of a shard in which so many documents were found."""
+    now = Balance(min(documents, indexed.used))
+    now.add(replace(indexed, used=0))
+    if lost := indexed.used - now.used:
+        now.leave_out("cannot be read as it was indexed", [], lost)
+    return now
 
 
 class _Verified(NamedTuple):
@@ -156,9 +167,22 @@ def _verify_shard(task: _VerifyJob) -> _Verified:
     if not any(finding.kind != "sample" for finding in found) and documents != shard.balance.used:
         what = f"holds {documents} documents with a text, indexed were {shard.balance.used}"
         found.append(ShardFinding("shard", name, None, None, None, what))
+    if is_local(task.url) and shard.packing == "plain" and any(index.table.placed_in(first, stop)):
+        found += _headers(task.url, name)
     if is_local(task.url) and shard.packing == "plain" and not found and not _closed(task.url, shard.balance):
         found.append(ShardFinding("shard", name, None, size, None, "has no end mark"))
     return _Verified(documents, found)
+
+
+def _headers(path: str, name: str) -> list[ShardFinding]:
+    """What is wrong with the headers of a tar: those of long documents lie in no unit."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as tar:
+        try:
+            for _ in members(tar):
+                pass
+        except TarTrouble as error:
+            return [ShardFinding("shard", name, None, None, None, str(error))]
+    return []
 
 
 def _closed(path: str, balance: Balance) -> bool:

@@ -11,9 +11,17 @@ import zstandard
 
 from data.shards.trouble import ShardTrouble
 
+_FED = 1 << 12
+"""Bytes unpacked at once: of text that repeats itself they may become ten thousand times as many."""
+_PIECE = 1 << 18
+_SKIPPABLE = b"\x2a\x4d\x18"
+"""Behind its first byte: the zstd frame without content that pzstd writes first."""
+
 
 def packing_of(head: bytes) -> str:
     """'gzip', 'zstd' or 'plain', by the first bytes of a shard."""
+    if head[1:4] == _SKIPPABLE and head[0] >> 4 == 5:
+        return "zstd"
     return {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}.get(head[:2], "plain")
 
 
@@ -34,8 +42,10 @@ def unpack(
     )
     machine = None
     packed = unpacked = 0
+    pieces: list[bytes] = []
+    held = 0
     try:
-        for chunk in chunks:
+        for chunk in _fed(chunks):
             while chunk:
                 if machine is None:
                     if packing == "gzip" and not chunk.strip(b"\0"):  # padding of a tape block
@@ -50,9 +60,21 @@ def unpack(
                 chunk = rest
                 if machine.eof:
                     machine = None
-                if data:
-                    yield data
+                pieces.append(data)
+                held += len(data)
+                if held >= _PIECE:
+                    yield b"".join(pieces)
+                    pieces, held = [], 0
     except (zlib.error, zstandard.ZstdError) as error:
         raise ShardTrouble(f"its {packing} data are damaged near byte {packed} ({error})") from error
     if machine is not None:
         raise ShardTrouble(f"cut off at byte {packed}, inside its {packing} data")
+    if held:
+        yield b"".join(pieces)
+
+
+def _fed(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes, in slices of _FED at most."""
+    for chunk in chunks:
+        for start in range(0, len(chunk), _FED):
+            yield chunk[start : start + _FED]

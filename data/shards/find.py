@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.shards.corpus import Corpus
+from data.shards.corpus import Corpus, ReadTrouble
 from data.shards.names import full_name, may_lie_in, names_of
 
 
@@ -29,7 +29,8 @@ def find_documents(
     corpus: Corpus, names: Iterable[str], progress: Callable[[int, int], None] | None = None
 ) -> dict[str, list[Located]]:
     """Name → the documents that it means: none where there is no such sample, several where a key is not
-    unique. progress(units done, units in all), where many of them are read."""
+    unique. progress(units done, units in all), where many of them are read. Raises ReadTrouble where a name
+    is not found and there is a unit that cannot be read."""
     found: dict[str, dict[int, Located]] = {name: {} for name in names}
     shards = list(_shards(corpus))
     likely = [
@@ -81,7 +82,10 @@ def _shards(corpus: Corpus) -> Iterator[tuple[str, int, int]]:
 def _likely(corpus: Corpus, names: list[str], first: int, end: int) -> Sequence[int]:
     """The units of a shard that can hold these documents: where its samples have running numbers, those of
     the wanted numbers, else all."""
-    opening, ending = corpus.read_unit(first)[0].key, corpus.read_unit(end - 1)[-1].key
+    try:
+        opening, ending = corpus.read_unit(first)[0].key, corpus.read_unit(end - 1)[-1].key
+    except ReadTrouble:
+        return range(first, end)
     counts = np.cumsum(corpus.index.units["samples"][first:end].astype(np.int64))
     numbered = opening.isdecimal() and ending.isdecimal() and len(opening) == len(ending)
     if not numbered or int(ending) - int(opening) + 1 != counts[-1]:
@@ -100,10 +104,16 @@ def _look_through(
 ) -> None:
     if not found:
         return
+    trouble: ReadTrouble | None = None
     for number, (shard, unit) in enumerate(units, 1):
-        _look(corpus, shard, unit, found)
+        try:
+            _look(corpus, shard, unit, found)
+        except ReadTrouble as error:
+            trouble = trouble or error
         if progress:
             progress(number, len(units))
+    if trouble is not None and not all(found.values()):
+        raise trouble  # what was not found may lie there
 
 
 def _look(corpus: Corpus, shard: str, unit: int, found: dict[str, dict[int, Located]]) -> None:

@@ -144,7 +144,7 @@ def index(
         )
     made = built.index
     output.say(
-        f"{output.counted(made.samples, 'document')}, {output.size(made.text_bytes)} of text, in "
+        f"{output.counted(made.balance.used, 'document')}, {output.size(made.text_bytes)} of text, in "
         f"{output.counted(len(made.shards), 'shard')} ({built.read} read now) with "
         f"{output.counted(len(made), 'unit')}: {made.path}"
     )

@@ -4,6 +4,7 @@ import gzip
 import io
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import zstandard
 from data.errors import BadInput
 from data.prepare.build_index import build_index
 from data.prepare.verify import verify
+from data.shards.compression import packing_of, unpack
 from data.shards.corpus import open_corpus
 from data.shards.index import Index
 from data.shards.samples import METADATA, Reading
@@ -137,3 +139,26 @@ def test_a_sparse_member_whose_map_has_no_hole_is_an_ordinary_one(tmp_path: Path
     (tmp_path / "d.tar").write_bytes(damaged)
     with pytest.raises((BadInput, TarTrouble), match=r"d\.tar: the map of the sparse file .* is damaged"):
         build_index([str(tmp_path / "d.tar")], tmp_path / "d.index")
+
+
+def test_a_damaged_shard_keeps_its_account(tmp_path: Path) -> None:
+    entries = [(f"{number}.txt", b"text " * 300_000) for number in range(3)]
+    index = indexed(tmp_path / "a.tar", tar_of(entries))
+    for at, what in ((512 + 5, "unit"), (1_500_160 + 512 + 3, "shard")):  # in a text; in a name of none
+        content = bytearray(tar_of(entries))
+        content[at] ^= 1
+        (tmp_path / "a.tar").write_bytes(content)
+        report = verify(index.path)
+        assert {finding.kind for finding in report.findings} == {what}
+        assert report.balance.there == index.balance.there
+    (tmp_path / "a.tar").write_bytes(tar_of(entries)[:2_000_000])
+    assert verify(index.path).balance.there == index.balance.there
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_what_repeats_itself_is_unpacked_a_little_at_a_time(pack: Callable[[bytes], bytes]) -> None:
+    packed = pack(b"all alike, " * (40 << 20))
+    sizes = [len(piece) for piece in unpack([packed], packing_of(packed[:4]))]
+    assert sum(sizes) == 11 * (40 << 20)
+    assert max(sizes) < 64 << 20
+    assert packing_of(b"\x50\x2a\x4d\x18") == "zstd"

@@ -253,6 +253,7 @@ def test_memory_does_not_grow_with_the_length_of_a_document(tmp_path: Path) -> N
 def test_a_long_line_says_what_json_loads_says(tmp_path: Path, end: str) -> None:
     """Lines that go by way of the disk, whole and broken, beside a short one."""
     long = "häuser \\u00e9 \\ud83d\\ude00 \\\\ \\n " * 20_000
+    dumped, marks = "\\\\ud83d" * 50_000, "\\ufeff" * 30_000
     lines = [
         f'{{"html": "{long}", "text": "short"}}',
         f'{{"text": "{long}"}}',
@@ -264,6 +265,10 @@ def test_a_long_line_says_what_json_loads_says(tmp_path: Path, end: str) -> None
         f'{{"text": "{long}\t"}}',
         f'{{"text": "{long}"}} {{}}',
         f'["{long}"]',
+        f'{{"text": "{dumped}"}}',
+        f'{{"text": "half \\ud800 {long}", "text": "fine"}}',
+        f'{{"text": "{marks}"}}',
+        " " * 200_000,
         f'{{"text": "{long}',
         '{"text": "after"}',
     ]
@@ -276,7 +281,7 @@ def test_a_long_line_says_what_json_loads_says(tmp_path: Path, end: str) -> None
     for one, other in zip(by_way, held):
         text = one.text.taken().decode() if isinstance(one.text, LongText) else one.text
         assert text == other.text
-    assert sum(isinstance(one.text, str) for one in held) == 5
+    assert sum(isinstance(one.text, str) for one in held) == 7
     assert not list((tmp_path / "scratch").iterdir())
     report = pack(given, tmp_path / "c")
-    assert report.balance.used == 5
+    assert report.balance.used == 7
