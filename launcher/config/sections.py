@@ -59,6 +59,12 @@ def _shards(value: Any) -> tuple[str, ...]:
     return tuple(absolute(item) for item in items)
 
 
+def _keys(value: Any) -> Any:
+    if isinstance(value, list | tuple) and any(isinstance(item, int | float) for item in value):
+        raise ValueError("expected keys as text: one that is a number needs quotes, such as ['000000300']")
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _batch_rows(value: Any) -> int | tuple[tuple[int, int], ...]:
     """A number of rows, or steps of it over the run: [[0, 64], [100000, 128]]."""
 
@@ -125,7 +131,7 @@ class CorpusConfig(Section):
     """For shards with .json members: the field that holds the text."""
     text_member: str | None = None
     """The extension of the one member of each sample that is read, such as en.txt."""
-    quarantine: tuple[str, ...] = ()
+    quarantine: Annotated[tuple[str, ...], BeforeValidator(_keys)] = ()
     """Documents to skip from now on: by KEY, or SHARD/KEY where several have the key."""
 
 

@@ -35,7 +35,7 @@ OPEN_BYTES = 6
 Where no block is opened to see."""
 OPENED = 4 << 20
 """Bytes of text of the largest block that is opened to see what it holds."""
-ENCODING = 52
+ENCODING = 56
 """Bytes that SentencePiece holds for a byte of the text that it encodes, at most: byte pairs, measured 46 and
 its room; unigrams 25 to 43. Of one text at a time, and texts are cut at 1 MiB (data/shards/parts.py)."""
 READ = 3

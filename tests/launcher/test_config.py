@@ -154,6 +154,10 @@ def test_a_section_that_was_typed_over_is_not_the_files_mistake_alone(
         ("eval.samples.temperature=1e-40", "eval.samples.temperature: expected 0, or a number from 1e-06 to"),
         ("eval.samples.temperature=1e300", "eval.samples.temperature: expected 0, or a number from 1e-06 to"),
         ("eval.samples.temperature=0", None),
+        (
+            "data.corpora.a.quarantine=[000000300]",
+            "data.corpora.a.quarantine: expected keys as text: one that is",
+        ),
         ("eval={every: 2}", None),
         ("data.corpora.code.held_out=0 ", None),
         ("steps", "'steps': expected key=value"),
