@@ -71,7 +71,9 @@ class Cache:
                             self._pending -= len(chunk)
                 whole = aside.open("rb")  # before others can see it, and evict it
             with self._lock:
-                if not self._room:  # files written side by side cannot evict each other until they are whole
+                # Files written side by side cannot evict each other until they are whole, and a look at the
+                # folder misses one that is renamed meanwhile.
+                if self._room < total:
                     self._trim()
             return whole
         except OSError as error:

@@ -13,7 +13,7 @@ from data.shards.trouble import ShardTrouble
 
 _FED = 1 << 12
 """Bytes unpacked at once: of text that repeats itself they may become ten thousand times as many."""
-_PIECE = 1 << 18
+_PIECE = 1 << 20
 _SKIPPABLE = b"\x2a\x4d\x18"
 """Behind its first byte: the zstd frame without content that pzstd writes first."""
 
