@@ -77,7 +77,7 @@ DOORS: dict[str, dict[str, str]] = {
         "find": "Located is_ambiguous bytes_to_read find_documents several",
         "names": "full_name is_named",
         "samples": "METADATA USUAL Reading Sample SampleExtent TextMember read_part read_text samples scan",
-        "tar": "BEHIND members",
+        "tar": "is_closed members",
         "tar_fields": "BLOCK TarTrouble padded",
         "parts": "PART parts whole_characters",
         "text": "WIDE NotText decode is_wide mark_bytes unmarked",

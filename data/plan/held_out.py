@@ -89,12 +89,13 @@ def held_out_documents(
     table: UnitTable,
     counts: Sequence[int],
     fraction: float,
+    units: np.ndarray,
     sizes_of: Callable[[int], Sequence[int]],
 ) -> tuple[tuple[int, tuple[int, ...]], ...]:
     """(unit, numbers of documents in it) that the last era sets aside besides whole units, where these leave
-    more than a sixteenth of the share to be filled. sizes_of(unit): the bytes of text of its documents."""
+    more than a sixteenth of the share to be filled. units: held_out_units of all eras; sizes_of(unit): the
+    bytes of text of its documents."""
     first, end = (0, *counts)[-2], counts[-1]
-    units = held_out_units(seed, corpus, table, counts, fraction)
     units = units[units >= first]
     text_bytes = table.units["text_bytes"]
     asked = fraction * float(text_bytes[first:end].sum())

@@ -90,19 +90,8 @@ def make_plan(
             corpora.append(replace(corpus, weight=0.0))
             continue
         furthest = (state or StreamPositions()).furthest(corpus.name)
-        eras = _grown(corpus, asked, settings.seed, block_bytes, furthest)
-        held_out = corpus.held_out_documents
-        if len(eras) > len(corpus.eras):
-            held_out += _held_out_documents(settings.seed, corpus.name, asked, eras)
-        corpora.append(
-            replace(
-                corpus,
-                weight=float(asked.weight),
-                held_out=asked.held_out,
-                eras=eras,
-                held_out_documents=held_out,
-            )
-        )
+        grown = _grown(corpus, asked, settings.seed, block_bytes, furthest)
+        corpora.append(replace(grown, weight=float(asked.weight), held_out=asked.held_out))
     known = {corpus.name for corpus in old}
     for name, asked in settings.corpora.items():
         if name not in known:
@@ -140,34 +129,35 @@ def _entering(
     table = asked.corpus.table
     if not len(table):
         raise BadInput(f"corpus {name}: its shards hold no text")
-    blocks = len(Blocks(settings.seed, name, table, [len(table)], asked.held_out, block_bytes))
-    eras = (Era(0, len(table), blocks, fingerprint(table.units)),)
-    streams = streams_for(settings.lanes, blocks)
-    documents = _held_out_documents(settings.seed, name, asked, eras)
+    counts = [len(table)]
+    blocks = Blocks(settings.seed, name, table, counts, asked.held_out, block_bytes)
+    documents = held_out_documents(
+        settings.seed, name, table, counts, asked.held_out, blocks.held_out, asked.corpus.text_bytes_of
+    )
+    eras = (Era(0, len(table), len(blocks), fingerprint(table.units)),)
+    streams = streams_for(settings.lanes, len(blocks))
     return CorpusPlan(name, number, float(asked.weight), asked.held_out, streams, eras, documents)
-
-
-def _held_out_documents(
-    seed: int, name: str, asked: CorpusSettings, eras: Sequence[Era]
-) -> tuple[tuple[int, tuple[int, ...]], ...]:
-    """What the last era sets aside besides whole units."""
-    counts = [era.units for era in eras]
-    table, sizes_of = asked.corpus.table, asked.corpus.text_bytes_of
-    return held_out_documents(seed, name, table, counts, asked.held_out, sizes_of)
 
 
 def _grown(
     corpus: CorpusPlan, asked: CorpusSettings, seed: int, block_bytes: int, furthest: int
-) -> tuple[Era, ...]:
-    """The eras of a corpus whose index may list more shards than its plan."""
+) -> CorpusPlan:
+    """The corpus as its index has it, which may list more shards than its plan."""
     table, last = asked.corpus.table, corpus.eras[-1]
     units = table.units
     same = len(units) >= last.units and fingerprint(units[: last.units]) == last.fingerprint
     if not same or len(units) == last.units:
-        return corpus.eras if same else (Era(0, len(units), 0, fingerprint(units)),)
+        return corpus if same else replace(corpus, eras=(Era(0, len(units), 0, fingerprint(units)),))
     if units["shard"][last.units] == units["shard"][last.units - 1]:
         raise BadInput(f"corpus {corpus.name}: its last shard has grown; append text as new shards")
     counts = [*(era.units for era in corpus.eras), len(units)]
-    blocks = len(Blocks(seed, corpus.name, table, counts, corpus.held_out, block_bytes))
-    slot = (furthest + 1) * corpus.streams
-    return (*corpus.eras, Era(slot, len(units), blocks, fingerprint(units)))
+    blocks = Blocks(seed, corpus.name, table, counts, corpus.held_out, block_bytes)
+    documents = held_out_documents(
+        seed, corpus.name, table, counts, corpus.held_out, blocks.held_out, asked.corpus.text_bytes_of
+    )
+    era = Era((furthest + 1) * corpus.streams, len(units), len(blocks), fingerprint(units))
+    return replace(
+        corpus,
+        eras=(*corpus.eras, era),
+        held_out_documents=corpus.held_out_documents + documents,
+    )

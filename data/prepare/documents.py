@@ -166,12 +166,12 @@ def _long_document(source: str, held: Path, temporary: bool) -> Document:
         file.seek(0)
         at = not_utf8_at(file)
         size = file.seek(0, os.SEEK_END) - start
-    if at is None and is_wide(head):
-        at = 0  # in the words of `decode`
-    if at is None:
+    if at is None and not is_wide(head):
         return Document(source, LongText(str(held), start, size, temporary), None)
     if temporary:
         held.unlink()
+    if at is None:
+        return Document(source, None, WIDE)
     return _document(source, head) if at < len(head) else Document(source, None, f"not UTF-8 at byte {at}")
 
 

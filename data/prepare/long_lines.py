@@ -56,13 +56,14 @@ def text_of_long_line(
                         pass
             if wanted is None:
                 value.encode()
-                return unmarked(value) or None, None if unmarked(value) else "empty"
+                text = unmarked(value)
+                return (text, None) if text else (None, "empty")
             with path.open("wb") as out:
                 for number, piece in enumerate(_decoded(file, *strings[wanted])):
-                    text = (piece if number else unmarked(piece)).encode()
-                    if not number and is_wide(text):
+                    data = (piece if number else unmarked(piece)).encode()
+                    if not number and is_wide(data):
                         raise NotText(WIDE)
-                    out.write(text)
+                    out.write(data)
             if size := path.stat().st_size:
                 return LongText(str(path), 0, size, temporary=True), None
             problem = "empty"

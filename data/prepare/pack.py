@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import xxhash
-import zstandard
 from webdataset.writer import TarWriter
 
 from data.balance import Balance
@@ -33,7 +32,7 @@ from data.prepare import builtin
 from data.prepare.documents import Document, Limits, find_files, read_files, size_of
 from data.prepare.long_text import LongText
 from data.prepare.parallel import MEMORY_MIB, Progress, ordered_map
-from data.prepare.shard_writer import ZSTD_LEVEL, ShardWriter, WrittenUnit
+from data.prepare.shard_writer import ShardWriter, WrittenUnit, compressed
 from data.shards.index import Shard, fingerprint, write
 from data.shards.parts import PART, parts
 from data.shards.tar_fields import BLOCK, padded
@@ -247,7 +246,7 @@ class _Packer:
             raise RuntimeError(
                 f"webdataset laid {len(entries)} samples out in other than {length} bytes of tar"
             )
-        stored = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(data) if self.zstd else data
+        stored = compressed(data) if self.zstd else data
         text_bytes = sum(len(entry.text) for entry in entries)
         return WrittenUnit(stored, length, len(entries), text_bytes, xxhash.xxh64_intdigest(data))
 

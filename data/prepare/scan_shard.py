@@ -15,7 +15,7 @@ from data.balance import Balance
 from data.errors import BadInput
 from data.shards.parts import PART, parts
 from data.shards.samples import Reading, SampleExtent, TextMember, read_part, read_text, scan
-from data.shards.tar import BEHIND
+from data.shards.tar import is_closed
 from data.shards.tar_fields import BLOCK
 from data.shards.units import UNIT_TAR, Size, UnitTable, UnitTableBuilder, runs
 
@@ -60,7 +60,7 @@ class TarScan:
     @property
     def closed(self) -> bool:
         """Whether the tar ends with zeros, as one does that was written to its end."""
-        return BEHIND in self.balance.left_out or not self.tar[-BLOCK:].strip(b"\0")
+        return is_closed(self.tar[-BLOCK:], self.balance.left_out)
 
     def _samples(self) -> Iterator[_Found]:
         end = 0

@@ -20,7 +20,12 @@ from data.shards.tar_fields import BLOCK
 from data.shards.units import UnitTable, UnitTableBuilder
 
 _END_MARK = bytes(2 * BLOCK)
-ZSTD_LEVEL = 3
+_ZSTD_LEVEL = 3
+
+
+def compressed(data: bytes) -> bytes:
+    """One zstd frame."""
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(data)
 
 
 class WrittenUnit(NamedTuple):
@@ -119,7 +124,7 @@ class ShardWriter:
             raise
 
     def _packed(self, data: bytes) -> bytes:
-        return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(data) if self.zstd else data
+        return compressed(data) if self.zstd else data
 
     def _count(self, samples: int) -> None:
         """Documents that the shard now has more; each has a .json beside it."""

@@ -21,7 +21,7 @@ from data.shards.index import Index
 from data.shards.patience import Patience
 from data.shards.samples import Sample, samples
 from data.shards.store import CacheOptions, Store, expand
-from data.shards.tar import BEHIND, members
+from data.shards.tar import is_closed, members
 from data.shards.tar_fields import BLOCK, TarTrouble
 from data.shards.transports import is_local, shown
 
@@ -189,7 +189,7 @@ def _closed(path: str, balance: Balance) -> bool:
     """Whether a tar ends with its mark."""
     with open(path, "rb") as file:
         file.seek(-BLOCK, os.SEEK_END)
-        return BEHIND in balance.left_out or not file.read().strip(b"\0")
+        return is_closed(file.read(), balance.left_out)
 
 
 def _read(corpus: Corpus, unit: int, name: str) -> list[Sample] | ShardFinding:

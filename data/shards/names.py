@@ -28,7 +28,8 @@ def is_named(shard: str, key: str, names: Container[str]) -> bool:
 
 
 def may_lie_in(name: str, shard: str) -> bool:
-    """Whether a name begins with this shard's, so that the document lies in no other."""
+    """Whether a name begins with a name of this shard, so that the document lies in it or in one named
+    alike."""
     stem = name
     while "/" in stem:
         stem = stem.rpartition("/")[0]

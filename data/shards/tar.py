@@ -11,7 +11,7 @@ tar: `cat a.tar b.tar` has one in the middle, and reading goes on behind it, as 
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from data.shards import sparse
@@ -133,6 +133,12 @@ def members(buffer: Buffer, *, check: bool = True) -> Iterator[Member]:
             yield Member(name, start, data, length, _problem(kind, length))
         start = position
         said = _NOTHING
+
+
+def is_closed(tail: bytes, left_out: Container[str]) -> bool:
+    """Whether a tar was written to its end: zeros are its last block, or BEHIND is among what was left out,
+    which stands behind them. tail: that block."""
+    return BEHIND in left_out or not tail.strip(b"\0")
 
 
 def _problem(kind: bytes, length: int) -> str | None:

@@ -107,7 +107,8 @@ class Host:
                 if self._waiting.left <= 0:
                     gone = f"{ranks_in_words(self.missing)} did not come to {self._waiting.place}"
                     raise self._waiting.over(gone, f"{self._empty_nodes()}{self._why()}")
-                self._waiting.tell(self._sought())
+                if self._waiting.due:
+                    self._waiting.tell(self._sought())
                 for key, _ in self._selector.select(timeout=0.25):
                     self._welcome() if key.data is None else self._listen_to(key.data)
             self._tell_all({"go": True})

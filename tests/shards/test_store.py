@@ -33,14 +33,6 @@ SHORT = 0.01
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    (tmp_path / "served").mkdir()
-    server = Server(tmp_path / "served")
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def options(tmp_path: Path) -> CacheOptions:
     return CacheOptions(str(tmp_path / "cache"), bytes=100_000_000, backoff=0.01, timeout=0.3)
 

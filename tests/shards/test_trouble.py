@@ -7,7 +7,6 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,14 +37,6 @@ from tests.support.helpers import pack_texts
 from tests.support.shard_server import Server
 
 NOW = 1_700_000_000.0
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    (tmp_path / "served").mkdir()
-    server = Server(tmp_path / "served")
-    yield server
-    server.close()
 
 
 @pytest.fixture
