@@ -18,7 +18,7 @@ from typing import NamedTuple
 from data.errors import BadInput
 from data.prepare.json_values import json_values
 from data.prepare.long_lines import BLANK, text_of_long_line
-from data.prepare.long_text import LongText, not_utf8_at
+from data.prepare.long_text import LongText, not_utf8_at, put_aside
 from data.prepare.suffixes import LINES, PARQUET, READ, TEXT, Format, format_of, refusal
 from data.shards.compression import packing_of, unpack
 from data.shards.text import WIDE, NotText, decode, is_wide, mark_bytes, unmarked
@@ -145,8 +145,7 @@ def _held(chunks: Iterable[bytes], limits: Limits) -> bytes | Path:
         size += len(chunk)
         if size > limits.memory:
             path = limits.scratch / f"held-{uuid.uuid4().hex}"
-            with path.open("wb") as file:
-                file.writelines(itertools.chain(parts, chunks))
+            put_aside(path, itertools.chain(parts, chunks))
             return path
     return b"".join(parts)
 

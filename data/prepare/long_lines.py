@@ -11,11 +11,11 @@ line is JSON as a whole or not at all.
 import json
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from data.prepare.long_text import LongText
+from data.prepare.long_text import LongText, put_aside
 from data.shards.parts import whole_characters
 from data.shards.text import WIDE, NotText, is_wide, unmarked
 
@@ -58,12 +58,7 @@ def text_of_long_line(
                 value.encode()
                 text = unmarked(value)
                 return (text, None) if text else (None, "empty")
-            with path.open("wb") as out:
-                for number, piece in enumerate(_decoded(file, *strings[wanted])):
-                    data = (piece if number else unmarked(piece)).encode()
-                    if not number and is_wide(data):
-                        raise NotText(WIDE)
-                    out.write(data)
+            put_aside(path, _as_text(_decoded(file, *strings[wanted])))
             if size := path.stat().st_size:
                 return LongText(str(path), 0, size, temporary=True), None
             problem = "empty"
@@ -77,6 +72,15 @@ def text_of_long_line(
         problem = "not JSON"
     path.unlink(missing_ok=True)
     return None, problem
+
+
+def _as_text(pieces: Iterable[str]) -> Iterator[bytes]:
+    """The bytes of a text that comes in pieces. NotText where it is none."""
+    for number, piece in enumerate(pieces):
+        data = (piece if number else unmarked(piece)).encode()
+        if not number and is_wide(data):
+            raise NotText(WIDE)
+        yield data
 
 
 def _reduced(file: BinaryIO, mark: str, most: int) -> tuple[bytes | None, list[tuple[int, int]]]:

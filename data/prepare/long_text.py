@@ -6,9 +6,12 @@ or one that its text was unpacked into. Such a file belongs to the text and goes
 
 import codecs
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
+from data.durable import writing
 from data.errors import BadInput
 
 _CHUNK = 1 << 20
@@ -44,6 +47,18 @@ class LongText:
         """It was packed: a file that was made for it is removed."""
         if self.temporary:
             os.unlink(self.path)
+
+
+def put_aside(path: Path, chunks: Iterable[bytes]) -> None:
+    """Write these into a new file. BadInput where the disk refuses: that is no fault of the text, which would
+    be lost if it were counted as one. Whatever the chunks raise passes through."""
+    with writing(path):
+        file = path.open("wb")
+    with file:
+        for chunk in chunks:
+            with writing(path):
+                file.write(chunk)
+                file.flush()
 
 
 def not_utf8_at(file: BinaryIO) -> int | None:

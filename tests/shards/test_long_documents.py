@@ -1,5 +1,6 @@
 """Documents of any length: cut into parts of at most 1 MiB, which are one document all the same."""
 
+import gzip
 import json
 import random
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.errors import BadInput
 from data.plan.held_out import held_out_units
 from data.plan.positions import StreamPositions
 from data.plan.segments import PlanSegments
@@ -208,6 +210,17 @@ def test_a_long_document_is_held_out_as_a_whole(long_corpus: Corpus) -> None:
         held = held_out_units(seed, "a", long_corpus.table, [len(long_corpus)], 0.4)
         first = long_corpus.table.first_parts()
         assert np.array_equal(np.flatnonzero(np.isin(first, first[held])), held)
+
+
+@pytest.mark.parametrize(
+    "name, content", [("a.txt.gz", b"x" * 9_000), ("a.jsonl", b'{"text": "' + b"x" * 90_000 + b'"}')]
+)
+def test_a_disk_that_refuses_a_long_text_ends_the_pack(tmp_path: Path, name: str, content: bytes) -> None:
+    """It would be lost as one that cannot be read."""
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(BadInput, match=r"nowhere/.*: cannot be written: No such file"):
+        list(read_files([str(path)], "text", Limits(5_000, tmp_path / "nowhere")))
 
 
 HUGE = """
