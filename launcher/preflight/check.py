@@ -22,7 +22,7 @@ from data.stream.block import Opener
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
-from launcher.preflight import achieved, estimates
+from launcher.preflight import achieved, corpus_shares, estimates
 from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.prompts import require_room
 from launcher.preflight.writable import require_writable
@@ -61,6 +61,7 @@ def report(
     spelled, troubles = measure(config, tokenizer, corpora)
     lossy = [*troubles, *refuse_lossy(config, tokenizer, corpora, spelled)]
     rows = sum(rows_of_step(history, config.steps))  # the last step's first row and its own: all of the run
+    shares = corpus_shares.shares(history, row, rows)
     count = parameters(config.model, tokenizer.size)
     facts: dict[str, Any] = {
         "run": {
@@ -79,7 +80,7 @@ def report(
             "flops": flops_per_token(config.model, tokenizer.size, plan.length) * rows * plan.length,
         },
         "corpora": [
-            estimates.corpus(plan, part, corpora[part.name], spelled[part.name], rows)
+            estimates.corpus(plan, part, corpora[part.name], spelled[part.name], shares[part.name])
             for part in plan.corpora
             if part.name in corpora  # a run's plan keeps those that an edit took away
         ],
@@ -96,6 +97,7 @@ def report(
     measured = np.array([objective["measured"] for objective in facts["objectives"]])
     short = achieved.shortfalls(config.objectives, row, measured)
     said = [*passed_over, *([lr.line] if lr else []), *([strange] if strange else []), *unknown, *lossy]
+    said += corpus_shares.uncounted(history)
     return facts | {"warnings": [*said, *short, *_warnings(config, facts)]}
 
 
@@ -251,19 +253,18 @@ def show(facts: dict[str, Any]) -> None:
         f"host         ≈ {host['start']} a process beside it at the start; a load {host['load']}, "
         f"saves {host['save']}{samples}"
     )
-    text = facts["data_memory"]
+    text, blocks = facts["data_memory"], facts["open_blocks"]
     output.say(
-        f"data         ≤ {output.size(sum(text.values()))} a process on its host: open blocks "
-        f"{output.size(text['blocks'])}, encoding {output.size(text['encoding'])}"
+        f"data         ≤ {output.size(sum(text.values()))} a process on its host: "
+        f"{output.counted(blocks['number'], 'open block')} and those to come {output.size(text['blocks'])}, "
+        f"encoding {output.size(text['encoding'])}"
     )
     saves = facts["checkpoints"]
     kept = f"kept {saves['whole']} whole and {saves['weights_only']} of weights"
     room = f"{output.size(saves['disk'])} of {output.size(saves['free'])} free"
     output.say(f"checkpoints  {output.size(saves['bytes'])} each; {kept}: {room}")
     output.say("")
-    keys = ["name", "share", "documents", "tokens", "epochs", "blocks", "streams", "padding"]
-    titles = ["corpus", "share", "documents", "≈ tokens", "≈ epochs", "blocks", "streams", "≈ padding"]
-    output.table(titles, [[corpus[key] for key in keys] for corpus in facts["corpora"]])
+    corpus_shares.show(facts["corpora"])
     for corpus in facts["corpora"]:
         if corpus["held_out_asked"]:
             output.say(
