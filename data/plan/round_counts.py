@@ -22,8 +22,8 @@ from data.plan.asked_rows import ROW_BITS, AskedRows
 _LONGEST = 24
 """Rows of a round, at most: weights that jump within one are off by a quarter of them until its end."""
 _HALF = 1 << ROW_BITS - 1
-_FOR_EVER = 1 << 60
-"""A round that no run reaches."""
+_FOR_EVER = 1 << 50
+"""More rounds than any run has."""
 
 
 class RoundCounts:
@@ -81,7 +81,7 @@ class RoundCounts:
         before, low, step = self.of(corpus, number), number, 1
         while self.of(corpus, low + step) == before:
             low, step = low + step, 2 * step
-            if low > _FOR_EVER:
+            if step > _FOR_EVER:
                 return None
         high = low + step
         while high - low > 1:
@@ -133,7 +133,7 @@ class RoundCounts:
             after, until, step = max(after - step, 0), after, 2 * step
         step = 1
         while self._sum(low, high, until) < target:
-            if until > _FOR_EVER:
+            if step > _FOR_EVER:
                 return until
             after, until, step = until, until + step, 2 * step
         while until - after > 1:

@@ -179,3 +179,19 @@ def test_a_run_to_which_a_corpus_was_added_ends_with_its_summary(text: TrainingT
     said = train(1, plain | {"steps": 4})[0].said
     assert "prose: – →" in said
     assert "code: –" not in said
+
+
+@pytest.mark.parametrize("normalise", ["global", "objective"])
+def test_the_coefficient_of_a_corpus_multiplies_its_losses_and_is_in_no_divisor(normalise: str) -> None:
+    weight = np.zeros((len(NAMES), 2))
+    weight[[NAMES.index("causal"), NAMES.index("mlm")]] = [[300, 100], [50, 50]]
+    mixture = Mixture.parse({"causal": {}, "mlm": {"coefficient": 2}})
+
+    def scale(*coefficients: float) -> np.ndarray:
+        corpora = tuple(SimpleNamespace(coefficient=coefficient) for coefficient in coefficients)
+        plan: Any = SimpleNamespace(mixture=mixture, normalise=normalise, corpora=corpora)
+        return scales(sums_of(weight), plan, 0)
+
+    np.testing.assert_allclose(scale(1, 0.5), scale(1, 1) * [1, 0.5])
+    if normalise == "global":
+        assert scale(1, 0.5)[NAMES.index("mlm")].tolist() == [2 / 500, 1 / 500]
