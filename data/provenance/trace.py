@@ -40,7 +40,8 @@ class Part:
 @dataclass(frozen=True)
 class TracedSegment:
     """A segment of a row. number: its number among the segments of its document in this build; first: its
-    first position; parts: the text that it uses (a false next-sentence pair has two)."""
+    first position; parts: the text that it uses (a false next-sentence pair has two); cut: what follows in
+    the text stands elsewhere only so that rows are filled (data/stream/padding.py)."""
 
     corpus: str
     number: int
@@ -48,6 +49,7 @@ class TracedSegment:
     first: int
     length: int
     parts: tuple[Part, ...]
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def describe(block: OpenBlock, index: int, corpus: Corpus) -> tuple[TracedSegmen
             int(table.offset[segment]),
             int(table.length[segment]),
             tuple(part(*span) for span in table.spans_of(segment)),
+            bool(table.cut[segment]),
         )
         for segment in table.segments_of(index)
     )

@@ -2,7 +2,8 @@
 
 1. read and encode its documents (data/stream/reading.py);
 2. build: cut into segments, choose objectives, make examples (objectives/example_builder.py);
-3. pack the segments into rows of T (data/stream/packing.py) and order the rows by key.
+3. pack the segments into rows of T (data/stream/packing.py), some of them cut where too much would be padding
+   (data/stream/padding.py), and order the rows by key.
 
 A block that was built before, at other settings, is built from its *remainder*: the token intervals that
 no emitted row used. Replaying the build history from the text therefore gives the very rows of the first
@@ -21,7 +22,8 @@ from data.plan.plan import CorpusPlan
 from data.plan.segments import PlanSegments
 from data.shards.corpus import Corpus
 from data.shards.index import fingerprint
-from data.stream.packing import PackedBlock, best_fit, pack
+from data.stream.packing import PackedBlock, pack
+from data.stream.padding import fill_rows
 from data.stream.reading import Documents, Encoder, read_documents
 from objectives.example_builder import ExampleBuilder
 from objectives.rng import Rng, extend, extend_all, key
@@ -153,10 +155,10 @@ class Opener:
         builder = ExampleBuilder(
             documents.tokens, rests, plan_segment.mixture, row, length, self.encoder, build_key, rng_keys
         )
-        segments = builder.segments()
-        rows = best_fit(segments.lengths, length)
-        order = Rng(build_key, "rows").permutation(len(rows))
-        return BlockRows(row, pack(segments, [rows[i] for i in order.tolist()], length, corpus.id))
+        filled = fill_rows(builder, plan_segment.plan.padding)
+        order = Rng(build_key, "rows").permutation(len(filled.rows))
+        rows = [filled.rows[i] for i in order.tolist()]
+        return BlockRows(row, pack(filled.segments, rows, length, corpus.id, filled.cut))
 
 
 def remainder(documents: Documents, used: np.ndarray, quarantined: Set[str]) -> np.ndarray:

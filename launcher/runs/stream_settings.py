@@ -87,4 +87,5 @@ def stream_settings(config: Config, corpora: dict[str, Corpus], tokenizer: str) 
         normalise=config.normalise,
         quarantine=[(name, key) for name, c in config.data.corpora.items() for key in c.quarantine],
         on_bad=config.data.on_bad,
+        padding=None if config.data.padding == "never" else config.data.padding,
     )

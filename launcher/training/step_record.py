@@ -83,6 +83,8 @@ def step_record(
         step_seconds=step.seconds,
         memory_gib=step.outcome.memory_gib,
         fingerprint=fingerprint,
+        padding=_share(batch_sums.padding, batch_sums.padding + batch_sums.tokens),
+        cuts=round(batch_sums.cuts),
     )
 
 
