@@ -1,7 +1,7 @@
-"""The bound on padding: kept where segments may be cut, by few cuts; every token once; the rows of before where
-none is needed."""
+"""The bound on padding: kept where segments may be cut, by few cuts; every token once; the rows of before
+where none is needed."""
 
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,11 @@ import pytest
 from data.stream.padding import FilledRows, fill_rows, most_rows
 from objectives.example_builder import ExampleBuilder
 from objectives.mixture import Mixture
-from objectives.registry import NAMES, OBJECTIVES
+from objectives.registry import NAMES
 from objectives.segments import Texts
+from tests.data.test_stream_tokens import NUMBERS
 from tests.support.fake_tokenizer import FakeTokenizer
+from tests.support.stream_runs import run, settings, small_units, start
 
 ALL: dict[str, Any] = {name: {} for name in NAMES}
 LENGTHS = {
@@ -73,8 +75,6 @@ def test_the_bound_is_kept_and_no_token_lost(what: str, objectives: dict[str, An
         positions = sum(never.segments.lengths[row].sum() for row in never.rows)
         if len(never.rows) <= most_rows(int(positions), length, share):
             assert filled.rows == never.rows
-        # Concat and chop would cut at every border of a row; as many as there are rows are needed at most where
-        # what is poured goes a part to each.
         assert len(filled.cut) <= 2 * len(filled.rows)
 
 
@@ -100,27 +100,34 @@ def test_pairs_are_never_cut_and_what_stands_beside_them_is() -> None:
     assert pairs[0] == pairs[1]
 
 
-def test_a_part_is_the_example_of_its_own_text() -> None:
-    """By its document and first token alone, as if its objective had been given so much and no more."""
+def test_a_part_is_what_its_text_would_be_by_itself() -> None:
+    """Keyed by its document and first token alone: as the remainder of a document that was used up to it."""
     sizes = documents(256, *LENGTHS["a half"], 60)
     for name in ("causal", "mlm", "reverse", "prefix", "fim", "span"):
         build = builder(sizes, 256, {name: {}})
         filled = fill_rows(build, 0.01)
-        assert filled.cut
-        by_itself = build.with_parts(
-            replace_none(filled),
-            {
-                OBJECTIVES[NAMES.index(name)].id: [
-                    tuple(filled.segments.spans[filled.segments.span_ends[i]]) for i in sorted(filled.cut)
-                ]
-            },
-        )
-        for number, made in zip(sorted(filled.cut), range(len(filled.segments), len(by_itself))):
-            assert (by_itself[made].example.tokens == filled.segments[number].example.tokens).all()
+        segments = [filled.segments[i] for row in filled.rows for i in row]
+        rests = np.array([(s.document, s.start, s.stop) for segment in segments for s in segment.spans])
+        mixture = Mixture.parse({name: {}})
+        alone = ExampleBuilder(build.texts, rests, mixture, 0, 256, FakeTokenizer(), 7, build.document_keys)
+        for segment, other in zip(segments, alone.segments(), strict=True):
+            assert segment.spans == other.spans
+            assert (segment.example.tokens == other.example.tokens).all()
+            assert (segment.example.targets == other.example.targets).all()
 
 
-def replace_none(filled: FilledRows) -> Any:
-    return replace(filled).segments
+def test_where_no_cut_is_needed_the_rows_of_a_run_are_those_of_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = small_units(monkeypatch, tmp_path, "a", [" ".join(["10000"] * (40 + n % 3)) for n in range(400)])
+
+    def rows(share: float | None) -> dict[int, int]:
+        asked = settings(NUMBERS, {"a": corpus}, {"a": 1.0}, block_bytes=5_000, padding=share)
+        return run(start(asked), {"a": corpus}, NUMBERS, 8).rows
+
+    never = rows(None)
+    assert rows(0.4) == never
+    assert rows(0.01) != never
 
 
 @pytest.mark.parametrize(
