@@ -125,7 +125,7 @@ class Opener:
         documents = joined([self._read(plan, slot) for slot in slots], self.encoder.control)
         epoch = self.orders[corpus].resolve(block_slot)[0]
         nothing = np.empty((0, 3), dtype=np.int64)
-        built = self._build(plan, block_slot, epoch, documents, nothing, row)
+        built = self._build(plan, block_slot, epoch, documents, nothing, row, bounded=True)
         block = OpenBlock(plan, block_slot, len(slots), epoch, documents, nothing, built)
         for row, following in later:
             self.rebuild(block, emitted, row)
@@ -150,8 +150,22 @@ class Opener:
         """Builds a block at another row: what the `emitted` rows of its build, and those of earlier ones,
         have left. With nothing used so far it is a first build."""
         used = np.concatenate([block.used, block.built.rows.table.used(emitted)])
-        build = self._build(block.corpus, block.block_slot, block.epoch, block.documents, used, row)
-        block.used, block.built = used, build
+        built = self._build(
+            block.corpus, block.block_slot, block.epoch, block.documents, used, row, bounded=True
+        )
+        block.used, block.built = used, built
+
+    def uncut(self, block: OpenBlock) -> PackedBlock:
+        """The rows that the newest build of a block would give without the bound on padding."""
+        return self._build(
+            block.corpus,
+            block.block_slot,
+            block.epoch,
+            block.documents,
+            block.used,
+            block.built.row,
+            bounded=False,
+        ).rows
 
     def _build(
         self,
@@ -161,6 +175,8 @@ class Opener:
         documents: Documents,
         used: np.ndarray,
         row: int,
+        *,
+        bounded: bool,
     ) -> BlockRows:
         # "dressing" is part of the key: by another word every row would be another.
         build_key = key(self.seed, "dressing", corpus.name, epoch, block_slot)
@@ -180,7 +196,7 @@ class Opener:
             build_key,
             rng_keys,
         )
-        filled = fill_rows(builder, plan.padding)
+        filled = fill_rows(builder, plan.padding if bounded else None)
         order = Rng(build_key, "rows").permutation(len(filled.rows))
         rows = [filled.rows[i] for i in order.tolist()]
         return BlockRows(row, pack(filled.segments, rows, plan.length, corpus.id, filled.cut))
