@@ -7,6 +7,7 @@ that it does not know, and converts nothing but what stands here: a path becomes
 be resumed from another folder, and a single shard may be written without brackets.
 """
 
+import json
 import os
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -98,7 +99,7 @@ def _padding(value: Any) -> Any:
         isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
     ):
         return value
-    raise ValueError(f"expected a share from 0 to below 1, or never, got {value!r}")
+    raise ValueError(f"expected a share from 0 to below 1, or never, got {json.dumps(value)}")
 
 
 MOST_ROWS = 2**24
