@@ -50,6 +50,7 @@ def look_into(opener: Opener, corpus: dict[str, Any]) -> None:
         "padding_never": 1 - used_never / max(never, 1),
         "cuts_per_1000": 1000 * cuts / max(documents, 1),
         "chopped_per_1000": 1000 * chopped / max(documents, 1),
+        "uncut": _uncut(opener.plan_segments.last.plan),
     }
     if corpus["epochs"] is not None:
         corpus["epochs"] *= (1 - padding) / (1 - corpus["padding"])
@@ -92,10 +93,11 @@ def packing_lines(corpora: Sequence[dict[str, Any]]) -> Iterator[str]:
     for corpus in corpora:
         if packing := corpus["packing"]:
             cuts, chopped = packing["cuts_per_1000"], packing["chopped_per_1000"]
+            packed = f"{counted(packing['blocks'], 'block')} packed{_beside(packing['uncut'])}"
             yield (
                 f"{corpus['name']}: {packing['padding']:.2%} padding with {cuts:,.4g} cuts a thousand "
                 f"documents; data.padding=never {packing['padding_never']:.2%}; concat-and-chop "
-                f"{chopped:,.4g} cuts ({counted(packing['blocks'], 'block')} packed)"
+                f"{chopped:,.4g} cuts ({packed})"
             )
 
 
@@ -112,16 +114,24 @@ def packing_warnings(plan: Plan, corpora: Sequence[dict[str, Any]]) -> list[str]
             if packing["padding"] > (1 + _WIDE) * bound:
                 lines.append(
                     f"corpus {name}: {packing['padding']:.1%} of its positions are padding, though "
-                    f"data.padding is {plan.padding:g}: {_why(plan)}"
+                    f"data.padding is {plan.padding:g}: {_why(packing['uncut'])}"
                 )
     return lines
 
 
-def _why(plan: Plan) -> str:
+def _uncut(plan: Plan) -> dict[str, Any]:
+    """Which objectives let nothing be cut, and whether none does."""
     objectives = [entry.objective for entry in plan.mixture.entries]
-    stiff = [one.name for one in objectives if one.exchanges or one.least_room is None]
-    if len(stiff) == len(objectives):
-        return f"nothing can be cut, for a segment of {', '.join(stiff)} stays whole"
-    if stiff:
-        return f"the segments of {', '.join(stiff)} are not cut"
-    return "the marks around each segment leave rooms in which no part of another fits"
+    names = [one.name for one in objectives if one.exchanges or one.least_room is None]
+    return {"objectives": names, "all": len(names) == len(objectives)}
+
+
+def _beside(uncut: dict[str, Any]) -> str:
+    if uncut["all"]:
+        return f"; nothing can be cut, for a segment of {', '.join(uncut['objectives'])} stays whole"
+    return f"; segments of {', '.join(uncut['objectives'])} stay whole" if uncut["objectives"] else ""
+
+
+def _why(uncut: dict[str, Any]) -> str:
+    said = _beside(uncut).removeprefix("; ")
+    return said or "the marks around each segment leave rooms in which no part of another fits"

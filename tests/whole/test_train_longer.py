@@ -13,8 +13,8 @@ PHASES = [(6, {}), (10, {"sequence_length": 300, "batch_rows": 5}), (13, {"seque
 
 
 def test_a_run_is_extended_and_goes_back(text: TrainingText, headrace: Commands, tmp_path: Path) -> None:
-    """On other ranks in each phase; every past row is what one process finds by the log alone. The model reads
-    what it could not before."""
+    """On other ranks in each phase; every past row is what one process finds by the log alone. The model
+    reads what it could not before."""
     model, most = {"layers": 2, "width": 32, "heads": 2}, 64
     for ranks, (steps, edits) in zip((2, 1, 3), PHASES, strict=True):
         most = max(most, edits.get("sequence_length", 64))
