@@ -171,6 +171,7 @@ DOORS: dict[str, dict[str, str]] = {
         "beginning": "beginning not_compared on_record",
         "run_folder": "* Attempt RunFolder going_on open_run",
         "lineage": "first_line lineage merged newest steps",
+        "longer_rows": "longer_rows",
         "lr_change": "lr_change lr_change_from",
         "plan_history": "go_on keep left_out_before record_skip run_tokenizer",
         "progress": "Progress",

@@ -79,6 +79,7 @@ class StreamSettings:
     on_bad: OnBad
     streams: int = STREAMS
     """The most that a corpus which enters may have."""
+    padding: float | None = None
 
 
 def make_plan(
@@ -89,6 +90,10 @@ def make_plan(
     block_bytes = settings.block_bytes
     if block_bytes is None:
         block_bytes = before.block_bytes if before else usual_block_bytes(settings.max_length)
+    if settings.length > settings.max_length:
+        raise BadInput(
+            f"sequence_length: {settings.length} is above max_sequence_length, {settings.max_length}"
+        )
     old = before.corpora if before else ()
     corpora = []
     for corpus in old:
@@ -96,8 +101,9 @@ def make_plan(
         if asked is None:
             corpora.append(replace(corpus, weight=DROPPED))
             continue
-        furthest = (state or StreamPositions()).furthest(corpus.name)
-        grown = _grown(corpus, asked, settings.seed, block_bytes, furthest)
+        # The last slot that an open block may reach, whichever plan it was opened under.
+        reached = (state or StreamPositions()).furthest(corpus.name) + before.reach - 1 if before else 0
+        grown = _grown(corpus, asked, settings.seed, block_bytes, reached)
         corpora.append(
             replace(grown, weight=asked.weight, coefficient=asked.coefficient, held_out=asked.held_out)
         )
@@ -120,7 +126,7 @@ def make_plan(
         tokenizer=settings.tokenizer,
         lanes=settings.lanes,
         block_bytes=block_bytes,
-        max_length=settings.max_length,
+        max_length=before.max_length if before else settings.max_length,
         length=settings.length,
         batch_rows=settings.batch_rows,
         corpora=tuple(corpora),
@@ -129,7 +135,9 @@ def make_plan(
         quarantine=tuple(sorted((corpus, sample) for corpus, sample in settings.quarantine)),
         on_bad=settings.on_bad,
         streams=settings.streams,
+        padding=settings.padding,
     )
+    plan = replace(plan, reach=max(plan.slots, before.reach if before else 1))
     if before:
         refuse_change(before, plan)
     return plan

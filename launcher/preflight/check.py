@@ -2,7 +2,7 @@
 
 Exact: parameters, rows, units, blocks, streams, shares, checkpoint sizes. Estimated, and said to be: tokens
 (a sample of each corpus is encoded, for the bytes a token and for what the tokenizer loses of it), epochs,
-padding (about 0.6 row a block, as was measured), memory. Needs no torch: the model's figures are formulas
+padding (a few blocks are packed), memory. Needs no torch: the model's figures are formulas
 over its config.
 """
 
@@ -24,6 +24,7 @@ from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
 from launcher.preflight import achieved, corpus_shares, estimates
 from launcher.preflight.lossy import measure, refuse_lossy
+from launcher.preflight.packed_blocks import look_into, packing_lines, packing_warnings
 from launcher.preflight.prompts import require_room
 from launcher.preflight.writable import require_writable
 from launcher.runs.beginning import beginning, not_compared
@@ -98,14 +99,15 @@ def report(
     short = achieved.shortfalls(config.objectives, row, measured)
     said = [*passed_over, *([lr.line] if lr else []), *([strange] if strange else []), *unknown, *lossy]
     said += corpus_shares.uncounted(history)
-    return facts | {"warnings": [*said, *short, *_warnings(config, facts)]}
+    packing = packing_warnings(plan, facts["corpora"])
+    return facts | {"warnings": [*said, *short, *_warnings(config, facts), *packing]}
 
 
 def _estimate(facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opener: Opener) -> None:
     """Adds what follows from the facts about corpora and step: blocks, memory, stages."""
     processes = facts["step"]["processes"]
     for corpus in facts["corpora"]:
-        corpus["open_bytes"] = estimates.open_bytes(opener, corpus["name"])
+        look_into(opener, corpus)
     facts["open_blocks"] = estimates.open_blocks(
         opener.plan_segments.last.plan, facts["corpora"], facts["step"]["data_ranks"]
     )
@@ -265,6 +267,8 @@ def show(facts: dict[str, Any]) -> None:
     output.say(f"checkpoints  {output.size(saves['bytes'])} each; {kept}: {room}")
     output.say("")
     corpus_shares.show(facts["corpora"])
+    for line in packing_lines(facts["corpora"]):
+        output.say(f"packing      {line}")
     for corpus in facts["corpora"]:
         if corpus["held_out_asked"]:
             output.say(

@@ -216,6 +216,7 @@ def _segment(segment: TracedSegment) -> dict[str, Any]:
         "objective": segment.objective,
         "first": segment.first,
         "length": segment.length,
+        "cut": segment.cut,
         "parts": parts,
     }
 

@@ -88,4 +88,5 @@ def stream_settings(config: Config, corpora: dict[str, Corpus], tokenizer: str) 
         quarantine=[(name, key) for name, c in config.data.corpora.items() for key in c.quarantine],
         on_bad=config.data.on_bad,
         streams=config.data.streams,
+        padding=None if config.data.padding == "never" else config.data.padding,
     )

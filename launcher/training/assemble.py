@@ -33,6 +33,7 @@ from launcher.inference.held_out import HeldOut
 from launcher.inference.samples import Sampler, no_room
 from launcher.inference.trained_model import plain_model
 from launcher.runs.beginning import on_record
+from launcher.runs.longer_rows import longer_rows
 from launcher.runs.lr_change import lr_change_from
 from launcher.runs.plan_history import keep, left_out_before, record_skip
 from launcher.runs.progress import Progress
@@ -149,6 +150,9 @@ def _begin(
         tracker.note(line)
     if lr:
         tracker.note(lr.line)
+    before = stream.history.before(stream.at.row)
+    if (longer := longer_rows(stream.plan)) and not (before and before.slots == stream.plan.slots):
+        tracker.note(f"{longer}; padding is in metrics (headrace check foretells it)")
     if restored.average_note:
         tracker.note(restored.average_note)
     return tracker

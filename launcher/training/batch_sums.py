@@ -32,6 +32,10 @@ class BatchSums:
     """Ranks that were asked to stop."""
     skipped: float = 0.0
     """Samples and units left out for these rows."""
+    padding: float = 0.0
+    """Positions of these rows that hold no text."""
+    cuts: float = 0.0
+    """Of segments, made only to fill rows (data.padding)."""
     waiting: np.ndarray = field(default_factory=lambda: np.zeros(1))
     """float64 [ranks]: 1 for each that has no batch yet."""
 
@@ -40,15 +44,16 @@ class BatchSums:
         """float64: everything, flat, for one all-reduce."""
         tables = [self.weight.ravel(), self.targets.ravel(), self.source.ravel()]
         numbers = [self.tokens, self.unknown, self.failures, self.stops, self.skipped]
+        numbers += [self.padding, self.cuts]
         return np.concatenate([*tables, self.rows, self.finished_blocks, numbers, self.waiting])
 
     @staticmethod
     def of_vector(vector: np.ndarray, corpora: int) -> "BatchSums":
         """The inverse of `vector`."""
         table = len(NAMES) * corpora
-        borders = np.cumsum([table, table, table, corpora, corpora, 5])
+        borders = np.cumsum([table, table, table, corpora, corpora, 7])
         weight, targets, source, rows, finished_blocks, numbers, waiting = np.split(vector, borders)
-        tokens, unknown, failures, stops, skipped = numbers.tolist()
+        tokens, unknown, failures, stops, skipped, padding, cuts = numbers.tolist()
         shape = (len(NAMES), corpora)
         return BatchSums(
             weight=weight.reshape(shape),
@@ -61,6 +66,8 @@ class BatchSums:
             failures=failures,
             stops=stops,
             skipped=skipped,
+            padding=padding,
+            cuts=cuts,
             waiting=waiting,
         )
 
@@ -92,4 +99,6 @@ def count(batch: Batch, corpora: int, unknown: int, *, counts: bool) -> BatchSum
         tokens=float(np.count_nonzero(rows.corpus >= 0)),
         unknown=float(np.count_nonzero((rows.tokens == unknown) & (rows.corpus >= 0))),
         skipped=float(len(batch.skipped)),
+        padding=float(np.count_nonzero(rows.corpus[real] < 0)),
+        cuts=float(batch.cuts),
     )
