@@ -68,14 +68,14 @@ OPEN_TO_LAUNCHER = {"objectives", "model", "data", "launcher.output", "launcher.
 
 DOORS: dict[str, dict[str, str]] = {
     "data.shards": {
-        "corpus": "Corpus GoneShard open_corpus ReadTrouble identity match remedy",
+        "corpus": "LARGE Corpus open_corpus ReadTrouble",
+        "listed": "GoneShard identities match remedy",
         "index": "Index OldIndex Shard fingerprint write",
         "units": "Size UNIT_TAR UNIT_TEXT UnitTable UnitTableBuilder runs",
         "store": "CacheOptions Store expand find_shards unpacked_key",
         "transports": "is_local shown",
         "walk": "Found Walk below meant printable unreadable",
-        "find": "Located is_ambiguous bytes_to_read find_documents several",
-        "names": "full_name is_named",
+        "find": "Located is_ambiguous bytes_to_read find_documents full_name is_named several",
         "samples": "METADATA USUAL Reading Sample SampleExtent TextMember read_part read_text samples scan",
         "tar": "is_closed members",
         "tar_fields": "BLOCK TarTrouble padded",
@@ -98,8 +98,8 @@ DOORS: dict[str, dict[str, str]] = {
         "positions": "Position START StreamPositions",
         "segments": "PlanSegment PlanSegments",
         "steps": "rows_of_step step_length step_of_row",
+        "block_file": "blocks_of",
         "blocks": "Blocks",
-        "held_out": "held_out_units",
         "epochs": "BlockOrder",
     },
     "data.tokenization": {"tokenizer": "Tokenizer", "train": "train", "check": "CheckReport check"},

@@ -16,8 +16,8 @@ from data.errors import BadInput, PassingTrouble
 from data.prepare.parallel import MEMORY_MIB, Progress, ordered_map
 from data.prepare.scan_shard import TarScan
 from data.shards.compression import packing_of, unpack
-from data.shards.corpus import identity
 from data.shards.index import Index, OldIndex, Shard, write
+from data.shards.listed import identities
 from data.shards.patience import Patience
 from data.shards.samples import USUAL, Reading
 from data.shards.store import CacheOptions, Store, find_shards, unpacked_key
@@ -83,7 +83,7 @@ def build_index(
     except OSError as error:
         raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
     known = _known(path, reading)
-    names = {identity(url, path): url for url in urls}
+    names = dict(zip(identities(urls, path), urls))
     if len(names) != len(urls):
         raise BadInput(f"{path}: a shard is given twice")
     order = [name for name in known if name in names] + [name for name in names if name not in known]

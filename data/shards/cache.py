@@ -23,6 +23,7 @@ from data.shards.trouble import PASSING_ERRNO, Transient
 
 _TEMPORARY = "writing-"
 _ABANDONED = 3600.0
+_NOTE = 1 << 10
 
 
 class Cache:
@@ -79,6 +80,23 @@ class Cache:
         except OSError as error:
             what = f"{self.folder} (data.cache.folder): {error.strerror or error}"
             raise (Transient(what) if error.errno in PASSING_ERRNO else BadInput(what)) from error
+
+    def noted(self, key: str) -> str | None:
+        """What was noted under a key."""
+        file = self.open(key)
+        if file is None:
+            return None
+        with file:
+            try:
+                note = file.read(_NOTE).decode()
+            except (OSError, ValueError):
+                return None
+        return note.removesuffix("\n") if note.endswith("\n") else None
+
+    def note(self, key: str, what: str) -> None:
+        """Keep a line that takes long to find out. Where it cannot be kept it is found out again."""
+        with suppress(BadInput, Transient):
+            self.put(key, [f"{what}\n".encode()]).close()
 
     def _path(self, key: str) -> Path:
         return self.folder / hashlib.sha256(key.encode()).hexdigest()[:40]

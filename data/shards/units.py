@@ -13,6 +13,7 @@ The second kind stands for every sample that is too large to be read as a whole:
     placed                       unit 1, 3 parts, "d"
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -80,7 +81,9 @@ class Placed(NamedTuple):
 class UnitTable:
     """The units of some shards, in their order, and the documents that are placed in them."""
 
-    def __init__(self, units: np.ndarray, placed: np.ndarray | None = None, names: bytes = b"") -> None:
+    def __init__(
+        self, units: np.ndarray, placed: np.ndarray | None = None, names: bytes | memoryview = b""
+    ) -> None:
         """units: an array of UNITS; placed: one of PLACED, by unit; names: UTF-8."""
         self.units = units
         self.placed = np.empty(0, PLACED) if placed is None else placed
@@ -88,6 +91,24 @@ class UnitTable:
 
     def __len__(self) -> int:
         return len(self.units)
+
+    @property
+    def _placed_units(self) -> np.ndarray:
+        """uint64 [placed]: a view, so a place in it is found by bisection; searchsorted would copy all of
+        it."""
+        return self.placed["unit"]
+
+    def range_of(self, shard: int) -> tuple[int, int]:
+        """(first, stop) of the units of a shard."""
+        shards = self.units["shard"]
+        return bisect_left(shards, shard), bisect_right(shards, shard)
+
+    def shard_border(self, unit: int) -> int:
+        """The number of the first unit from `unit` on with which a shard begins, or that of all units."""
+        if not 0 < unit < len(self):
+            return min(max(unit, 0), len(self))
+        before = int(self.units["shard"][unit - 1])
+        return bisect_right(self.units["shard"], before, lo=unit - 1)
 
     def checksum(self) -> str:
         """Hex digest of all of it."""
@@ -105,7 +126,7 @@ class UnitTable:
         """The placed document of which a unit is a part."""
         if not len(self.placed):
             return None
-        at = int(np.searchsorted(self.placed["unit"], unit, side="right")) - 1
+        at = bisect_right(self._placed_units, unit) - 1
         if at < 0 or unit >= int(self.placed["unit"][at]) + int(self.placed["parts"][at]):
             return None
         return self._placed(at)
@@ -118,23 +139,40 @@ class UnitTable:
 
     def placed_in(self, first: int, stop: int) -> Iterator[Placed]:
         """The placed documents that begin in units first … stop−1."""
-        low, high = np.searchsorted(self.placed["unit"], [first, stop])
-        return map(self._placed, range(int(low), int(high)))
+        low, high = (bisect_left(self._placed_units, at) for at in (first, stop))
+        return map(self._placed, range(low, high))
 
-    def first_parts(self, stop: int | None = None) -> np.ndarray:
-        """int64 [units]: of each of the first `stop` units the number of the unit in which its document
-        begins; its own for a unit of whole samples."""
-        first = np.arange(len(self.units) if stop is None else stop, dtype=np.int64)
-        long = self.placed[(self.placed["parts"] > 1) & (self.placed["unit"] < len(first))]
-        parts = long["parts"].astype(np.int64)
-        units = np.repeat(long["unit"].astype(np.int64), parts)
-        within = np.arange(len(units)) - np.repeat(np.cumsum(parts) - parts, parts)
-        first[units + within] = units
-        return first
+    def first_parts(self, units: np.ndarray) -> np.ndarray:
+        """int64 [n]: of each of these units the number of the one in which its document begins; its own for a
+        unit of whole samples. units: int64 [n], ascending."""
+        if not len(self.placed) or not len(units):
+            return units
+        low = max(bisect_right(self._placed_units, int(units[0])) - 1, 0)
+        near = self.placed[low : bisect_right(self._placed_units, int(units[-1]))]
+        near = near[near["parts"] > 1]
+        if not len(near):
+            return units
+        begins = near["unit"].astype(np.int64)
+        at = np.searchsorted(begins, units, side="right") - 1
+        first = begins[at]
+        inside = (at >= 0) & (units < first + near["parts"][at])
+        return np.where(inside, first, units)
+
+    def parts_of(self, units: np.ndarray) -> np.ndarray:
+        """int64 [n]: how many units the document has that begins in each of these; 1 for one of whole
+        samples. units: int64 [n], ascending, none of them a later part."""
+        parts = np.ones(len(units), dtype=np.int64)
+        if len(self.placed) and len(units):
+            low = bisect_left(self._placed_units, int(units[0]))
+            near = self.placed[low : bisect_right(self._placed_units, int(units[-1]))]
+            at = np.searchsorted(units, near["unit"].astype(np.int64))
+            found = units[np.minimum(at, len(units) - 1)] == near["unit"]
+            parts[at[found]] = near["parts"][found]
+        return parts
 
     def of(self, first: int, stop: int) -> "UnitTable":
         """Units first … stop−1 alone: whole shards."""
-        low, high = (int(at) for at in np.searchsorted(self.placed["unit"], [first, stop]))
+        low, high = (bisect_left(self._placed_units, at) for at in (first, stop))
         placed = self.placed[low:high].copy()
         begin = int(self.placed["problem_end"][low - 1]) if low else 0
         end = int(self.placed["problem_end"][high - 1]) if high else 0

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.errors import BadInput
+from data.plan.block_file import blocks_of
 from data.plan.blocks import Blocks
 from data.plan.epochs import BlockOrder
 from data.plan.plan import CorpusPlan
 from data.plan.segments import PlanSegments
 from data.shards.corpus import Corpus
-from data.shards.index import fingerprint
 from data.stream.packing import PackedBlock, best_fit, pack
 from data.stream.reading import Documents, Encoder, read_documents
 from objectives.example_builder import ExampleBuilder
@@ -78,13 +78,12 @@ class Opener:
         self._width: dict[str, float] = {}
         for corpus in plan.corpora:
             if corpus.name in corpora:
-                units = corpora[corpus.name].index.units
-                _check(corpus, units)
-                table, counts = corpora[corpus.name].index.table, [era.units for era in corpus.eras]
-                blocks = Blocks(plan.seed, corpus.name, table, counts, corpus.held_out, plan.block_bytes)
+                _check(corpus, corpora[corpus.name])
+                text, counts = corpora[corpus.name], [era.units for era in corpus.eras]
+                blocks = blocks_of(text, plan.seed, corpus.name, counts, corpus.held_out, plan.block_bytes)
                 self.blocks[corpus.name] = blocks
                 self.orders[corpus.name] = BlockOrder(
-                    plan.seed, corpus.name, corpus.eras, corpus.streams, blocks.text_bytes
+                    plan.seed, corpus.name, corpus.eras, corpus.streams, blocks.ranked
                 )
 
     def expected_nbytes(self, corpus: str, block_slot: int) -> int:
@@ -176,10 +175,10 @@ def remainder(documents: Documents, used: np.ndarray, quarantined: Set[str]) -> 
     return rests
 
 
-def _check(corpus: CorpusPlan, units: np.ndarray) -> None:
+def _check(corpus: CorpusPlan, text: Corpus) -> None:
     last = corpus.eras[-1]
-    found = fingerprint(units[: last.units])
-    if len(units) < last.units or found != last.fingerprint:
+    found = text.fingerprint_of(min(last.units, len(text)))
+    if len(text) < last.units or found != last.fingerprint:
         raise BadInput(
             f"corpus {corpus.name}: its shards changed, or some are missing or in another order (fingerprint "
             f"{last.fingerprint}, now {found}); shards can only be appended"

@@ -6,10 +6,11 @@ One place, so that `check`, `data show`, training and a resume cannot ask for di
 from collections.abc import Container, Mapping
 
 from data.errors import BadInput
-from data.plan.held_out import held_out_units
+from data.plan.block_file import blocks_of
 from data.plan.make import CorpusSettings, StreamSettings
 from data.plan.plan import Plan
-from data.shards.corpus import Corpus, GoneShard, open_corpus
+from data.shards.corpus import Corpus, open_corpus
+from data.shards.listed import GoneShard
 from data.shards.patience import Patience
 from data.shards.samples import Reading
 from data.shards.trouble import Transient
@@ -26,7 +27,7 @@ def open_corpora(
     patience = patience or Patience(config.data.patience)
     opened = {name: _opened(config, name, patience, name in read_before) for name in config.data.corpora}
     for name, corpus in opened.items():
-        if not corpus.index.text_bytes:
+        if not corpus.index.has_text:
             raise BadInput(
                 f"corpus {name}: no text in its {len(corpus.shards)} shards; why: "
                 f"headrace data verify {corpus.index.path}"
@@ -61,8 +62,9 @@ def require_held_out(config: Config, plan: Plan, corpora: Mapping[str, Corpus]) 
     for part in plan.corpora:
         if not config.eval.every or not part.held_out or part.name not in corpora or part.held_out_documents:
             continue
-        table, counts = corpora[part.name].table, [era.units for era in part.eras]
-        if not len(held_out_units(plan.seed, part.name, table, counts, part.held_out)):
+        counts = [era.units for era in part.eras]
+        whose = (plan.seed, part.name, counts, part.held_out, plan.block_bytes)
+        if not len(blocks_of(corpora[part.name], *whose).held_out):
             raise BadInput(
                 f"data.corpora.{part.name}.held_out: nothing can be held out: its text is a single document; "
                 "set it to 0, add text, or leave eval.every out"

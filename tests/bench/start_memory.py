@@ -1,6 +1,6 @@
 """What a start, a save and a load take of a process's memory, in bytes a parameter.
 
-    python -m tests.bench.start [--ranks N] [--zero Z ...] [--precision P] [--layers L] [--width D]
+    python -m tests.bench.start_memory [--ranks N] [--zero Z ...] [--precision P] [--layers L] [--width D]
         [--vocabulary V]
 
 One line of JSON for each ZeRO stage, the worst of the ranks. start: an engine with its initial weights; at
