@@ -172,7 +172,7 @@ DOORS: dict[str, dict[str, str]] = {
         "progress": "Progress",
         "quarantine": "refuse_unknown",
         "resume_point": "StartPoint start_point",
-        "stream_settings": "open_corpora require_held_out stream_settings",
+        "stream_settings": "OpenedCorpora open_corpora require_held_out require_same stream_settings",
         "versions": "versions",
         "writer_lock": "BEAT_SECONDS",
     },

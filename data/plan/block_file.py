@@ -12,6 +12,7 @@ the other, all beginning at multiples of 64 bytes.
 
 import json
 import mmap
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -100,6 +101,7 @@ def _content(blocks: Blocks, key: str) -> Iterator[bytes]:
 def _read(file: BinaryIO, key: str) -> Blocks | None:
     """The blocks, mapped; None where the file is not whole, or another's."""
     try:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
         head = file.read(_HEAD)
         text = file.read(min(int.from_bytes(head[8:16], "little"), _CHUNK)) if head[:8] == _MAGIC else b""
         if not text or xxhash.xxh3_64_digest(text) != head[16:]:
@@ -119,4 +121,4 @@ def _read(file: BinaryIO, key: str) -> Blocks | None:
         offset += arrays[-1].nbytes + -arrays[-1].nbytes % _LINE
     held_out, ends, text_bytes, *ranked = arrays
     era_text = tuple((whole, aside) for whole, aside in header["era_text"])
-    return Blocks(tuple(header["counts"]), held_out, ends, text_bytes, tuple(ranked), era_text)
+    return Blocks(tuple(header["counts"]), held_out, ends, text_bytes, tuple(ranked), era_text, mapped)

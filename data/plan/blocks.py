@@ -11,11 +11,12 @@ all ranks of a machine map (data/plan/block_file.py), and the table is gone thro
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from mmap import MADV_DONTNEED, mmap
 
 import numpy as np
 
 from data.plan.dealing import largest_first
-from data.plan.held_out import held_out_units
+from data.plan.held_out import held_out_units, text_of
 from data.shards.units import UnitTable
 
 _PIECE = 1 << 20
@@ -27,9 +28,10 @@ class Blocks:
     """The held-out units and the blocks of a corpus.
 
     counts: units of each era, cumulative. held_out: int64, ascending, the units set aside. ends: int64
-    [blocks], the number behind the last unit of each. text_bytes: int64 [blocks], of text in each. ranked:
-    for each era int32 [its blocks and those before], the largest first. era_text: for each era the bytes of
-    its text, and of what is held out of it by units.
+    [blocks], the number behind the last unit of each. text_bytes: uint32, int64 where it takes that,
+    [blocks], of text in each. ranked: for each era int32 [its blocks and those before], the largest first.
+    era_text: for each era the bytes of its text, and of what is held out of it by units. mapped: the file in
+    which the arrays lie.
     """
 
     counts: tuple[int, ...]
@@ -38,6 +40,12 @@ class Blocks:
     text_bytes: np.ndarray
     ranked: tuple[np.ndarray, ...]
     era_text: tuple[tuple[int, int], ...]
+    mapped: mmap | None = None
+
+    def release(self) -> None:
+        """Give back the pages of the file that were read: a look-up maps some megabytes around a number."""
+        if self.mapped is not None:
+            self.mapped.madvise(MADV_DONTNEED)
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -74,9 +82,11 @@ def make_blocks(
     set_aside = np.searchsorted(held, counts).tolist()
     era_text = []
     for first, stop, low, high in zip([0, *blocks], blocks, [0, *set_aside], set_aside):
-        aside = int(table.units["text_bytes"][held[low:high]].sum())
+        aside = text_of(table, held[low:high])
         era_text.append((int(text_bytes[first:stop].sum()) + aside, aside))
     ranked = tuple(largest_first(text_bytes[:number]) for number in blocks)
+    if text_bytes.max(initial=0) < 1 << 32:
+        text_bytes = text_bytes.astype(np.uint32)
     return Blocks(tuple(counts), held, ends, text_bytes, ranked, tuple(era_text))
 
 
@@ -101,6 +111,7 @@ def _group(
     rows = table.units[low:high]
     sizes = np.delete(rows["text_bytes"].astype(np.int64), held_out[first:stop] - low)
     shards = np.delete(rows["shard"], held_out[first:stop] - low)
+    table.release()
     begins = np.flatnonzero(np.diff(shards, prepend=shards[0] + 1))
     units = np.diff(begins, append=len(shards))
     past = np.cumsum(sizes)

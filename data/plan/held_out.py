@@ -25,6 +25,8 @@ _UNITS_READ = 32
 """Units in which documents are looked for, at most: reading each costs a start."""
 _PIECE = 1 << 20
 """Units that are looked at together."""
+_SCATTERED = 1 << 14
+"""The same where they lie far from one another."""
 _FEW = 1 << 18
 """Units of which all draws are kept."""
 
@@ -102,6 +104,7 @@ def _drawn(
         begins = table.first_parts(below + low) == below + low
         wholes.append(below[begins] + low)
         draws.append(bits[below[begins]])
+        table.release()
     whole = np.concatenate(wholes) if wholes else np.empty(0, np.int64)
     order = np.argsort(np.concatenate(draws), kind="stable") if draws else whole
     return whole, _whole_sizes(table, whole), order, total
@@ -111,11 +114,21 @@ def _whole_sizes(table: UnitTable, whole: np.ndarray) -> np.ndarray:
     """int64 [n]: the bytes of text of the documents that begin in these units, with all their parts."""
     parts = table.parts_of(whole)
     sizes = np.empty(len(whole), dtype=np.int64)
-    for low in range(0, len(whole), _PIECE):
-        piece = slice(low, low + _PIECE)
+    for low in range(0, len(whole), _SCATTERED):
+        piece = slice(low, low + _SCATTERED)
         text = table.units["text_bytes"][_with_parts(whole[piece], parts[piece])]
         sizes[piece] = np.add.reduceat(text, np.cumsum(parts[piece]) - parts[piece])
+        table.release()
     return sizes
+
+
+def text_of(table: UnitTable, units: np.ndarray) -> int:
+    """Bytes of text of some units."""
+    total = 0
+    for low in range(0, len(units), _SCATTERED):
+        total += int(table.units["text_bytes"][units[low : low + _SCATTERED]].sum())
+        table.release()
+    return total
 
 
 def held_out_documents(

@@ -131,9 +131,13 @@ class Index:
 
     @property
     def has_text(self) -> bool:
-        """Whether any of its documents has a text: of most tables the beginning tells."""
-        texts = self.units["text_bytes"]
-        return any(texts[low : low + _PIECE].any() for low in range(0, len(texts), _PIECE))
+        """Whether any of its documents has a text: of most tables the very beginning tells."""
+        low, count, texts = 0, 1 << 10, self.units["text_bytes"]
+        while low < len(texts):
+            if texts[low : low + count].any():
+                return True
+            low, count = low + count, min(2 * count, _PIECE)
+        return False
 
     def range_of(self, shard: int) -> tuple[int, int]:
         """(first, stop) of the units of a shard."""
@@ -175,7 +179,7 @@ class Index:
             units = np.frombuffer(mapped, UNITS, header["units"], starts[0])
             placed = np.frombuffer(mapped, PLACED, header["placed"], starts[1])
             whole = memoryview(mapped)
-            table = UnitTable(units, placed, whole[starts[2] :])
+            table = UnitTable(units, placed, whole[starts[2] :], mapped)
             return Index(path, header, whole[_HEAD : starts[0]], table, (status.st_size, status.st_mtime_ns))
         except OSError as error:
             raise BadInput(f"{path}: {error.strerror or error}") from error

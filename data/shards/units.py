@@ -16,6 +16,7 @@ The second kind stands for every sample that is too large to be read as a whole:
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from mmap import MADV_DONTNEED, mmap
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -28,6 +29,9 @@ UNIT_TEXT = 1 << 16
 UNIT_TAR = 1 << 22
 """Most tar bytes of a unit: bounds what one read brings into memory. A larger sample is placed, document by
 document."""
+
+_PASSED = 1 << 26
+"""Bytes of a table that are looked at before they are given back."""
 
 UNITS = np.dtype(
     [
@@ -82,10 +86,15 @@ class UnitTable:
     """The units of some shards, in their order, and the documents that are placed in them."""
 
     def __init__(
-        self, units: np.ndarray, placed: np.ndarray | None = None, names: bytes | memoryview = b""
+        self,
+        units: np.ndarray,
+        placed: np.ndarray | None = None,
+        names: bytes | memoryview = b"",
+        mapped: mmap | None = None,
     ) -> None:
-        """units: an array of UNITS; placed: one of PLACED, by unit; names: UTF-8."""
-        self.units = units
+        """units: an array of UNITS; placed: one of PLACED, by unit; names: UTF-8; mapped: the file in which
+        they lie."""
+        self.units, self._mapped = units, mapped
         self.placed = np.empty(0, PLACED) if placed is None else placed
         self.names = names
 
@@ -114,9 +123,18 @@ class UnitTable:
         """Hex digest of all of it."""
         digest = xxhash.xxh3_128()
         for array in (self.units, self.placed):
-            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+            whole = np.ascontiguousarray(array).view(np.uint8)
+            for low in range(0, len(whole), _PASSED):
+                digest.update(whole[low : low + _PASSED].data)
+                self.release()
         digest.update(self.names)
         return digest.hexdigest()
+
+    def release(self) -> None:
+        """Give back the pages of its file that were read: whoever goes through all of a large table calls it
+        now and then, or the whole table counts as memory of this process."""
+        if self._mapped is not None:
+            self._mapped.madvise(MADV_DONTNEED)
 
     def unit(self, number: int) -> Unit:
         """One entry, as Python integers."""

@@ -94,6 +94,8 @@ class Opener:
 
     def _most_nbytes(self, corpus: str, number: int) -> int:
         units = self.corpora[corpus].index.units[self.blocks[corpus].units_of(number)]
+        self.blocks[corpus].release()
+        self.corpora[corpus].table.release()
         return _PER_TEXT_BYTE * int(units["text_bytes"].sum()) + _PER_DOCUMENT * int(units["samples"].sum())
 
     def open(self, corpus: str, block_slot: int, builds: Sequence[tuple[int, int]]) -> OpenBlock:

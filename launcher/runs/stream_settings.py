@@ -3,7 +3,8 @@
 One place, so that `check`, `data show`, training and a resume cannot ask for different streams.
 """
 
-from collections.abc import Container, Mapping
+import socket
+from collections.abc import Container, Hashable, Mapping
 
 from data.errors import BadInput
 from data.plan.block_file import blocks_of
@@ -13,29 +14,57 @@ from data.shards.corpus import Corpus, open_corpus
 from data.shards.listed import GoneShard
 from data.shards.patience import Patience
 from data.shards.samples import Reading
+from data.shards.store import Store
 from data.shards.trouble import Transient
 from launcher.config.run_config import Config
 
+OpenedCorpora = dict[Hashable, Corpus]
+"""Corpora that this process has opened, by what the config says of them."""
+
 
 def open_corpora(
-    config: Config, patience: Patience | None = None, *, read_before: Container[str] = ()
+    config: Config,
+    patience: Patience | None = None,
+    *,
+    read_before: Container[str] = (),
+    known: OpenedCorpora | None = None,
+    look: bool = True,
 ) -> dict[str, Corpus]:
     """Every corpus of the config, dropped ones (weight 0) included. BadInput names what is missing; trouble
     that passes is waited for, here and in all reads, with the config's patience unless one is given.
     read_before: the corpora that this run has read, so that a shard which is not there is such trouble
-    too."""
+    too. known: what was opened before and is taken as it is; gets what is opened now. look: as of
+    open_corpus."""
     patience = patience or Patience(config.data.patience)
-    opened = {name: _opened(config, name, patience, name in read_before) for name in config.data.corpora}
-    for name, corpus in opened.items():
-        if not corpus.index.has_text:
+    known = {} if known is None else known
+    opened = {}
+    for name, corpus in config.data.corpora.items():
+        asked = (name, *corpus.shards, corpus.index, corpus.text_field, corpus.text_member, config.data.cache)
+        if asked in known:
+            opened[name] = known[asked].with_store(Store(config.data.cache, patience))
+        else:
+            opened[name] = known[asked] = _opened(config, name, patience, name in read_before, look)
+    for name, one in opened.items():
+        if not one.index.has_text:
             raise BadInput(
-                f"corpus {name}: no text in its {len(corpus.shards)} shards; why: "
-                f"headrace data verify {corpus.index.path}"
+                f"corpus {name}: no text in its {len(one.shards)} shards; why: "
+                f"headrace data verify {one.index.path}"
             )
     return opened
 
 
-def _opened(config: Config, name: str, patience: Patience, read_before: bool) -> Corpus:
+def require_same(corpora: Mapping[str, Corpus], checksums: Mapping[str, str]) -> None:
+    """BadInput where a corpus is not the one that rank 0 reads. checksums: of its tables, by name."""
+    for name, corpus in corpora.items():
+        if corpus.index.checksum != checksums[name]:
+            raise BadInput(
+                f"data.corpora.{name}: {corpus.index.path} on {socket.gethostname()} is not the index that "
+                f"rank 0 reads (checksum {corpus.index.checksum[:8]}, there {checksums[name][:8]}); all "
+                "machines need the same index and shards"
+            )
+
+
+def _opened(config: Config, name: str, patience: Patience, read_before: bool, look: bool) -> Corpus:
     corpus, location = config.data.corpora[name], f"data.corpora.{name}"
 
     def attempt() -> Corpus:
@@ -48,6 +77,7 @@ def _opened(config: Config, name: str, patience: Patience, read_before: bool) ->
                 Reading(corpus.text_field, corpus.text_member),
                 location=location,
                 patience=patience,
+                look=look,
             )
         except GoneShard as error:
             if not read_before:

@@ -12,7 +12,6 @@ million parameters, and needs 7 GiB for two ranks.
 """
 
 import argparse
-import gc
 import json
 import os
 import socket
@@ -39,23 +38,7 @@ from model.accounting import largest_parameter, parameters
 from model.config import ModelConfig
 from model.share import Share
 from model.transformer import Transformer
-
-
-def resident(field: str) -> int:
-    """Bytes: VmRSS, what is resident; VmHWM, the most since `measured` began."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) << 10
-
-
-def measured(work: Callable[[], Any]) -> tuple[Any, int, int]:
-    """What `work` gives; the most that was resident meanwhile, and what is still, over what was before."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
-    before = resident("VmRSS")
-    result = work()
-    most = resident("VmHWM") - before
-    gc.collect()
-    return result, most, resident("VmRSS") - before
+from tests.support.memory import measured
 
 
 def engine_of(config: ModelConfig, vocabulary: int, layout: LayoutConfig, world: World) -> Engine:
