@@ -71,7 +71,7 @@ DOORS: dict[str, dict[str, str]] = {
         "corpus": "LARGE Corpus open_corpus ReadTrouble",
         "listed": "GoneShard identities match remedy",
         "index": "Index OldIndex Shard fingerprint write",
-        "units": "Size UNIT_TAR UNIT_TEXT UnitTable UnitTableBuilder runs",
+        "units": "Size UNIT_TAR UNIT_TEXT UnitTable UnitTableBuilder runs unit_text_for",
         "store": "CacheOptions Store expand find_shards unpacked_key",
         "transports": "is_local shown",
         "walk": "Found Walk below meant printable unreadable",

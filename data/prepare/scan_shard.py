@@ -33,10 +33,16 @@ class TarScan:
     """The reading of one tar: `TarScan(…).units()` gives its table and fills `balance`."""
 
     def __init__(
-        self, tar: mmap.mmap, reading: Reading, frames: Mapping[int, int] | None, memory: int
+        self,
+        tar: mmap.mmap,
+        reading: Reading,
+        frames: Mapping[int, int] | None,
+        memory: int,
+        unit_text: int | None = None,
     ) -> None:
         """frames: unpacked → packed offset of the frames of a compressed shard, None for a plain tar. memory:
-        bytes of the tar that may be held."""
+        bytes of the tar that may be held. unit_text: bytes of text that a unit aims at."""
+        self._unit_text = unit_text
         self.tar, self.reading, self.frames, self.memory = tar, reading, frames, memory
         self.balance = Balance()
         self._builder = UnitTableBuilder()
@@ -44,7 +50,7 @@ class TarScan:
 
     def units(self) -> UnitTable:
         """All units; their shard is 0. BadInput where there is no sample, TarTrouble where it is no tar."""
-        for unit in runs(self._samples(), lambda found: found.size):
+        for unit in runs(self._samples(), lambda found: found.size, self._unit_text):
             if unit[0].size.alone:
                 self._place(unit[0].extent)
             else:

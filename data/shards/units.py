@@ -25,7 +25,9 @@ import xxhash
 Sized = TypeVar("Sized")
 
 UNIT_TEXT = 1 << 16
-"""Bytes of text that a unit aims at."""
+"""Bytes of text that a unit aims at, unless its corpus is large."""
+_GROWN, _MANY = 1 << 18, 1 << 22
+"""What units grow to, a quarter of the usual block of rows of 1024 positions; from how many on they grow."""
 UNIT_TAR = 1 << 22
 """Most tar bytes of a unit: bounds what one read brings into memory. A larger sample is placed, document by
 document."""
@@ -249,17 +251,30 @@ class Size:
     alone: bool = False
 
 
-def runs(samples: Iterable[Sized], size: Callable[[Sized], Size]) -> Iterator[list[Sized]]:
+def unit_text_for(total: int) -> int:
+    """Bytes of text that the units of a corpus aim at that is made of `total` bytes, as they lie on the disk:
+    UNIT_TEXT, and two or four times that where there would be more than four million. It is decided before
+    the first unit is cut and stands in the index, so shards that are appended get units of the same size."""
+    unit = UNIT_TEXT
+    while unit < _GROWN and total > unit * _MANY:
+        unit *= 2
+    return unit
+
+
+def runs(
+    samples: Iterable[Sized], size: Callable[[Sized], Size], unit_text: int | None = None
+) -> Iterator[list[Sized]]:
     """Cut a shard's samples into units, those that are alone one by one.
 
-    A sample opens a new unit where the unit's text comes nearer to UNIT_TEXT without it than with it, or
-    where the unit would exceed UNIT_TAR. Packing and indexing use this one rule, so they agree.
+    A sample opens a new unit where the unit's text comes nearer to unit_text (UNIT_TEXT) without it than with
+    it, or where the unit would exceed UNIT_TAR. Packing and indexing use this one rule, so they agree.
     """
+    aim = UNIT_TEXT if unit_text is None else unit_text
     unit: list[Sized] = []
     text = tar = 0
     for sample in samples:
         more = size(sample)
-        if unit and (more.alone or text + more.text / 2 > UNIT_TEXT or tar + more.gap + more.tar > UNIT_TAR):
+        if unit and (more.alone or text + more.text / 2 > aim or tar + more.gap + more.tar > UNIT_TAR):
             yield unit
             unit = []
         if more.alone:

@@ -25,6 +25,7 @@ from launcher.config.run_config import Config, require_files, require_processes
 from launcher.preflight import achieved, estimates
 from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.prompts import require_room
+from launcher.preflight.unit_sizes import coarse
 from launcher.preflight.writable import require_writable
 from launcher.runs.beginning import beginning, not_compared
 from launcher.runs.lr_change import lr_change_from
@@ -96,7 +97,7 @@ def report(
     measured = np.array([objective["measured"] for objective in facts["objectives"]])
     short = achieved.shortfalls(config.objectives, row, measured)
     said = [*passed_over, *([lr.line] if lr else []), *([strange] if strange else []), *unknown, *lossy]
-    return facts | {"warnings": [*said, *short, *_warnings(config, facts)]}
+    return facts | {"warnings": [*said, *coarse(plan, corpora), *short, *_warnings(config, facts)]}
 
 
 def _estimate(facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opener: Opener) -> None:
