@@ -64,8 +64,8 @@ def _shared(corpus: Corpus, name: str, key: str, make: Callable[[], Blocks]) -> 
         if corpus.looked_at:
             size = sum(array.nbytes for array in _arrays(blocks)) >> 20
             corpus.store.patience.tell(
-                f"corpus {name}: the file of its blocks cannot be kept, so each process works them out and "
-                f"holds {size} MiB of them: {error}; name a folder that can be written: data.cache.folder"
+                f"corpus {name}: each process works its blocks out and holds {size} MiB of them, for no file "
+                f"of them can be kept in the cache: {error}"
             )
     return blocks
 

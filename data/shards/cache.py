@@ -60,7 +60,7 @@ class Cache:
                     total += len(chunk)
                     if total > self.limit:
                         raise BadInput(
-                            f"data.cache.bytes is {self.limit}, too little for one shard; raise it or set"
+                            f"data.cache.bytes is {self.limit}, too little for one file; raise it or set"
                             " data.cache.folder to a larger disk"
                         )
                     self._claim(len(chunk))
@@ -146,7 +146,7 @@ def default_folder() -> Path:
         above = Path(own) if os.path.isabs(own) else Path.home() / ".cache"  # a relative one does not count
     except RuntimeError:
         raise BadInput(
-            "data.cache.folder: is needed for shards that are remote or packed as a whole, and this user has "
-            "no home; set it, or HOME or XDG_CACHE_HOME in the environment"
+            "data.cache.folder: is needed for shards that are remote or packed as a whole and for the blocks "
+            "of large corpora, and this user has no home; set it, HOME or XDG_CACHE_HOME in the environment"
         ) from None
     return above / "headrace" / "shards"

@@ -183,5 +183,6 @@ def _check(corpus: CorpusPlan, text: Corpus) -> None:
     if len(text) < last.units or found != last.fingerprint:
         raise BadInput(
             f"corpus {corpus.name}: its shards changed, or some are missing or in another order (fingerprint "
-            f"{last.fingerprint}, now {found}); shards can only be appended"
+            f"{last.fingerprint}, now {found}); shards can only be appended, and an index made anew needs "
+            "the --unit-kib that it had"
         )
