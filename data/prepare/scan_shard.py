@@ -46,6 +46,11 @@ class TarScan:
         self.tar, self.reading, self.frames, self.memory = tar, reading, frames, memory
         self.balance = Balance()
         self._builder = UnitTableBuilder()
+        self._starts = frozenset(frames or ())
+        headers = sum(self.tar[start + 257 : start + 262] == b"ustar" for start in self._starts)
+        self._by_frames = 2 * headers > len(self._starts) > len(tar) // UNIT_TAR
+        """Whether frames are small and begin with samples, as in our shards: whatever units aim at, they are
+        whole ones."""
         self._given_back = 0
 
     def units(self) -> UnitTable:
@@ -75,7 +80,8 @@ class TarScan:
             longest = max((text.member.size for text in extent.texts), default=0)
             alone = tar > UNIT_TAR or longest > PART
             text = 0 if alone else sum(self._counted(text) for text in extent.texts)
-            yield _Found(extent, Size(text, tar, extent.start - end, alone))
+            inside = self._by_frames and extent.start not in self._starts
+            yield _Found(extent, Size(text, tar, extent.start - end, alone, inside))
             end = extent.end
 
     def _counted(self, text: TextMember) -> int:

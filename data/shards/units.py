@@ -243,12 +243,14 @@ class UnitTableBuilder:
 @dataclass(frozen=True, slots=True)
 class Size:
     """What a sample adds to its unit: bytes of text, bytes of tar, bytes of tar before it that are in no
-    sample; alone: its documents are placed."""
+    sample; alone: its documents are placed; inside: of a frame, which is read as a whole, so that no unit
+    should begin with it."""
 
     text: int
     tar: int
     gap: int = 0
     alone: bool = False
+    inside: bool = False
 
 
 def unit_text_for(total: int) -> int:
@@ -274,7 +276,8 @@ def runs(
     text = tar = 0
     for sample in samples:
         more = size(sample)
-        if unit and (more.alone or text + more.text / 2 > aim or tar + more.gap + more.tar > UNIT_TAR):
+        full = text + more.text / 2 > aim and not more.inside
+        if unit and (more.alone or full or tar + more.gap + more.tar > UNIT_TAR):
             yield unit
             unit = []
         if more.alone:

@@ -252,3 +252,15 @@ def test_units_grow_with_the_corpus_and_stay_as_the_index_has_them(
     asked = build_index([str(path) for path in small.shards], small.index, unit_text=32 << 10)
     assert (asked.read, asked.index.unit_text) == (len(small.shards), 32 << 10)
     assert "--unit-kib 32" in remedy(small.index, ["a.tar"], asked.index.unit_text)
+
+
+@pytest.mark.parametrize(("packed", "asked"), [(64, 256), (256, 64), (64, 100)])
+def test_units_of_another_size_are_still_whole_frames(tmp_path: Path, packed: int, asked: int) -> None:
+    """Else a shard of zstd would be unpacked whole for each of them."""
+    report = pack_texts(tmp_path, "c", TEXTS, zstd=True, unit_text=packed << 10)
+    shards, name = [str(path) for path in report.shards], tmp_path / "again" / "c.index"
+    again = build_index(shards, name, unit_text=asked << 10).index
+    assert again.units["stored_length"].all()
+    assert len(again) == len(Index.open(report.index)) or asked > packed
+    assert len(again) < len(Index.open(report.index)) or asked < packed
+    assert read(open_corpus("c", shards, name)) == TEXTS
