@@ -37,7 +37,8 @@ _REQUEST = 8 << 20
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """`data.cache` of the config: for shards that are remote or packed as a whole."""
+    """`data.cache` of the config: for shards that are remote or packed as a whole, and for what follows from
+    the tables of large corpora."""
 
     folder: str | None = None
     """Where files are kept; by default ~/.cache/headrace/shards."""

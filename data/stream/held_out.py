@@ -18,6 +18,7 @@ import numpy as np
 
 from data.errors import BadInput
 from data.plan.block_file import blocks_of
+from data.plan.blocks import Blocks
 from data.plan.plan import CorpusPlan, Plan
 from data.shards.corpus import Corpus
 from data.shards.units import UnitTable
@@ -31,7 +32,7 @@ from objectives.segments import Texts
 
 _DOCUMENTS = 8
 """At least so many documents, where the held-out text has them."""
-_FIRST, _PIECE = 1 << 14, 1 << 20
+_FIRST, _PIECE = 1 << 14, 1 << 17
 """Of held-out units: how many are drawn first, and how many are looked at together."""
 
 
@@ -76,12 +77,12 @@ def held_out_text(
     quarantined = {sample for name, sample in plan.quarantine if name == corpus_plan.name}
     some = corpus_plan.set_aside
     rng = Rng(key(plan.seed, "evaluate", corpus_plan.name))
-    held = _held_units(corpus, corpus_plan, plan)
+    blocks = _blocks(corpus, corpus_plan, plan)
     kept: list[np.ndarray] = []
     stops: list[int] = []
     rng_keys: list[int] = []
     total = 0
-    for unit in _drawn(rng, corpus.table, held, np.array(sorted(some), np.int64)):
+    for unit in _drawn(rng, corpus.table, blocks, np.array(sorted(some), np.int64)):
         try:
             documents = read_documents(
                 corpus, encoder, plan.seed, corpus_plan.name, -1, [unit], keep_texts=True
@@ -105,17 +106,17 @@ def held_out_text(
     return texts, rests, rng_keys, total
 
 
-def _held_units(corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan) -> np.ndarray:
-    """int64: the held-out units."""
+def _blocks(corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan) -> Blocks:
     counts = [era.units for era in corpus_plan.eras]
     whose = (plan.seed, corpus_plan.name, counts, corpus_plan.held_out, plan.block_bytes)
-    return blocks_of(corpus, *whose).held_out
+    return blocks_of(corpus, *whose)
 
 
-def _drawn(rng: Rng, table: UnitTable, held_out: np.ndarray, some: np.ndarray) -> Iterator[int]:
+def _drawn(rng: Rng, table: UnitTable, blocks: Blocks, some: np.ndarray) -> Iterator[int]:
     """Held-out units, and those in which single documents are, in the order of their draws: of a long
     document the first part alone, for no document gives much. The first ones are what is wanted, so of a
     large set each turn takes the next few of all."""
+    held_out = blocks.held_out
     low, share = 0, min(1.0, _FIRST / max(len(held_out), 1))
     while low < 1 << 64:
         high = min(int(share * 2.0**64), 1 << 64)
@@ -127,6 +128,7 @@ def _drawn(rng: Rng, table: UnitTable, held_out: np.ndarray, some: np.ndarray) -
             begins = table.first_parts(units[near]) == units[near]
             found.append(units[near][begins])
             draws.append(bits[near][begins])
+            blocks.release()
         near = (draws[0] >= low) & (draws[0] <= high - 1)
         found[0], draws[0] = some[near], draws[0][near]
         units, at = np.unique(np.concatenate(found), return_index=True)

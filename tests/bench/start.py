@@ -124,10 +124,10 @@ def start(folder: Path, lanes: int, length: int, look: bool) -> Opener:
     )
     plan = make_plan(settings)
     opener = Opener(PlanSegments(History(((0, plan),))), {"web": corpus}, FakeTokenizer())
-    units = held_out._held_units(corpus, plan.corpora[0], plan)
+    blocks = held_out._blocks(corpus, plan.corpora[0], plan)
     some = np.empty(0, np.int64)
     rng = Rng(key(1, "evaluate", "web"))
-    list(islice(held_out._drawn(rng, corpus.table, units, some), 100))
+    list(islice(held_out._drawn(rng, corpus.table, blocks, some), 100))
     for slot in range(1000):
         opener.expected_nbytes("web", slot)
     return opener

@@ -87,7 +87,7 @@ def test_pieces_come_to_what_all_at_once_comes_to(
             same(found, plain, counts, table)
             assert bool(share) == bool(len(found.held_out))
             some = np.unique(np.random.default_rng(seed).integers(0, counts[-1], 5))
-            order = list(evaluation._drawn(Rng(seed), table, found.held_out, some))
+            order = list(evaluation._drawn(Rng(seed), table, found, some))
             begins = plain.held_out[first_parts(table, counts[-1])[plain.held_out] == plain.held_out]
             all_of_them = np.union1d(begins, some)
             assert order == all_of_them[Rng(seed).bits(counts[-1])[all_of_them].argsort()].tolist()
