@@ -7,38 +7,26 @@ an era behind the last slot that any stream has reached (data/plan/epochs.py).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from data.errors import BadInput
 from data.plan.asked_rows import AskedRows
+from data.plan.block_file import blocks_of
 from data.plan.blocks import Blocks
 from data.plan.corpus_mix import STREAMS, streams_for
 from data.plan.epochs import Era
 from data.plan.held_out import held_out_documents
 from data.plan.plan import BatchRows, CorpusPlan, Normalise, OnBad, Plan, refuse_change
 from data.plan.positions import StreamPositions
-from data.shards.index import fingerprint
-from data.shards.units import UnitTable
+from data.shards.corpus import Corpus
 from objectives.mixture import Mixture
 from objectives.schedule import Schedule
-
-
-class HasText(Protocol):
-    """What the plan reads of a corpus: its table of units, and of few units the documents."""
-
-    @property
-    def table(self) -> UnitTable:
-        """Its units, in the order of the shards."""
-
-    def text_bytes_of(self, unit: int) -> list[int]:
-        """Bytes of text of each document of a unit, 0 where it has none."""
 
 
 @dataclass(frozen=True)
 class CorpusSettings:
     """A corpus as the user asks for it."""
 
-    corpus: HasText
+    corpus: Corpus
     weight: Schedule
     held_out: float
     coefficient: float = 1.0
@@ -146,15 +134,11 @@ def make_plan(
 def _entering(
     name: str, number: int, asked: CorpusSettings, settings: StreamSettings, block_bytes: int
 ) -> CorpusPlan:
-    table = asked.corpus.table
-    if not len(table):
+    units = len(asked.corpus)
+    if not units:
         raise BadInput(f"corpus {name}: its shards hold no text")
-    counts = [len(table)]
-    blocks = Blocks(settings.seed, name, table, counts, asked.held_out, block_bytes)
-    documents = held_out_documents(
-        settings.seed, name, table, counts, asked.held_out, blocks.held_out, asked.corpus.text_bytes_of
-    )
-    eras = (Era(0, len(table), len(blocks), fingerprint(table.units)),)
+    blocks, documents = _set_aside(asked, settings.seed, name, [units], asked.held_out, block_bytes)
+    eras = (Era(0, units, len(blocks), asked.corpus.fingerprint_of(units)),)
     streams = streams_for(settings.lanes, len(blocks), settings.streams)
     return CorpusPlan(name, number, asked.weight, asked.held_out, streams, eras, documents, asked.coefficient)
 
@@ -163,21 +147,29 @@ def _grown(
     corpus: CorpusPlan, asked: CorpusSettings, seed: int, block_bytes: int, furthest: int
 ) -> CorpusPlan:
     """The corpus as its index has it, which may list more shards than its plan."""
-    table, last = asked.corpus.table, corpus.eras[-1]
-    units = table.units
-    same = len(units) >= last.units and fingerprint(units[: last.units]) == last.fingerprint
-    if not same or len(units) == last.units:
-        return corpus if same else replace(corpus, eras=(Era(0, len(units), 0, fingerprint(units)),))
-    if units["shard"][last.units] == units["shard"][last.units - 1]:
+    text, last = asked.corpus, corpus.eras[-1]
+    same = len(text) >= last.units and text.fingerprint_of(last.units) == last.fingerprint
+    if not same or len(text) == last.units:
+        return corpus if same else replace(corpus, eras=(Era(0, len(text), 0, text.index.fingerprint),))
+    if text.table.shard_border(last.units) != last.units:
         raise BadInput(f"corpus {corpus.name}: its last shard has grown; append text as new shards")
-    counts = [*(era.units for era in corpus.eras), len(units)]
-    blocks = Blocks(seed, corpus.name, table, counts, corpus.held_out, block_bytes)
-    documents = held_out_documents(
-        seed, corpus.name, table, counts, corpus.held_out, blocks.held_out, asked.corpus.text_bytes_of
-    )
-    era = Era((furthest + 1) * corpus.streams, len(units), len(blocks), fingerprint(units))
+    counts = [*(era.units for era in corpus.eras), len(text)]
+    blocks, documents = _set_aside(asked, seed, corpus.name, counts, corpus.held_out, block_bytes)
+    era = Era((furthest + 1) * corpus.streams, len(text), len(blocks), text.index.fingerprint)
     return replace(
         corpus,
         eras=(*corpus.eras, era),
         held_out_documents=corpus.held_out_documents + documents,
+    )
+
+
+def _set_aside(
+    asked: CorpusSettings, seed: int, name: str, counts: Sequence[int], held_out: float, block_bytes: int
+) -> tuple[Blocks, tuple[tuple[int, tuple[int, ...]], ...]]:
+    """The blocks of a corpus that enters or grows, and the documents that are held out besides its units."""
+    corpus = asked.corpus
+    blocks = blocks_of(corpus, seed, name, counts, held_out, block_bytes)
+    era_text, sizes_of = blocks.era_text[-1], corpus.text_bytes_of
+    return blocks, held_out_documents(
+        seed, name, corpus.table, counts, held_out, blocks.held_out, era_text, sizes_of
     )

@@ -194,7 +194,7 @@ def refuse_change(old: Plan, new: Plan) -> None:
             raise BadInput(
                 f"corpus {corpus.name}: its shards changed, or some are missing or in another order "
                 f"(fingerprint {corpus.eras[-1].fingerprint}, now {same.eras[-1].fingerprint}); "
-                "shards can only be appended"
+                "shards can only be appended, and an index made anew needs the --unit-kib that it had"
             )
 
 

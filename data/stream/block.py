@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.errors import BadInput
+from data.plan.block_file import blocks_of
 from data.plan.blocks import Blocks
 from data.plan.epochs import BlockOrder
 from data.plan.plan import CorpusPlan
 from data.plan.segments import PlanSegments
 from data.shards.corpus import Corpus
-from data.shards.index import fingerprint
 from data.stream.joining import joined
 from data.stream.packing import PackedBlock, pack
 from data.stream.padding import fill_rows
@@ -83,13 +83,12 @@ class Opener:
         self._width: dict[str, float] = {}
         for corpus in plan.corpora:
             if corpus.name in corpora:
-                units = corpora[corpus.name].index.units
-                _check(corpus, units)
-                table, counts = corpora[corpus.name].index.table, [era.units for era in corpus.eras]
-                blocks = Blocks(plan.seed, corpus.name, table, counts, corpus.held_out, plan.block_bytes)
+                _check(corpus, corpora[corpus.name])
+                text, counts = corpora[corpus.name], [era.units for era in corpus.eras]
+                blocks = blocks_of(text, plan.seed, corpus.name, counts, corpus.held_out, plan.block_bytes)
                 self.blocks[corpus.name] = blocks
                 self.orders[corpus.name] = BlockOrder(
-                    plan.seed, corpus.name, corpus.eras, corpus.streams, blocks.text_bytes
+                    plan.seed, corpus.name, corpus.eras, corpus.streams, blocks.ranked
                 )
 
     def slots_at(self, row: int) -> int:
@@ -114,6 +113,8 @@ class Opener:
             units = self.corpora[corpus].index.units[self.blocks[corpus].units_of(number)]
             most += _PER_TEXT_BYTE * int(units["text_bytes"].sum())
             most += _PER_DOCUMENT * int(units["samples"].sum())
+        self.blocks[corpus].release()
+        self.corpora[corpus].table.release()
         return most
 
     def open(self, corpus: str, block_slot: int, builds: Sequence[tuple[int, int]]) -> OpenBlock:
@@ -219,11 +220,12 @@ def remainder(documents: Documents, used: np.ndarray, quarantined: Set[str]) -> 
     return rests
 
 
-def _check(corpus: CorpusPlan, units: np.ndarray) -> None:
+def _check(corpus: CorpusPlan, text: Corpus) -> None:
     last = corpus.eras[-1]
-    found = fingerprint(units[: last.units])
-    if len(units) < last.units or found != last.fingerprint:
+    found = text.fingerprint_of(min(last.units, len(text)))
+    if len(text) < last.units or found != last.fingerprint:
         raise BadInput(
             f"corpus {corpus.name}: its shards changed, or some are missing or in another order (fingerprint "
-            f"{last.fingerprint}, now {found}); shards can only be appended"
+            f"{last.fingerprint}, now {found}); shards can only be appended, and an index made anew needs "
+            "the --unit-kib that it had"
         )

@@ -11,14 +11,17 @@ Bytes are those of the text as it was read, whatever the tokenizer makes of it: 
 between tokenizers only if one that drops characters does not count them as spelled.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from data.errors import BadInput
-from data.plan.held_out import held_out_units
+from data.plan.block_file import blocks_of
+from data.plan.blocks import Blocks
 from data.plan.plan import CorpusPlan, Plan
 from data.shards.corpus import Corpus
+from data.shards.units import UnitTable
 from data.stream.block import remainder
 from data.stream.packing import best_fit, pack, write_rows
 from data.stream.reading import Encoder, UnitTrouble, read_documents
@@ -29,6 +32,8 @@ from objectives.segments import Texts
 
 _DOCUMENTS = 8
 """At least so many documents, where the held-out text has them."""
+_FIRST, _PIECE = 1 << 14, 1 << 17
+"""Of held-out units: how many are drawn first, and how many are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,13 @@ def held_out_text(
     most = -(-limit_bytes // _DOCUMENTS)
     quarantined = {sample for name, sample in plan.quarantine if name == corpus_plan.name}
     some = corpus_plan.set_aside
-    held = np.union1d(_whole_units(corpus, corpus_plan, plan), sorted(some)).astype(np.int64)
-    order = Rng(key(plan.seed, "evaluate", corpus_plan.name)).bits(len(corpus))[held].argsort()
+    rng = Rng(key(plan.seed, "evaluate", corpus_plan.name))
+    blocks = _blocks(corpus, corpus_plan, plan)
     kept: list[np.ndarray] = []
     stops: list[int] = []
     rng_keys: list[int] = []
     total = 0
-    for unit in held[order].tolist():
+    for unit in _drawn(rng, corpus.table, blocks, np.array(sorted(some), np.int64)):
         try:
             documents = read_documents(
                 corpus, encoder, plan.seed, corpus_plan.name, -1, [unit], keep_texts=True
@@ -101,11 +106,34 @@ def held_out_text(
     return texts, rests, rng_keys, total
 
 
-def _whole_units(corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan) -> np.ndarray:
-    """int64: the held-out units; of a long document the first part alone, for no document gives much."""
+def _blocks(corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan) -> Blocks:
     counts = [era.units for era in corpus_plan.eras]
-    held = held_out_units(plan.seed, corpus_plan.name, corpus.table, counts, corpus_plan.held_out)
-    return held[corpus.table.first_parts()[held] == held]
+    whose = (plan.seed, corpus_plan.name, counts, corpus_plan.held_out, plan.block_bytes)
+    return blocks_of(corpus, *whose)
+
+
+def _drawn(rng: Rng, table: UnitTable, blocks: Blocks, some: np.ndarray) -> Iterator[int]:
+    """Held-out units, and those in which single documents are, in the order of their draws: of a long
+    document the first part alone, for no document gives much. The first ones are what is wanted, so of a
+    large set each turn takes the next few of all."""
+    held_out = blocks.held_out
+    low, share = 0, min(1.0, _FIRST / max(len(held_out), 1))
+    while low < 1 << 64:
+        high = min(int(share * 2.0**64), 1 << 64)
+        found, draws = [some], [rng.at(some)]
+        for first in range(0, len(held_out), _PIECE):
+            units = held_out[first : first + _PIECE]
+            bits = rng.at(units)
+            near = (bits >= low) & (bits <= high - 1)
+            begins = table.first_parts(units[near]) == units[near]
+            found.append(units[near][begins])
+            draws.append(bits[near][begins])
+            blocks.release()
+        near = (draws[0] >= low) & (draws[0] <= high - 1)
+        found[0], draws[0] = some[near], draws[0][near]
+        units, at = np.unique(np.concatenate(found), return_index=True)
+        yield from units[np.concatenate(draws)[at].argsort()].tolist()
+        low, share = high, share * 16
 
 
 def _beginning(ends: np.ndarray, most: int) -> int:

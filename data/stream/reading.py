@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from data.shards.corpus import Corpus, ReadTrouble
-from data.shards.names import full_name, is_named
+from data.shards.find import full_name, is_named
 from data.shards.samples import Sample
 from objectives.example import TokenizerView
 from objectives.rng import extend_all, key

@@ -26,6 +26,7 @@ from launcher.preflight import achieved, corpus_shares, estimates
 from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.packed_blocks import look_into, packing_lines, packing_warnings
 from launcher.preflight.prompts import require_room
+from launcher.preflight.unit_sizes import coarse
 from launcher.preflight.writable import require_writable
 from launcher.runs.beginning import beginning, not_compared
 from launcher.runs.lr_change import lr_change_from
@@ -100,7 +101,7 @@ def report(
     said = [*passed_over, *([lr.line] if lr else []), *([strange] if strange else []), *unknown, *lossy]
     said += corpus_shares.uncounted(history)
     packing = packing_warnings(plan, facts["corpora"])
-    return facts | {"warnings": [*said, *short, *_warnings(config, facts), *packing]}
+    return facts | {"warnings": [*said, *coarse(plan, corpora), *short, *_warnings(config, facts), *packing]}
 
 
 def _estimate(facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opener: Opener) -> None:

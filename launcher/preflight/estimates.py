@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data.errors import BadInput
-from data.plan.blocks import Blocks
+from data.plan.block_file import blocks_of
 from data.plan.ownership import Ownership
 from data.plan.plan import CorpusPlan, Plan
 from data.shards.corpus import Corpus, ReadTrouble
@@ -71,9 +71,9 @@ def corpus(
     shares: what is known of it from corpus_shares.py."""
     units = corpus.index.units
     counts = [era.units for era in part.eras]
-    blocks = Blocks(plan.seed, part.name, corpus.table, counts, part.held_out, plan.block_bytes)
+    blocks = blocks_of(corpus, plan.seed, part.name, counts, part.held_out, plan.block_bytes)
     documents = [corpus.text_bytes_of(unit)[n] for unit, some in part.held_out_documents for n in some]
-    held_out = int(units["text_bytes"][blocks.held_out].sum()) + sum(documents)
+    held_out = sum(aside for _, aside in blocks.era_text) + sum(documents)
     text_bytes = corpus.index.text_bytes - held_out
     tokens = text_bytes / (sample.bytes_per_token or 1.0)
     full = tokens / plan.length

@@ -625,7 +625,8 @@ def test_shards_of_a_run_that_were_replaced(headrace: Commands, unfinished: Path
         line = headrace.refused(*command, cwd=work)
         assert re.fullmatch(
             r"headrace: corpus a: its shards changed, or some are missing or in another order \(fingerprint "
-            r"(\w+), now (?!\1)\w+\); shards can only be appended",
+            r"(\w+), now (?!\1)\w+\); shards can only be appended, and an index made anew needs the "
+            r"--unit-kib that it had",
             line,
         )
 
