@@ -160,10 +160,12 @@ DOORS: dict[str, dict[str, str]] = {
         "read": "Request StoredCheckpoint",
         "load": "FoundDamaged load load_weights read_weights undamaged",
         "save": "Checkpoints",
+        "share": "share",
         "retention": "Retention steps_in",
     },
     "launcher.runs": {
         "averaged": "average",
+        "branch": "fork make",
         "beginning": "beginning not_compared on_record",
         "run_folder": "* Attempt RunFolder going_on open_run",
         "lineage": "first_line lineage merged newest steps",
@@ -172,6 +174,7 @@ DOORS: dict[str, dict[str, str]] = {
         "progress": "Progress",
         "quarantine": "refuse_unknown",
         "resume_point": "StartPoint start_point",
+        "trunk": "Trunk marked trunk_of",
         "stream_settings": "open_corpora require_held_out stream_settings",
         "versions": "versions",
         "writer_lock": "BEAT_SECONDS",
@@ -189,6 +192,7 @@ DOORS: dict[str, dict[str, str]] = {
         "package_names": "*",
         "lossy": "require_spelling",
         "prompts": "require_room",
+        "edits": "refuse_edits",
     },
     "launcher.inference": {
         "trained_model": "plain_model",
@@ -200,6 +204,7 @@ DOORS: dict[str, dict[str, str]] = {
     "launcher.reporting": {
         "status": "show state",
         "summary": "show_summary",
+        "next_command": "resume_command",
         "rows": "seen show trace",
         "metrics_table": "evaluations_table metrics_table",
     },

@@ -11,6 +11,7 @@ from launcher.output import clock, number
 from launcher.reporting.next_command import activation, further_command, further_commands, resume_command
 from launcher.runs.lineage import merged, steps
 from launcher.runs.run_folder import RunFolder
+from launcher.runs.trunk import Trunk, trunk_of
 from launcher.runs.writer_lock import BEAT_SECONDS
 
 WEIGHTS_ALONE = "weights alone"
@@ -18,8 +19,8 @@ WEIGHTS_ALONE = "weights alone"
 
 
 def state(run: RunFolder) -> dict[str, Any]:
-    """JSON-able facts. `state`: training, not started, died (it wrote no end), how it stopped, or weights
-    alone (of an average)."""
+    """JSON-able facts. `state`: training, not started, branched (not started yet), died (it wrote no end),
+    how it stopped, or weights alone (of an average)."""
     attempts = run.attempts()
     ledger = [line for line in run.ledger() if attempts and line["attempt"] == attempts[-1]]
     config = run.current_config()
@@ -27,11 +28,12 @@ def state(run: RunFolder) -> dict[str, Any]:
     last: dict[str, Any] = newest[0] if newest else {}
     writer = run.writer(watch_seconds=2 * BEAT_SECONDS)
     saved, weights = steps_in(run.checkpoints), steps_in(run.checkpoints, "weights")
-    word = _word(writer, ledger, bool(attempts))
+    word, trunk = _word(writer, ledger, bool(attempts)), trunk_of(run)
     if not attempts and weights and not saved:
         word = WEIGHTS_ALONE
     return {
         "run": str(run.path),
+        "trunk": trunk.to_json() if trunk else None,
         "state": word,
         "writer": writer,
         "attempts": len(attempts),
@@ -70,6 +72,8 @@ def _word(writer: str | None, ledger: list[dict[str, Any]], started: bool) -> st
 def show(facts: dict[str, Any]) -> None:
     """The facts as lines for the eye."""
     output.say(f"{facts['run']}: {facts['state']}" + (f" ({facts['writer']})" if facts["writer"] else ""))
+    if facts["trunk"]:
+        output.say(f"branched from {Trunk.from_json(facts['trunk'])}")
     if facts["state"] == WEIGHTS_ALONE:
         output.say("the mean of a run's weights at several steps: it has no steps of its own")
         for line in next_commands(facts):

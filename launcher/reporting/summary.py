@@ -7,6 +7,7 @@ from launcher import output
 from launcher.reporting.next_command import activation, further_commands
 from launcher.runs.lineage import merged
 from launcher.runs.run_folder import RunFolder
+from launcher.runs.trunk import trunk_of
 
 
 def show_summary(run: RunFolder) -> None:
@@ -31,6 +32,8 @@ def show_summary(run: RunFolder) -> None:
         output.say("")
         output.say(f"» {sample['prompt']}{sample['text']}")
     output.say("")
+    if trunk := trunk_of(run):
+        output.say(f"branched from {trunk}; what follows counts its steps too")
     if last is not None:
         output.say(
             f"{last['step']:,} steps, {last['rows']:,} rows, {last['tokens']:,} tokens, "

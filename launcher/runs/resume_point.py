@@ -47,9 +47,7 @@ def start_point(
     """
     refuse_other_tokenizer(run, config)
     refuse_other_beginning(run, config)
-    begun = run.attempts()
-    rewound = (begun[-1], first_line(run, begun[-1])["step"]) if begun else None
-    found, passed_over = newest(run.checkpoints, step, rewound, damaged)
+    found, passed_over = newest(run.checkpoints, step, rewound(run), damaged)
     # All of the ledger: a line that is damaged is told now, and not after the last step.
     saved = [line.get("step") for line in run.ledger() if line["event"] == "checkpoint"]
     lineage(run)
@@ -66,3 +64,10 @@ def start_point(
             f"with init_from={run.path}"
         )
     return StartPoint(found, passed_over, found is not None and found.step >= config.steps, damaged or {})
+
+
+def rewound(run: RunFolder) -> tuple[int, int] | None:
+    """(attempt, step): the newest attempt, and from which step it went on: what others saved of later steps
+    was given up. None where none was started."""
+    begun = run.attempts()
+    return (begun[-1], first_line(run, begun[-1])["step"]) if begun else None
