@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from data.errors import BadInput
+from data.plan.batch_rows import BatchRows
 from data.plan.blocks import Blocks
 from data.plan.corpus_mix import streams_for
 from data.plan.epochs import Era
 from data.plan.held_out import held_out_documents
-from data.plan.plan import BatchRows, CorpusPlan, Normalise, OnBad, Plan, refuse_change
+from data.plan.plan import CorpusPlan, Normalise, OnBad, Plan, refuse_change
 from data.plan.positions import StreamPositions
 from data.shards.index import fingerprint
 from data.shards.units import UnitTable

@@ -9,7 +9,7 @@ from launcher.checkpoint.read import StoredCheckpoint
 from launcher.config.run_config import Config
 from launcher.preflight.lossy import require_spelling
 from launcher.preflight.prompts import require_room
-from launcher.runs.lr_change import lr_change
+from launcher.runs.lr_change import lr_change_from
 from launcher.runs.plan_history import go_on, left_out_before, run_tokenizer
 from launcher.runs.progress import Progress
 from launcher.runs.quarantine import refuse_unknown
@@ -27,8 +27,9 @@ def refuse_edits(run: RunFolder, stored: StoredCheckpoint, before: Config, confi
     corpora = open_corpora(config, read_before=same)
     warnings = list(refuse_unknown(config, corpora, before=before))
     warnings += require_spelling(config, tokenizer, lambda: corpora)
-    plan = go_on(run, config, corpora, tokenizer.hash, at).newest
+    history = go_on(run, config, corpora, tokenizer.hash, at)
+    plan = history.newest
     require_held_out(config, plan, corpora)
     LeftOut(left_out_before(run, plan)).require_within(plan.on_bad.budget)
-    change = lr_change(stored.step, run.attempt_config(stored.attempt), config)
+    change = lr_change_from(stored, run, config.timetable(history))
     return [*warnings, *([change.line] if change else [])]

@@ -71,7 +71,7 @@ def _weight(rows: Rows) -> np.ndarray:
 def _scale(config: Config, rows: Rows, source_tokens: float) -> np.ndarray:
     """float64 [objectives]: coefficient over the weight of the whole batch, or of the objective in it."""
     weight = _weight(rows)
-    mixture = config.objectives
+    mixture = config.mixture
     divisor = np.full(len(NAMES), weight.sum())
     if config.normalise == "objective":
         divisor = np.maximum(weight, mixture.planned(0) * source_tokens)

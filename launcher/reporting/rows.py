@@ -38,9 +38,9 @@ from launcher.runs.trunk import trunk_of
 
 def show(config: Config, step: int, row: int | None, json: bool) -> None:
     """Print the rows of a step of a run that would be started afresh with this config."""
-    if step > config.steps:  # the rows up to it would all be read first
+    if step > (last := config.timetable().steps):  # the rows up to it would all be read first
         raise BadInput(
-            f"--step: the config has {config.steps:,} steps, got {step:,}; to look further, add steps={step}"
+            f"--step: the config has {last:,} steps, got {step:,}; to look further, add steps={step}"
         )
     run_config.require_files(config)
     tokenizer = Tokenizer.load(config.tokenizer.model)

@@ -10,9 +10,11 @@ from launcher.checkpoint.retention import steps_in
 from launcher.output import clock, number
 from launcher.reporting.next_command import activation, further_command, further_commands, resume_command
 from launcher.runs.lineage import merged, steps
+from launcher.runs.plan_history import timetable_of
 from launcher.runs.run_folder import RunFolder
 from launcher.runs.trunk import Trunk, trunk_of
 from launcher.runs.writer_lock import BEAT_SECONDS
+from objectives.quantity import written
 
 WEIGHTS_ALONE = "weights alone"
 """The state of what `headrace checkpoint average` has written: no run, though it is read as one."""
@@ -23,7 +25,8 @@ def state(run: RunFolder) -> dict[str, Any]:
     how it stopped, or weights alone (of an average)."""
     attempts = run.attempts()
     ledger = [line for line in run.ledger() if attempts and line["attempt"] == attempts[-1]]
-    config = run.current_config()
+    timetable = timetable_of(run)
+    last_step, asked = timetable.steps, timetable.asked
     newest = deque(steps(merged(run)), maxlen=1)
     last: dict[str, Any] = newest[0] if newest else {}
     writer = run.writer(watch_seconds=2 * BEAT_SECONDS)
@@ -38,12 +41,13 @@ def state(run: RunFolder) -> dict[str, Any]:
         "writer": writer,
         "attempts": len(attempts),
         "step": last.get("step", 0),
-        "steps": config.steps,
+        "steps": last_step,
+        "ends_at": written(asked),
         "loss": last.get("loss"),
         "tokens": last.get("tokens", 0),
         "tokens_per_second": last.get("tokens_per_second"),
         "seconds_since": round(time.time() - last["time"], 1) if last else None,
-        "seconds_left": (config.steps - last["step"]) * last["step_seconds"]
+        "seconds_left": (last_step - last["step"]) * last["step_seconds"]
         if last and last["step_seconds"]
         else None,
         "checkpoints": saved,
@@ -79,8 +83,9 @@ def show(facts: dict[str, Any]) -> None:
         for line in next_commands(facts):
             output.say(line)
         return
+    asked = f" ({facts['ends_at']})" if isinstance(facts["ends_at"], str) else ""
     output.say(
-        f"step {facts['step']:,} of {facts['steps']:,}, "
+        f"step {facts['step']:,} of {facts['steps']:,}{asked}, "
         f"{facts['tokens']:,} tokens, loss {number(facts['loss'])}"
     )
     if facts["writer"] and facts["seconds_since"] is not None:

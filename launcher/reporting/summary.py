@@ -47,7 +47,7 @@ def show_summary(run: RunFolder) -> None:
 
 def _show_losses(run: RunFolder, first: dict[str, Any], last: dict[str, Any], tokens: dict[str, int]) -> None:
     """One row an objective: its held-out loss on all corpora together, and its share of the text."""
-    mixture = run.current_config().objectives
+    mixture = run.current_config().mixture
     asked = {e.objective.name: w for e, w in zip(mixture.entries, mixture.weights(0))}
     every = sum(tokens.values())
     rows = []

@@ -15,6 +15,7 @@ from launcher.config.run_config import Config
 from launcher.runs.beginning import refuse_other_beginning
 from launcher.runs.lineage import first_line, lineage
 from launcher.runs.plan_history import refuse_other_tokenizer
+from launcher.runs.progress import Progress
 from launcher.runs.run_folder import RunFolder
 
 
@@ -63,7 +64,14 @@ def start_point(
             f"{run.checkpoints}: holds weights alone, which cannot be resumed; a new run begins from them "
             f"with init_from={run.path}"
         )
-    return StartPoint(found, passed_over, found is not None and found.step >= config.steps, damaged or {})
+    complete = found is not None and found.step >= _last_step(config, found)
+    return StartPoint(found, passed_over, complete, damaged or {})
+
+
+def _last_step(config: Config, found: StoredCheckpoint) -> int:
+    """Of the run under `config`. Whether it is behind that of the checkpoint, the run's past alone says."""
+    history = None if isinstance(config.steps, int) else Progress.from_json(found.progress).history
+    return config.timetable(history).steps
 
 
 def rewound(run: RunFolder) -> tuple[int, int] | None:

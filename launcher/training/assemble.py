@@ -82,6 +82,7 @@ def assemble(
     checkpoints = together(world, lambda: _checkpoints(world, claimed, restored, sync))
     session = Session(
         config=config,
+        timetable=config.timetable(stream.history),
         plan=stream.plan,
         vocabulary=stream.tokenizer.size,
         world=world,
@@ -124,7 +125,8 @@ def _begin(
         return None
     stream, found = restored.stream, restored.checkpoint
     moved = layout_changes(found.layout, claimed.config.layout, world) if found else []
-    lr = lr_change_from(found, claimed.run, claimed.config)
+    timetable = claimed.config.timetable(stream.history)
+    lr = lr_change_from(found, claimed.run, timetable)
     claimed.attempt.begin(
         step=stream.at.step,
         parent=found.attempt if found else None,
@@ -140,7 +142,9 @@ def _begin(
         versions=versions(),
     )
     keep(claimed.run, stream.history)
-    tracker = stack.enter_context(tracking(claimed.run, claimed.config, claimed.attempt, terminal))
+    tracker = stack.enter_context(
+        tracking(claimed.run, claimed.config, claimed.attempt, timetable.steps, terminal)
+    )
     for line in restored.passed_over:
         tracker.note(f"passed over: {line}")
     for line in shown(moved) if moved else ():
@@ -237,7 +241,11 @@ def _checkpoints(
         world,
         claimed.number,
         restored.engine.reducer,
-        Retention(settings.keep, settings.keep_every, settings.weights_only_after),
+        Retention(
+            settings.keep,
+            weights_only_after=settings.weights_only_after,
+            keeps=claimed.config.timetable(restored.stream.history).keeps,
+        ),
         parent={"step": found.step, "attempt": found.attempt} if found else None,
         about={"versions": versions(), "tokenizer": restored.stream.tokenizer.hash},
         may_publish=claimed.attempt.may_publish if claimed.attempt else lambda: False,
