@@ -207,7 +207,7 @@ DOORS: dict[str, dict[str, str]] = {
     "launcher.reporting": {
         "status": "show state",
         "summary": "show_summary",
-        "next_command": "resume_command",
+        "next_command": "further_commands resume_command",
         "rows": "seen show trace",
         "metrics_table": "evaluations_table metrics_table",
     },

@@ -43,7 +43,7 @@ def branch(
 
     from data.errors import BadInput
     from launcher.preflight.edits import refuse_edits
-    from launcher.reporting.next_command import resume_command
+    from launcher.reporting.next_command import further_commands, resume_command
     from launcher.runs.branch import fork, make
     from launcher.runs.run_folder import open_run
 
@@ -64,4 +64,9 @@ def branch(
         return
     taken = f"its checkpoint was copied, not linked: {why}" if why else "its checkpoint is linked"
     output.say(f"{made.path}: branched from {trunk.path} at step {planned.stored.step:,}; {taken}")
-    output.say(f"go on with: {resume_command(made)}")
+    commands = [resume_command(made)]
+    if planned.complete:
+        output.say(f"it has all its steps already ({planned.config.timetable().asked}): raise them")
+        commands = further_commands(made)
+    for command in commands:
+        output.say(f"go on with: {command}")

@@ -22,8 +22,8 @@ def schedule(config: Config, timetable: Timetable, plan: Plan) -> list[dict[str,
     lines.append(_at("optimizer.warmup", optimizer.warmup, timetable.warmup, timetable))
     if optimizer.schedule == "wsd":
         begin = timetable.steps - timetable.decay
-        asked = "a fifth of all" if optimizer.decay is None else written(optimizer.decay)
-        lines.append(_at("optimizer.decay", asked, begin, timetable) | {"key": "optimizer.decay, from"})
+        asked = "fifth" if optimizer.decay is None else written(optimizer.decay)
+        lines.append(_at("optimizer.decay", f"the last {asked}, from", begin, timetable))
     if config.eval.every is not None:
         lines.append(_every("eval.every", config.eval.every, timetable))
     lines += [_every("checkpoint.every", one, timetable) for one in config.checkpoint.every]

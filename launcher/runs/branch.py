@@ -62,6 +62,8 @@ class Fork:
     """As the trunk went on after that step, but for the name of the run."""
     config: Config
     """The same with the edits."""
+    complete: bool
+    """It has all its steps already, unless they are raised."""
 
 
 def fork(
@@ -82,8 +84,8 @@ def fork(
         raise BadInput("run: a branch is named by --name and --folder; leave it out of the edits")
     _require_free(trunk, before.path)
     run_config.require_same_run(before, config)
-    start_point(trunk, config, stored.step)
-    return Fork(trunk, stored, passed_over, before, config)
+    point = start_point(trunk, config, stored.step)
+    return Fork(trunk, stored, passed_over, before, config, point.complete)
 
 
 def make(planned: Fork) -> tuple[RunFolder, str | None]:
@@ -92,6 +94,7 @@ def make(planned: Fork) -> tuple[RunFolder, str | None]:
     with writing(path):
         with _aside(path) as partial:
             why = _fill(planned, RunFolder(partial))
+            _require_free(planned.trunk, path)  # another command may have been quicker
             os.rename(partial, path)
         sync_folder(path.parent)
     return RunFolder(path), why

@@ -150,8 +150,9 @@ def test_what_cannot_be_gone_on_with_is_one_line(headrace: Commands, trunk: Path
     (saves / "step-00000008").rename(saves / "weights-00000008")
     line = headrace.refused(*asked, "--step", "8")
     assert line.endswith(f"a new run begins from them with init_from={folder}/run@8")
-    done = headrace.run(*asked)
+    done = headrace.run(*asked, "steps=4")
     assert done.code == 0
+    assert "it has all its steps already (4): raise them\ngo on with: headrace resume" in done.out
     assert "warning: passed over: " in done.err
     assert "at step 4; " in done.out
     (saves / "step-00000004/index.json").unlink()
