@@ -55,6 +55,11 @@ class Schedule:
         # Of points within one row the last stands.
         return Schedule(tuple({row_for(place): (row_for(place), v) for place, v in self.points}.values()))
 
+    @property
+    def most(self) -> float:
+        """The largest value that it ever has."""
+        return max(value for _, value in self.points)
+
     def at(self, row: int) -> float:
         """The value at a global row."""
         assert not self.in_tokens, "in_rows first: which row a token stands in is for the run to say"

@@ -93,7 +93,11 @@ DOORS: dict[str, dict[str, str]] = {
         "parallel": "MEMORY_MIB Progress",
     },
     "data.plan": {
-        "plan": "CorpusPlan History Normalise OnBad Plan Skip append_skip read_history",
+        "plan": "CorpusPlan History Normalise OnBad Plan Skip",
+        "history_file": "append_skip read_history",
+        "asked_rows": "LEAST_SHARE AskedRows",
+        "corpus_mix": "STREAMS",
+        "ownership": "Ownership",
         "make": "CorpusSettings StreamSettings make_plan usual_block_bytes",
         "positions": "Position START StreamPositions",
         "segments": "PlanSegment PlanSegments",

@@ -1,5 +1,6 @@
 """Which row comes from which block, as arithmetic, and the history of the plan.
 
 Doors: `plan`, `make.make_plan` and its settings, `positions`, `segments`, `steps`, `timeline.Timeline`,
-`batch_rows.BatchRows`, `blocks.Blocks`, `epochs.BlockOrder`, `held_out.held_out_units`.
+`batch_rows.BatchRows`, `blocks.Blocks`, `epochs.BlockOrder`, `held_out.held_out_units`, `asked_rows`,
+`corpus_mix.STREAMS`, `ownership.Ownership`, `history_file`.
 """

@@ -23,7 +23,7 @@ from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
 from launcher.config.timetable import Timetable
-from launcher.preflight import achieved, estimates
+from launcher.preflight import achieved, corpus_shares, estimates
 from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.prompts import require_room
 from launcher.preflight.schedule import schedule, show_schedule
@@ -65,6 +65,7 @@ def report(
     lossy = [*troubles, *refuse_lossy(config, tokenizer, corpora, spelled)]
     timetable = config.timetable(history)
     rows = sum(rows_of_step(history, timetable.steps))  # those before the last step, and its own
+    shares = corpus_shares.shares(history, row, rows)
     count = parameters(config.model, tokenizer.size)
     facts: dict[str, Any] = {
         "run": {
@@ -84,7 +85,7 @@ def report(
         },
         "schedule": schedule(config, timetable, plan),
         "corpora": [
-            estimates.corpus(plan, part, corpora[part.name], spelled[part.name], rows)
+            estimates.corpus(plan, part, corpora[part.name], spelled[part.name], shares[part.name])
             for part in plan.corpora
             if part.name in corpora  # a run's plan keeps those that an edit took away
         ],
@@ -98,9 +99,9 @@ def report(
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
     lr = lr_change_from(point.checkpoint, run, timetable) if run and not point.complete else None
     strange = not_compared(initial) if initial else None
-    measured = np.array([objective["measured"] for objective in facts["objectives"]])
-    short = achieved.shortfalls(plan.mixture, row, measured)
+    short = achieved.shortfalls(plan.mixture, row, np.array([one["measured"] for one in facts["objectives"]]))
     said = [*passed_over, *([lr.line] if lr else []), *([strange] if strange else []), *unknown, *lossy]
+    said += corpus_shares.uncounted(history)
     return facts | {"warnings": [*said, *short, *_warnings(config, timetable, facts)]}
 
 
@@ -257,10 +258,11 @@ def show(facts: dict[str, Any]) -> None:
         f"host         ≈ {host['start']} a process beside it at the start; a load {host['load']}, "
         f"saves {host['save']}{samples}"
     )
-    text = facts["data_memory"]
+    text, blocks = facts["data_memory"], facts["open_blocks"]
     output.say(
-        f"data         ≤ {output.size(sum(text.values()))} a process on its host: open blocks "
-        f"{output.size(text['blocks'])}, encoding {output.size(text['encoding'])}"
+        f"data         ≤ {output.size(sum(text.values()))} a process on its host: "
+        f"{output.counted(blocks['number'], 'open block')} and those to come {output.size(text['blocks'])}, "
+        f"encoding {output.size(text['encoding'])}"
     )
     saves = facts["checkpoints"]
     kept = f"kept {saves['whole']} whole and {saves['weights_only']} of weights"
@@ -269,9 +271,7 @@ def show(facts: dict[str, Any]) -> None:
     output.say("")
     show_schedule(facts["schedule"])
     output.say("")
-    keys = ["name", "share", "documents", "tokens", "epochs", "blocks", "streams", "padding"]
-    titles = ["corpus", "share", "documents", "≈ tokens", "≈ epochs", "blocks", "streams", "≈ padding"]
-    output.table(titles, [[corpus[key] for key in keys] for corpus in facts["corpora"]])
+    corpus_shares.show(facts["corpora"])
     for corpus in facts["corpora"]:
         if corpus["held_out_asked"]:
             output.say(

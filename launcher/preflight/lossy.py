@@ -51,7 +51,7 @@ def refuse_lossy(
             continue
         line = f"{tokenizer.name}: cannot give back all text of corpus {name}: {_figures(report)}"
         much = report.unknown_share > UNKNOWN or report.broken_share > BROKEN
-        if much and config.tokenizer.lossy == "refuse" and config.data.corpora[name].weight:
+        if much and config.tokenizer.lossy == "refuse" and config.data.corpora[name].weight.most:
             indexes = " ".join(str(corpus.index.path) for corpus in corpora.values())
             raise BadInput(
                 f"{line}; train one that spells everything: headrace tokenizer train {indexes} --out "

@@ -31,6 +31,10 @@ def schedule(config: Config, timetable: Timetable, plan: Plan) -> list[dict[str,
         lines.append(_every("checkpoint.keep_every", config.checkpoint.keep_every, timetable))
     if not isinstance(config.batch_rows, int):
         lines.append(_rows("batch_rows", config.batch_rows, plan.batch_rows))
+    for name, corpus in config.data.corpora.items():
+        part = plan.corpus(name)
+        if part and len(part.weight.points) > 1:
+            lines.append(_places(f"data.corpora.{name}.weight", corpus.weight, part.weight))
     for entry, placed in zip(config.objectives.entries, plan.mixture.entries):
         if len(placed.weight.points) > 1:
             name = f"objectives.{entry.objective.name}.weight"

@@ -33,7 +33,7 @@ from typing import Any
 
 from data.durable import folder_aside, read_lines, sync_folder, write_once, writing, written_aside
 from data.errors import BadInput
-from data.plan.plan import read_history
+from data.plan.history_file import read_history
 from data.provenance.openings import read_openings
 from launcher.checkpoint.catalog import newest
 from launcher.checkpoint.read import StoredCheckpoint

@@ -88,7 +88,9 @@ def stream_settings(
         max_length=config.max_sequence_length,
         batch_rows=placed_in_rows(config.batch_rows, row_for),
         corpora={
-            name: CorpusSettings(corpora[name], corpus.weight, corpus.held_out)
+            name: CorpusSettings(
+                corpora[name], corpus.weight.in_rows(row_for), corpus.held_out, corpus.coefficient
+            )
             for name, corpus in config.data.corpora.items()
         },
         mixture=mixture,
@@ -96,4 +98,5 @@ def stream_settings(
         normalise=config.normalise,
         quarantine=[(name, key) for name, c in config.data.corpora.items() for key in c.quarantine],
         on_bad=config.data.on_bad,
+        streams=config.data.streams,
     )

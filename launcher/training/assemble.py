@@ -40,6 +40,7 @@ from launcher.runs.stream_settings import require_held_out
 from launcher.runs.versions import versions
 from launcher.tracking.start import tracking
 from launcher.tracking.tracker import Tracker
+from launcher.training.corpus_shares import CorpusShares
 from launcher.training.global_batch import global_batches
 from launcher.training.moved import layout_changes, shown
 from launcher.training.replica_check import replica_check
@@ -71,7 +72,6 @@ def assemble(
     stack.callback(patience.end)  # before the loader's end, which waits for its threads
     shares = RowShares(world.mesh.data.size, config.layout.micro_batch)
     batches = loader or blank_batches(stream.history, shares, stream.at.row)
-    waiting = WaitRules(stop, patience.seconds, teller.for_all)
 
     def sync() -> None:
         if openings is not None:
@@ -95,7 +95,7 @@ def assemble(
             world,
             engine.reducer,
             stream.plan,
-            waiting,
+            WaitRules(stop, patience.seconds, teller.for_all),
             left_out,
             stream.tokenizer.unknown,
         ),
@@ -107,6 +107,7 @@ def assemble(
         sampler=sampler,
         saved=stream.at.step,
         replicas=replica_check(world, engine, config),
+        corpus_shares=CorpusShares(stream.history, stream.at.row),
     )
     session.compare_replicas(stream.at)
     return session, stream.at

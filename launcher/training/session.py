@@ -43,6 +43,7 @@ from launcher.tracking.records import Record
 from launcher.tracking.tracker import Tracker
 from launcher.training import gc_schedule
 from launcher.training.agreement import StepOutcome, own_outcome
+from launcher.training.corpus_shares import CorpusShares
 from launcher.training.global_batch import GlobalBatch
 from launcher.training.replica_check import ReplicaCheck
 from launcher.training.step_record import Step, step_record
@@ -74,6 +75,7 @@ class Session:
     saved: int
     """The step of the newest checkpoint."""
     replicas: ReplicaCheck | None
+    corpus_shares: CorpusShares
     _record_failed: BadInput | None = field(default=None, init=False)
     """On rank 0: what the disk refused."""
     _saved_at: float = field(default_factory=time.monotonic, init=False)
@@ -116,6 +118,7 @@ class Session:
             attempt=self.attempt,
             corpora=[corpus.name for corpus in self.plan.corpora],
             blocks=[corpus.eras[-1].blocks for corpus in self.plan.corpora],
+            shares=self.corpus_shares.after(step.global_batch.batch_sums.rows, step.progress.row),
             mfu=self._mfu(step),
             fingerprint=fingerprint,
         )

@@ -34,15 +34,17 @@ def step_record(
     attempt: int,
     corpora: Sequence[str],
     blocks: Sequence[int],
+    shares: tuple[np.ndarray, np.ndarray],
     mfu: float | None,
     fingerprint: str | None,
 ) -> StepRecord:
-    """The line of a finished step. corpora, blocks: name and number of blocks by corpus id."""
+    """The line of a finished step. corpora, blocks: name and number of blocks by corpus id; shares: of all
+    rows so far, achieved and asked (corpus_shares.py)."""
     batch_sums, scale, progress = step.global_batch.batch_sums, step.global_batch.scale, step.progress
     sums, weight, source = step.outcome.sums, batch_sums.weight, batch_sums.source
     # The plain sums Σ weight · cross-entropy; an objective without weight in this step has none.
-    counts = scale[:, None] > 0
-    plain = np.divide(sums, scale[:, None], out=np.zeros_like(sums), where=counts)
+    counts = scale > 0
+    plain = np.divide(sums, scale, out=np.zeros_like(sums), where=counts)
     # One of coefficient 0 has no part in the loss, so its own is not known.
     optimised = np.where(counts, weight, 0.0)
     every = float(source.sum())
@@ -62,6 +64,8 @@ def step_record(
             rows=round(batch_sums.rows[c]),
             share=_share(float(source[:, c].sum()), every),
             epoch=_share(batch_sums.finished_blocks[c], blocks[c]),
+            achieved=float(shares[0][c]),
+            asked=float(shares[1][c]),
         )
         for c, name in enumerate(corpora)
     }

@@ -44,18 +44,20 @@ def test_a_coefficient_of_0_leaves_the_losses_of_others_as_they_are() -> None:
     mixture = Mixture.parse({"causal": {}, "prefix": {"coefficient": 0}})
     weight = np.zeros((len(NAMES), 1))
     weight[[NAMES.index("causal"), NAMES.index("prefix")]] = 100
-    scale = scales(sums_of(weight), mixture, 0, "global")
+    corpora = (SimpleNamespace(coefficient=1.0),)
+    plan: Any = SimpleNamespace(mixture=mixture, normalise="global", corpora=corpora)
+    scale = scales(sums_of(weight), plan, 0)
     batch: Any = None
     progress: Any = SimpleNamespace(step=1, row=4, tokens=200, target_tokens=200)
     step = Step(
         progress,
         GlobalBatch(batch, sums_of(weight), scale, waited=0.0),
-        StepOutcome(weight * scale[:, None] * 5, np.array([0.5]), 0, 0, 0, 0),
+        StepOutcome(weight * scale * 5, np.array([0.5]), 0, 0, 0, 0),
         grad_norm=1.0,
         lr=1.0,
         seconds=1.0,
     )
-    record = step_record(step, 1, ["c"], [10], None, None)
+    record = step_record(step, 1, ["c"], [10], (np.ones(1), np.ones(1)), None, None)
     assert record.corpora["c"].loss == pytest.approx(5)
     assert record.objectives["causal"].loss == pytest.approx(5)
     assert record.objectives["prefix"].loss is None
@@ -71,7 +73,8 @@ def test_a_late_batch_is_waited_for_in_the_step_that_it_held_up(monkeypatch: pyt
             yield SimpleNamespace(first_row=10 * number)
 
     reducer: Any = SimpleNamespace(start=lambda vector: SimpleNamespace(wait=lambda: vector))
-    plan: Any = SimpleNamespace(corpora=("c",), normalise="global", mixture=Mixture.parse({"causal": {}}))
+    corpora = (SimpleNamespace(coefficient=1.0),)
+    plan: Any = SimpleNamespace(corpora=corpora, normalise="global", mixture=Mixture.parse({"causal": {}}))
     waiting = upcoming.WaitRules(StopRequest(), 60.0, print)
     steps = global_batches(batches(), lambda batch: batch, World(), reducer, plan, waiting, LeftOut(), 0)
     for number in range(4):
@@ -176,3 +179,19 @@ def test_a_run_to_which_a_corpus_was_added_ends_with_its_summary(text: TrainingT
     said = train(1, plain | {"steps": 4})[0].said
     assert "prose: – →" in said
     assert "code: –" not in said
+
+
+@pytest.mark.parametrize("normalise", ["global", "objective"])
+def test_the_coefficient_of_a_corpus_multiplies_its_losses_and_is_in_no_divisor(normalise: str) -> None:
+    weight = np.zeros((len(NAMES), 2))
+    weight[[NAMES.index("causal"), NAMES.index("mlm")]] = [[300, 100], [50, 50]]
+    mixture = Mixture.parse({"causal": {}, "mlm": {"coefficient": 2}})
+
+    def scale(*coefficients: float) -> np.ndarray:
+        corpora = tuple(SimpleNamespace(coefficient=coefficient) for coefficient in coefficients)
+        plan: Any = SimpleNamespace(mixture=mixture, normalise=normalise, corpora=corpora)
+        return scales(sums_of(weight), plan, 0)
+
+    np.testing.assert_allclose(scale(1, 0.5), scale(1, 1) * [1, 0.5])
+    if normalise == "global":
+        assert scale(1, 0.5)[NAMES.index("mlm")].tolist() == [2 / 500, 1 / 500]

@@ -172,6 +172,7 @@ def test_a_config_in_quantities_is_dumped_and_read_back(tmp_path: Path) -> None:
             "optimizer.decay=3M tokens",
         ),
         "objectives.causal.weight=[[0, 1], [64K tokens, 3]]",
+        "data.corpora.code.weight=[[0, 1], [64K tokens, 3]]",
     )
     (tmp_path / "c.yaml").write_text(run_config.dump(config))
     assert run_config.load(tmp_path / "c.yaml") == config
