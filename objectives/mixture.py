@@ -4,7 +4,7 @@ A config's section `objectives` is parsed here, once; from then on it travels as
 to the example builder (objectives/example_builder.py) and the loss.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +38,8 @@ class Mixture:
     def __post_init__(self) -> None:
         if not self.entries:
             raise ValueError(f"no objective given; known: {', '.join(NAMES)}")
+        if any(entry.weight.in_tokens for entry in self.entries):
+            return  # judged once it is in rows
         for row in {row for entry in self.entries for row, _ in entry.weight.points}:
             if not sum(entry.weight.at(row) for entry in self.entries) > 0:
                 raise ValueError(f"all weights are 0 at row {row}; one must be above 0")
@@ -50,6 +52,11 @@ class Mixture:
             raise ValueError(f"expected objectives (name: settings), got {config!r}")
         entries = [_parse_entry(str(name), settings) for name, settings in config.items()]
         return cls(tuple(sorted(entries, key=lambda entry: entry.objective.id)))
+
+    def in_rows(self, row_for: Callable[[int], int]) -> "Mixture":
+        """The same with all weights in rows. row_for: as Schedule.in_rows has it. ValueError where all are 0
+        at some row."""
+        return Mixture(tuple(replace(entry, weight=entry.weight.in_rows(row_for)) for entry in self.entries))
 
     def describe(self) -> dict[str, dict[str, Any]]:
         """Plain values, complete with defaults: parse gives an equal mixture."""

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 
 from data.errors import BadInput
 from data.plan.asked_rows import AskedRows
+from data.plan.batch_rows import BatchRows
 from data.plan.block_file import blocks_of
 from data.plan.blocks import Blocks
 from data.plan.corpus_mix import STREAMS, streams_for
 from data.plan.epochs import Era
 from data.plan.held_out import held_out_documents
-from data.plan.plan import BatchRows, CorpusPlan, Normalise, OnBad, Plan, refuse_change
+from data.plan.plan import CorpusPlan, Normalise, OnBad, Plan, refuse_change
 from data.plan.positions import StreamPositions
 from data.shards.corpus import Corpus
 from objectives.mixture import Mixture

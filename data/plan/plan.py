@@ -14,13 +14,12 @@ from typing import Any, Literal
 
 from data.durable import append_record
 from data.errors import BadInput
+from data.plan.batch_rows import BatchRows, rows_at
 from data.plan.corpus_mix import STREAMS
 from data.plan.epochs import Era
 from objectives.mixture import Mixture
 from objectives.schedule import Schedule
 
-BatchRows = int | tuple[tuple[int, int], ...]
-"""B, or ((row, B), …): B of the steps that begin at that row or later."""
 Normalise = Literal["global", "objective"]
 """What the loss of a step is divided by: its whole weight, or each objective's own."""
 
@@ -145,10 +144,7 @@ class Plan:
 
     def rows_at(self, row: int) -> int:
         """B of a step that begins at a global row."""
-        if isinstance(self.batch_rows, int):
-            return self.batch_rows
-        at = bisect_right(self.batch_rows, row, key=lambda point: point[0])
-        return self.batch_rows[max(at - 1, 0)][1]
+        return rows_at(self.batch_rows, row)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the mixture's stand under `objectives`, as in a config."""

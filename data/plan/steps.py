@@ -6,9 +6,36 @@ Between two changes of B the steps are equally long, so both questions cost a wa
 the steps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
+from data.plan.batch_rows import BatchRows, rows_at
 from data.plan.plan import History
+
+
+class Paced(Protocol):
+    """What of a plan says how fast a run reads."""
+
+    @property
+    def length(self) -> int:
+        """T."""
+
+    @property
+    def batch_rows(self) -> BatchRows:
+        """B, or its schedule."""
+
+
+@dataclass(frozen=True)
+class EqualSteps:
+    """Steps of one length, one behind the other. first: the number of the first; row: its first row; rows: B;
+    end: where they end (None: never); length: T. The last may be cut short by the next segment."""
+
+    first: int
+    row: int
+    rows: int
+    end: int | None
+    length: int
 
 
 def step_length(history: History, row: int) -> int:
@@ -20,37 +47,37 @@ def step_length(history: History, row: int) -> int:
 
 def rows_of_step(history: History, step: int) -> tuple[int, int]:
     """(first global row, number of rows) of a step; the first step is 1."""
-    for first_step, row, rows, end in _runs(history):
-        if end is None or step < first_step + -(-(end - row) // rows):
-            first = row + (step - first_step) * rows
+    for equal in equal_steps(history.segments):
+        if equal.end is None or step < equal.first + -(-(equal.end - equal.row) // equal.rows):
+            first = equal.row + (step - equal.first) * equal.rows
             return first, step_length(history, first)
     raise AssertionError("the last run has no end")
 
 
 def step_of_row(history: History, row: int) -> int:
     """The step that a global row is part of; the first is 1."""
-    for first_step, start, rows, end in _runs(history):
-        if end is None or row < end:
-            return first_step + (row - start) // rows
+    for equal in equal_steps(history.segments):
+        if equal.end is None or row < equal.end:
+            return equal.first + (row - equal.row) // equal.rows
     raise AssertionError("the last run has no end")
 
 
-def _runs(history: History) -> Iterator[tuple[int, int, int, int | None]]:
-    """(number of the first step, its first row, B, where the run of equal steps ends): a run's last step may
-    be cut short by the next segment, and may reach beyond the row at which B changes within one."""
+def equal_steps(segments: Sequence[tuple[int, Paced]]) -> Iterator[EqualSteps]:
+    """All steps of a run, in order; segments: as History has them. The last step of each may be cut short by
+    the next segment, and may reach beyond the row at which B changes within one."""
     step = 1
-    for number, (first, plan) in enumerate(history.segments):
-        last = number + 1 == len(history.segments)
-        segment_end = None if last else history.segments[number + 1][0]
+    for number, (first, plan) in enumerate(segments):
+        last = number + 1 == len(segments)
+        segment_end = None if last else segments[number + 1][0]
         points = [] if isinstance(plan.batch_rows, int) else [row for row, _ in plan.batch_rows]
         row = first
         while segment_end is None or row < segment_end:
-            rows = plan.rows_at(row)
+            rows = rows_at(plan.batch_rows, row)
             change = next((point for point in points if point > row), None)
             end = None if change is None else row + -(-(change - row) // rows) * rows
             if segment_end is not None:
                 end = segment_end if end is None else min(end, segment_end)
-            yield step, row, rows, end
+            yield EqualSteps(step, row, rows, end, plan.length)
             if end is None:
                 return
             step += -(-(end - row) // rows)

@@ -2,5 +2,5 @@
 
 Doors: `catalog` (which there are, which is the newest), `read.StoredCheckpoint/Request` (one of them),
 `load.load/read_weights` (its tensors, each block checked), `format.Damaged`, `save.Checkpoints`,
-`average.write_average`, `retention.Retention/steps_in`.
+`average.write_average`, `retention.Retention/steps_in`, `share.share` (one in a second folder).
 """

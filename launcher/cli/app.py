@@ -1,6 +1,7 @@
 """The commands of `headrace`: what each does lives elsewhere; here their names, words and options are joined.
 
     main.py ── app.py ─┬─ train.py       train, resume, check
+                       ├─ branch.py      branch
                        ├─ prove.py       prove
                        ├─ run.py         status, metrics, evaluate, generate, wandb, checkpoint …
                        ├─ data.py        data …
@@ -18,6 +19,7 @@ from typing import Annotated
 import typer
 
 from data.errors import BadInput
+from launcher.cli import branch as commands_branch
 from launcher.cli import data as commands_data
 from launcher.cli import prove as commands_prove
 from launcher.cli import run as commands_run
@@ -61,6 +63,7 @@ def _root(
 
 
 commands_train.register(app)
+commands_branch.register(app)
 commands_prove.register(app)
 commands_run.register(app)
 commands_data.register(app)

@@ -47,7 +47,8 @@ def metrics(
 ) -> None:
     """Print what was measured, step by step.
 
-    Along the run's lineage: a step that was trained again appears once.
+    Along the run's lineage: a step that was trained again appears once. A branch begins with the steps of its
+    trunk; in JSON these name their run in `of`.
 
     \b
     Examples:
@@ -57,8 +58,11 @@ def metrics(
     from launcher.reporting.metrics_table import evaluations_table, metrics_table
     from launcher.runs.lineage import merged, newest
     from launcher.runs.run_folder import open_run
+    from launcher.runs.trunk import marked, trunk_of
 
-    lines = merged(open_run(run), after)
+    folder = open_run(run)
+    trunk = trunk_of(folder)
+    lines = marked(merged(folder, after), trunk)
     if last is not None:
         lines = newest(lines, last)
     if json:
@@ -66,6 +70,8 @@ def metrics(
             output.say_json(line)
         return
     shown = list(lines)
+    if trunk and any("of" in line for line in shown):
+        output.say(f"steps up to {trunk.step:,} are of {trunk}")
     output.table(*metrics_table(shown))
     titles, rows = evaluations_table(shown)
     if rows:

@@ -18,7 +18,6 @@ from launcher.config.compare import flat
 from launcher.config.layers import read_layers
 from launcher.config.run_config import Config, build, plain
 from launcher.config.yaml_reader import Key, dotted, one_line, read
-from launcher.engine.optimizer import decay_steps
 
 DEFAULT, DERIVED = "default", "derived"
 COLUMN, WIDEST = 32, 64
@@ -66,7 +65,7 @@ def _derived(config: Config) -> dict[Key, Any]:
         ("model", "mlp_width"): config.model.mlp_features,
     }
     if config.optimizer.schedule == "wsd":
-        derived["optimizer", "decay"] = decay_steps(config.steps, config.optimizer)
+        derived["optimizer", "decay"] = config.timetable().decay
     return derived
 
 

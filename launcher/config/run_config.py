@@ -18,7 +18,8 @@ from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, mo
 
 from data.errors import BadInput
 from data.plan.asked_rows import AskedRows
-from data.plan.plan import Normalise
+from data.plan.plan import History, Normalise
+from data.plan.timeline import RowRate, Timeline
 from launcher.config.layers import read_layers, with_overrides
 from launcher.config.messages import Locations, RenamedKey, refusal
 from launcher.config.sections import (
@@ -34,22 +35,31 @@ from launcher.config.sections import (
     TokenizerFile,
     WandbConfig,
 )
+from launcher.config.timetable import MOST_STEPS, Timetable, placed_in_rows, require_possible, row_finder
 from launcher.config.yaml_reader import YamlDocument, dump_yaml
 from launcher.engine.ema import EmaConfig
 from launcher.engine.layout import LayoutConfig, require_shares
-from launcher.engine.optimizer import OptimizerConfig, lr_at
+from launcher.engine.optimizer import OptimizerConfig
 from launcher.engine.stages import stage_borders
 from launcher.output import counted
 from model.config import ModelConfig
 from objectives.example_builder import SHORTEST
 from objectives.mixture import Mixture
 from objectives.noise import LONGEST
+from objectives.quantity import Tokens, steps_or_tokens, written
 
 
 def _mixture(value: Any) -> Mixture:
     if not isinstance(value, Mapping):
         raise ValueError("expected a section with one key an objective, such as 'causal: {weight: 1}'")
     return Mixture.parse(value)
+
+
+def _steps(value: Any) -> int | Tokens:
+    found = steps_or_tokens(value)
+    if isinstance(found, int) and found > MOST_STEPS:
+        raise ValueError(f"expected at most {MOST_STEPS}, got {found}")
+    return found
 
 
 class Config(Section):
@@ -59,14 +69,15 @@ class Config(Section):
     init_from: LocalPath | None = None
     """Begin from the weights of another run: RUN, RUN@STEP, or the folder of a checkpoint."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    steps: Annotated[int, Field(ge=1, le=10**8)]
-    """Optimizer steps; a finished run goes on when this is raised."""
+    steps: Annotated[int | Tokens, PlainValidator(_steps), PlainSerializer(written)]
+    """Optimizer steps, or tokens (positions, by which the last step follows from B and T: timetable.py); a
+    finished run goes on when this is raised."""
     sequence_length: Annotated[int, Field(ge=SHORTEST, le=LONGEST)]
     """T, positions a row."""
     max_sequence_length: Annotated[int, Field(ge=SHORTEST, le=LONGEST)]
     """The largest T that this run may ever be given; by default sequence_length."""
     batch_rows: BatchRows
-    """Rows of one step over all processes, or [[row, rows], …]."""
+    """Rows of one step over all processes, or [[row, rows], …], [['1B tokens', rows], …]."""
     lanes: Annotated[int, Field(ge=1, le=2**16)] = 12
     """What the rows are dealt out by; best a multiple of the processes, and a number with many divisors."""
     tokenizer: TokenizerFile
@@ -95,6 +106,11 @@ class Config(Section):
                 f"max_sequence_length: expected at least sequence_length ({self.sequence_length}), "
                 f"got {self.max_sequence_length}"
             )
+        require_possible(self.timetable())
+        try:
+            _ = self.mixture
+        except ValueError as error:
+            raise ValueError(f"objectives: {error}") from None
         self._require_weights()
         if self.eval.every and not any(corpus.held_out for corpus in self.data.corpora.values()):
             raise ValueError(
@@ -117,7 +133,8 @@ class Config(Section):
         """ValueError where at some row no corpus has a weight, or where one never has enough for a row."""
         corpora = self.data.corpora
         try:
-            asked = AskedRows([corpus.weight for corpus in corpora.values()])
+            row_for = row_finder(self.sequence_length)
+            asked = AskedRows([corpus.weight.in_rows(row_for) for corpus in corpora.values()])
         except ValueError as error:
             raise ValueError(f"data.corpora: expected a corpus with a weight above 0: {error}") from None
         for number, (name, corpus) in enumerate(corpora.items()):
@@ -154,9 +171,29 @@ class Config(Section):
         """The run's folder."""
         return Path(self.run.folder) / self.run.name
 
-    def lr(self, step: int) -> float:
-        """The learning rate of a step; the first is 1. Beyond `steps` it stays as it was last."""
-        return lr_at(step, self.steps, self.optimizer)
+    def timetable(self, history: History | None = None) -> Timetable:
+        """When the run ends, evaluates and saves, and its learning rate. history: of its plan, whose newest
+        segment is as this config asks; None: of a run that begins with this config."""
+        timeline = Timeline(history.segments) if history else self._alone
+        return Timetable(
+            self.steps,
+            self.optimizer,
+            self.eval.every,
+            self.checkpoint.every,
+            self.checkpoint.keep_every,
+            timeline,
+        )
+
+    @property
+    def mixture(self) -> Mixture:
+        """The objectives with all places in rows, of a run that begins with this config. ValueError where no
+        objective has a weight at some row."""
+        return self.objectives.in_rows(row_finder(self.sequence_length))
+
+    @property
+    def _alone(self) -> Timeline:
+        rows = placed_in_rows(self.batch_rows, row_finder(self.sequence_length))
+        return Timeline([(0, RowRate(self.sequence_length, rows))])
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

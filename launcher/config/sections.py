@@ -9,7 +9,6 @@ be resumed from another folder, and a single shard may be written without bracke
 
 import json
 import os
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -29,8 +28,10 @@ from data.plan.plan import OnBad
 from data.shards.patience import MINUTES, MOST_MINUTES
 from data.shards.store import CacheOptions
 from launcher.config.credentials import refuse_secret
+from launcher.config.timetable import PlacedRows
 from model.config import require_temperature
-from objectives.schedule import MOST, Schedule
+from objectives.quantity import Quantity, Tokens, quantity, steps_or_tokens, written
+from objectives.schedule import MOST, Schedule, parse_places
 
 
 class Section(BaseModel):
@@ -73,8 +74,8 @@ def _keys(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _batch_rows(value: Any) -> int | tuple[tuple[int, int], ...]:
-    """A number of rows, or steps of it over the run: [[0, 64], [100000, 128]]."""
+def _batch_rows(value: Any) -> PlacedRows:
+    """A number of rows, or steps of it over the run: [[0, 64], [100000, 128]], [[0, 64], [1B tokens, 96]]."""
 
     def whole(x: Any, least: int) -> bool:
         return isinstance(x, int) and not isinstance(x, bool) and x >= least
@@ -83,22 +84,47 @@ def _batch_rows(value: Any) -> int | tuple[tuple[int, int], ...]:
         return int(value)
     if not isinstance(value, list | tuple) or not value:
         raise ValueError(f"expected a whole number from 1 to {MOST_ROWS}, or [[row, rows], …], got {value!r}")
-    points = []
     for pair in value:
         if (
             not isinstance(pair, list | tuple)
             or len(pair) != 2
-            or not whole(pair[0], 0)
+            or not (whole(pair[0], 0) or isinstance(pair[0], str))
             or not whole(pair[1], 1)
             or pair[1] > MOST_ROWS
         ):
             raise ValueError(f"expected pairs [row, rows from then on], 1 to {MOST_ROWS}, got {pair!r}")
-        points.append((pair[0], pair[1]))
-    if points[0][0] != 0:
-        raise ValueError(f"expected the first pair to begin at row 0, got {points[0][0]}")
-    if any(a >= b for (a, _), (b, _) in pairwise(points)):
-        raise ValueError("expected the rows of the pairs to rise")
-    return tuple(points)
+    if value[0][0] != 0:
+        raise ValueError(f"expected the first pair to begin at row 0, got {value[0][0]}")
+    places, in_tokens = parse_places([place for place, _ in value])
+    return tuple((Tokens(at) if in_tokens and at else at, rows) for at, (_, rows) in zip(places, value))
+
+
+def _batch_rows_written(value: PlacedRows) -> int | list[list[int | str]]:
+    return value if isinstance(value, int) else [[written(place), rows] for place, rows in value]
+
+
+def _interval(value: Any) -> int | Tokens | None:
+    return None if value is None else steps_or_tokens(value)
+
+
+def _interval_written(value: int | Tokens | None) -> int | str | None:
+    return None if value is None else written(value)
+
+
+def _intervals(value: Any) -> tuple[Quantity, ...]:
+    """One interval, or several of different units."""
+    items = value if isinstance(value, list | tuple) else [value]
+    found = tuple(quantity(item, minutes=True) for item in items)
+    if not found or len({type(one) for one in found}) < len(found):
+        raise ValueError(
+            "expected an interval, or a list of one in steps, one in tokens and one in minutes, such as "
+            f"[1000, 30 minutes], got {value!r}"
+        )
+    return found
+
+
+def _intervals_written(value: tuple[Quantity, ...]) -> int | str | list[int | str]:
+    return written(value[0]) if len(value) == 1 else [written(one) for one in value]
 
 
 def _padding(value: Any) -> Any:
@@ -112,7 +138,10 @@ def _padding(value: Any) -> Any:
 MOST_ROWS = 2**24
 """Of a step: its rows are told apart by an array."""
 LocalPath = Annotated[str, StringConstraints(min_length=1), AfterValidator(absolute)]
-BatchRows = Annotated[int | tuple[tuple[int, int], ...], BeforeValidator(_batch_rows)]
+BatchRows = Annotated[PlacedRows, PlainValidator(_batch_rows), PlainSerializer(_batch_rows_written)]
+Interval = Annotated[int | Tokens | None, PlainValidator(_interval), PlainSerializer(_interval_written)]
+"""So many steps, or tokens; none."""
+Intervals = Annotated[tuple[Quantity, ...], PlainValidator(_intervals), PlainSerializer(_intervals_written)]
 Weight = Annotated[Schedule, PlainValidator(_weight), PlainSerializer(Schedule.describe, return_type=Any)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -142,7 +171,7 @@ class CorpusConfig(Section):
     """Its unit index; by default NAME.index beside the shards."""
     weight: Weight = Schedule.parse(1)
     """Its share of the rows, relative to the other corpora; 0 drops it and keeps its place. Or [[row,
-    weight], …]: between these rows the shares go straight from one to the next."""
+    weight], …], ['1B tokens', weight], …: between these rows the shares go straight from one to the next."""
     coefficient: Annotated[float, Field(ge=0, le=MOST)] = 1.0
     """What its losses are multiplied by; what the loss of a step is divided by stays the same."""
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
@@ -180,12 +209,13 @@ class DataConfig(Section):
 class CheckpointConfig(Section):
     """When weights and optimizer are saved, and which saves are kept."""
 
-    every: Annotated[int, Field(ge=1)] = 1000
-    """Steps between saves; the last step is always saved."""
+    every: Intervals = (1000,)
+    """Steps between saves, or tokens, or minutes since the last one: one of these or [1000, 30 minutes]; the
+    last step is always saved."""
     keep: Annotated[int, Field(ge=1)] = 2
     """The newest n stay whole."""
-    keep_every: Annotated[int, Field(ge=1)] | None = None
-    """Those whose step is a multiple of this stay for ever."""
+    keep_every: Interval = None
+    """Those whose step is a multiple of this, or passes one of so many tokens, stay for ever."""
     weights_only_after: Annotated[int, Field(ge=1)] | None = None
     """Of those that stay for ever, all but the newest n lose their optimizer moments."""
 
@@ -214,8 +244,9 @@ class Samples(Section):
 class EvalConfig(Section):
     """Losses on the held-out units, the same rows on any number of processes."""
 
-    every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between evaluations, with one before the first and one after the last step; none: never."""
+    every: Interval = None
+    """Steps (or tokens) between evaluations, with one before the first and one after the last step; none:
+    never."""
     bytes: Annotated[int, Field(ge=1)] = 262144
     """At most so much held-out text of each corpus."""
     samples: Samples = Samples()

@@ -22,10 +22,12 @@ from data.stream.block import Opener
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
+from launcher.config.timetable import Timetable
 from launcher.preflight import achieved, corpus_shares, estimates
 from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.packed_blocks import look_into, packing_lines, packing_warnings
 from launcher.preflight.prompts import require_room
+from launcher.preflight.schedule import schedule, show_schedule
 from launcher.preflight.unit_sizes import coarse
 from launcher.preflight.writable import require_writable
 from launcher.runs.beginning import beginning, not_compared
@@ -37,6 +39,7 @@ from launcher.runs.resume_point import StartPoint, start_point
 from launcher.runs.run_folder import RunFolder
 from launcher.runs.stream_settings import open_corpora, require_held_out, stream_settings
 from model.accounting import flops_per_token, parameters
+from objectives.mixture import Mixture
 
 BUBBLE = 0.2
 """A share of a step that stages may wait without a warning: that of 8 micro-batches in 3 stages."""
@@ -62,7 +65,8 @@ def report(
     unknown = refuse_unknown(config, corpora, most=math.inf)
     spelled, troubles = measure(config, tokenizer, corpora)
     lossy = [*troubles, *refuse_lossy(config, tokenizer, corpora, spelled)]
-    rows = sum(rows_of_step(history, config.steps))  # the last step's first row and its own: all of the run
+    timetable = config.timetable(history)
+    rows = sum(rows_of_step(history, timetable.steps))  # those before the last step, and its own
     shares = corpus_shares.shares(history, row, rows)
     count = parameters(config.model, tokenizer.size)
     facts: dict[str, Any] = {
@@ -76,32 +80,41 @@ def report(
         "model": {"parameters": count, "vocabulary": tokenizer.size},
         "step": estimates.step(config, plan, row, processes),
         "whole": {
-            "steps": config.steps,
+            "steps": timetable.steps,
             "rows": rows,
-            "positions": rows * plan.length,
-            "flops": flops_per_token(config.model, tokenizer.size, plan.length) * rows * plan.length,
+            "positions": timetable.positions,
+            "flops": flops_per_token(config.model, tokenizer.size, plan.length) * timetable.positions,
         },
+        "schedule": schedule(config, timetable, plan),
         "corpora": [
             estimates.corpus(plan, part, corpora[part.name], spelled[part.name], shares[part.name])
             for part in plan.corpora
             if part.name in corpora  # a run's plan keeps those that an edit took away
         ],
-        "objectives": _objectives(config, row, rows, achieved.shares(plan, corpora, tokenizer, row)),
+        "objectives": _objectives(plan.mixture, row, rows, achieved.shares(plan, corpora, tokenizer, row)),
         "host_memory": estimates.host_memory(config, tokenizer.size, processes),
-        "checkpoints": estimates.checkpoints(config, count),
+        "checkpoints": estimates.checkpoints(config, timetable, count),
     }
     _estimate(facts, config, tokenizer, Opener(PlanSegments(history), corpora, tokenizer))
     if not point.complete:
         require_writable(RunFolder(config.path))
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
-    lr = lr_change_from(point.checkpoint, run, config) if run and not point.complete else None
+    lr = lr_change_from(point.checkpoint, run, timetable) if run and not point.complete else None
     strange = not_compared(initial) if initial else None
-    measured = np.array([objective["measured"] for objective in facts["objectives"]])
-    short = achieved.shortfalls(config.objectives, row, measured)
     said = [*passed_over, *([lr.line] if lr else []), *([strange] if strange else []), *unknown, *lossy]
-    said += corpus_shares.uncounted(history)
-    packing = packing_warnings(plan, facts["corpora"])
-    return facts | {"warnings": [*said, *coarse(plan, corpora), *short, *_warnings(config, facts), *packing]}
+    said += _of_text(facts, history, corpora, row)
+    return facts | {"warnings": [*said, *_warnings(config, timetable, facts)]}
+
+
+def _of_text(facts: dict[str, Any], history: History, corpora: dict[str, Corpus], row: int) -> list[str]:
+    """What is to be said of shares, units and packing."""
+    plan, measured = history.newest, np.array([one["measured"] for one in facts["objectives"]])
+    return [
+        *corpus_shares.uncounted(history),
+        *coarse(plan, corpora),
+        *achieved.shortfalls(plan.mixture, row, measured),
+        *packing_warnings(plan, facts["corpora"]),
+    ]
 
 
 def _estimate(facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opener: Opener) -> None:
@@ -135,10 +148,9 @@ def _stream(
     return tokenizer, corpora, go_on(run, config, corpora, tokenizer.hash, at)
 
 
-def _objectives(config: Config, row: int, end: int, measured: np.ndarray) -> list[dict[str, Any]]:
+def _objectives(mixture: Mixture, row: int, end: int, measured: np.ndarray) -> list[dict[str, Any]]:
     """Their shares at the row where the start would go on, asked and measured, and at the row after the
     last."""
-    mixture = config.objectives
     first, last = mixture.weights(row), mixture.weights(end)
     return [
         {
@@ -152,7 +164,7 @@ def _objectives(config: Config, row: int, end: int, measured: np.ndarray) -> lis
     ]
 
 
-def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
+def _warnings(config: Config, timetable: Timetable, facts: dict[str, Any]) -> list[str]:
     lines = []
     step, saves = facts["step"], facts["checkpoints"]
     if step["blank_rows"]:
@@ -167,10 +179,12 @@ def _warnings(config: Config, facts: dict[str, Any]) -> list[str]:
             f"{output.counted(step['micro_batches'], 'micro-batch', 'es')} a step (a smaller "
             "layout.micro_batch, more batch_rows) it waits less"
         )
-    if config.optimizer.warmup >= config.steps:
-        lines.append(f"optimizer.warmup: {config.optimizer.warmup} steps, the run has {config.steps}")
-    if config.ema.decay is not None and config.ema.every > config.steps:
-        lines.append(f"ema.every: {config.ema.every} steps, the run has {config.steps}: it is never updated")
+    if timetable.warmup >= timetable.steps:
+        lines.append(f"optimizer.warmup: {timetable.warmup} steps, the run has {timetable.steps}")
+    if config.ema.decay is not None and config.ema.every > timetable.steps:
+        lines.append(
+            f"ema.every: {config.ema.every} steps, the run has {timetable.steps}: it is never updated"
+        )
     if saves["disk"] > saves["free"]:
         lines.append(f"checkpoints need {output.size(saves['disk'])}, {output.size(saves['free'])} are free")
     blocks, allowed = facts["open_blocks"], config.data.memory_mib << 20
@@ -266,6 +280,8 @@ def show(facts: dict[str, Any]) -> None:
     kept = f"kept {saves['whole']} whole and {saves['weights_only']} of weights"
     room = f"{output.size(saves['disk'])} of {output.size(saves['free'])} free"
     output.say(f"checkpoints  {output.size(saves['bytes'])} each; {kept}: {room}")
+    output.say("")
+    show_schedule(facts["schedule"])
     output.say("")
     corpus_shares.show(facts["corpora"])
     for line in packing_lines(facts["corpora"]):

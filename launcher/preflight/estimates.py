@@ -22,10 +22,12 @@ from data.stream.loader import RowShares
 from data.tokenization.check import CheckReport
 from launcher.checkpoint.retention import Retention
 from launcher.config.run_config import Config
+from launcher.config.timetable import Timetable
 from launcher.engine.footprint import footprint
 from launcher.engine.stages import stage_borders, stage_costs
 from model.accounting import PLAIN_BYTES, largest_parameter, layer_flops, parameters
 from model.accounting import memory as model_memory
+from objectives.quantity import Minutes
 
 WASTE = 0.6
 """Rows of padding a block, where none is packed to see (packed_blocks.py)."""
@@ -215,14 +217,17 @@ def host_memory(config: Config, vocabulary: int, processes: int) -> dict[str, fl
     }
 
 
-def checkpoints(config: Config, count: int) -> dict[str, Any]:
-    """What the retention keeps when the run is over, and the disk that its folder lies on."""
-    every = config.checkpoint.every
-    saved = list(range(every, config.steps + 1, every))
-    if config.steps % every:
-        saved.append(config.steps)
-    deleted, bare = Retention(**config.checkpoint.model_dump(exclude={"every"})).plan(saved)
+def checkpoints(config: Config, timetable: Timetable, count: int) -> dict[str, Any]:
+    """What the retention keeps when the run is over, and the disk that its folder lies on. Saves by the clock
+    are not foreseen: they are among the newest, or go."""
+    intervals = [every for every in config.checkpoint.every if not isinstance(every, Minutes)]
+    saved = sorted({timetable.steps, *(step for every in intervals for step in timetable.steps_of(every))})
+    settings = config.checkpoint
+    keep = Retention(settings.keep, weights_only_after=settings.weights_only_after, keeps=timetable.keeps)
+    deleted, bare = keep.plan(saved)
     whole = len(saved) - len(deleted) - len(bare)
+    if timetable.minutes is not None:
+        whole = max(whole, settings.keep)
     whole_bytes, weights_bytes = (size * count for size in saved_bytes(config))
     existing = config.path
     while not existing.exists():

@@ -73,7 +73,7 @@ def _scale(config: Config, rows: Rows, source_tokens: float) -> np.ndarray:
     """float64 [objectives, corpora]: coefficients over the weight of the whole batch, or of the objective in
     it."""
     weight = _weight(rows, len(config.data.corpora)).sum(axis=1)
-    mixture = config.objectives
+    mixture = config.mixture
     divisor = np.full(len(NAMES), weight.sum())
     if config.normalise == "objective":
         divisor = np.maximum(weight, mixture.planned(0) * source_tokens)

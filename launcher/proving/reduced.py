@@ -108,16 +108,18 @@ def reduce(config: Config, folder: Path, gpu: bool) -> Reduced:
     }
     if config.init_from:
         said.append(f"begins from the seed, not from {config.init_from}")
-    said.append(f"steps {STEPS} of {config.steps:,}; rows a step {plain['batch_rows']}")
+    said.append(f"steps {STEPS} of {config.timetable().steps:,}; rows a step {plain['batch_rows']}")
     plain["optimizer"] = _schedule(plain["optimizer"])
     plain["sequence_length"] = plain["max_sequence_length"] = min(config.sequence_length, SHORTEST)
     return Reduced(plain, ranks * data_ranks, tuple(said))
 
 
 def _schedule(optimizer: dict[str, Any]) -> dict[str, Any]:
-    short = {"warmup": min(optimizer["warmup"], STEPS // 4)}
-    if optimizer["decay"] is not None:
-        short["decay"] = min(optimizer["decay"], STEPS // 4)
+    """With the warm-up and decay of a run of a few steps; tokens are too many for it."""
+    asked = {key: optimizer[key] for key in ("warmup", "decay") if optimizer[key] is not None}
+    short = {
+        key: min(value, STEPS // 4) if isinstance(value, int) else STEPS // 4 for key, value in asked.items()
+    }
     return optimizer | short
 
 

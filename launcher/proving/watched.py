@@ -83,8 +83,8 @@ def save_first(session: Session) -> None:
     """Have the session save after its first step too."""
     after_step = session.after_step
 
-    def saving(progress: Progress) -> None:
-        after_step(progress)
+    def saving(progress: Progress, save_due: bool = False) -> None:
+        after_step(progress, save_due)
         if progress.step == 1:
             session.save(progress)
 

@@ -3,11 +3,14 @@
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from launcher.config.run_config import Config
+from launcher.config.timetable import Timetable
 from launcher.runs.lr_change import lr_change
+from launcher.runs.plan_history import timetable_of
 from launcher.runs.run_folder import RunFolder
+from objectives.quantity import Tokens, written
 
 
 def resume_command(folder: RunFolder, *edits: str) -> str:
@@ -21,24 +24,30 @@ def resume_command(folder: RunFolder, *edits: str) -> str:
 
 def further_command(folder: RunFolder) -> str:
     """For a finished run, which has nothing to do unless `steps` is raised: to twice what it is now."""
-    return resume_command(folder, _further(folder.current_config()))
+    return resume_command(folder, _further(_twice(timetable_of(folder))))
 
 
 def further_commands(folder: RunFolder) -> list[str]:
     """The same with what it does to the learning rate behind a `#`, and those that let it go on from where it
     is."""
-    config = folder.current_config()
-    more = config.model_copy(update={"steps": 2 * config.steps})
-    change = lr_change(config.steps, config, more)
+    now = timetable_of(folder)
+    more = _twice(now)
+    change = lr_change(now.steps, now, more)
     if change is None:
         return [further_command(folder)]
-    smooth = [(resume_command(folder, _further(config), *one.edits), one.effect) for one in change.smooth]
+    smooth = [(resume_command(folder, _further(more), *one.edits), one.effect) for one in change.smooth]
     told = [(further_command(folder), f"the learning rate {change.moved}"), *smooth]
     return [f"{command}  # {effect}" for command, effect in told]
 
 
-def _further(config: Config) -> str:
-    return f"steps={2 * config.steps}"
+def _twice(timetable: Timetable) -> Timetable:
+    """Of a run that goes on to twice what is asked now."""
+    asked = timetable.asked
+    return replace(timetable, asked=Tokens(2 * asked.count) if isinstance(asked, Tokens) else 2 * asked)
+
+
+def _further(more: Timetable) -> str:
+    return f"steps={written(more.asked)}"
 
 
 def activation() -> str | None:

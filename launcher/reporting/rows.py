@@ -33,13 +33,14 @@ from launcher.runs.plan_history import run_tokenizer
 from launcher.runs.quarantine import refuse_unknown
 from launcher.runs.run_folder import RunFolder
 from launcher.runs.stream_settings import open_corpora, stream_settings
+from launcher.runs.trunk import trunk_of
 
 
 def show(config: Config, step: int, row: int | None, json: bool) -> None:
     """Print the rows of a step of a run that would be started afresh with this config."""
-    if step > config.steps:  # the rows up to it would all be read first
+    if step > (last := config.timetable().steps):  # the rows up to it would all be read first
         raise BadInput(
-            f"--step: the config has {config.steps:,} steps, got {step:,}; to look further, add steps={step}"
+            f"--step: the config has {last:,} steps, got {step:,}; to look further, add steps={step}"
         )
     run_config.require_files(config)
     tokenizer = Tokenizer.load(config.tokenizer.model)
@@ -69,6 +70,9 @@ def trace(run: RunFolder, step: int, row: int | None, json: bool) -> None:
             f"{run.plan}: puts step {step:,} at the rows up to {first + count:,}, metrics.jsonl at those "
             f"up to {line['rows']:,}; a start recorded another plan but never began"
         )
+    trunk = trunk_of(run)
+    if trunk and (of := trunk.run_of(step)):
+        _note(f"step {step:,} was made by {of}: {run.path} branched from {trunk}")
     rows = _tracer(run, history, tokenizer, open_corpora(run.current_config())).rows(wanted)
     trained = line["fingerprint"]
     if trained is not None and row is None:
@@ -86,6 +90,8 @@ def seen(run: RunFolder, keys: Sequence[str], json: bool) -> None:
     """Print the steps in which a run used documents: each 'KEY', 'SHARD/KEY', or one of these behind
     'CORPUS/', without which it is searched everywhere."""
     _, newest = _lines(run, None)
+    if trunk := trunk_of(run):
+        _note(f"{run.path} branched from {trunk}: uses up to there are of that run")
     history, tokenizer = _plan_of(run)
     corpora = open_corpora(run.current_config())
     end = int(newest["rows"])

@@ -7,6 +7,7 @@ from launcher import output
 from launcher.reporting.next_command import activation, further_commands
 from launcher.runs.lineage import merged
 from launcher.runs.run_folder import RunFolder
+from launcher.runs.trunk import trunk_of
 
 
 def show_summary(run: RunFolder) -> None:
@@ -31,6 +32,8 @@ def show_summary(run: RunFolder) -> None:
         output.say("")
         output.say(f"» {sample['prompt']}{sample['text']}")
     output.say("")
+    if trunk := trunk_of(run):
+        output.say(f"branched from {trunk}; what follows counts its steps too")
     if last is not None:
         output.say(
             f"{last['step']:,} steps, {last['rows']:,} rows, {last['tokens']:,} tokens, "
@@ -45,7 +48,7 @@ def show_summary(run: RunFolder) -> None:
 
 def _show_losses(run: RunFolder, first: dict[str, Any], last: dict[str, Any], tokens: dict[str, int]) -> None:
     """One row an objective: its held-out loss on all corpora together, and its share of the text."""
-    mixture = run.current_config().objectives
+    mixture = run.current_config().mixture
     asked = {e.objective.name: w for e, w in zip(mixture.entries, mixture.weights(0))}
     every = sum(tokens.values())
     rows = []

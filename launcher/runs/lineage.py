@@ -8,20 +8,26 @@ parent's lines up to the step where it went on, and so on back. Lines that no la
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from data.durable import read_lines
 from data.errors import BadInput
 from launcher.runs.run_folder import RunFolder
 
+Part = tuple[int, int, int | None]
+"""(attempt, after, upto): the attempt's lines with after < step ≤ upto count (None: all)."""
 
-def lineage(run: RunFolder) -> list[tuple[int, int, int | None]]:
-    """(attempt, after, upto) oldest first: the attempt's lines with after < step ≤ upto count (None: all)."""
-    parts: list[tuple[int, int, int | None]] = []
+
+def lineage(run: RunFolder) -> list[Part]:
+    """The parts of a run's history, oldest first."""
     numbers = run.attempts()
-    attempt: int | None = numbers[-1] if numbers else None
-    upto: int | None = None
+    return lineage_to(run, numbers[-1], None) if numbers else []
+
+
+def lineage_to(run: RunFolder, attempt: int | None, upto: int | None) -> list[Part]:
+    """The parts that lead to step `upto` of an attempt (None: to its newest), oldest first."""
+    parts: list[Part] = []
     while attempt is not None:
         first = first_line(run, attempt)
         parent = first["parent"]
@@ -45,6 +51,14 @@ def first_line(run: RunFolder, attempt: int) -> dict[str, Any]:
         f"{path}: is missing or empty, so what the run did before cannot be told: bring it back, or, "
         f"if that was the run's first attempt, write this line into it: {begin}"
     )
+
+
+def attempt_of(parts: Sequence[Part], step: int) -> int | None:
+    """Which attempt made, or would make, a step of this history; None where none is begun."""
+    for attempt, after, upto in parts:
+        if after < step and (upto is None or step <= upto):
+            return attempt
+    return None
 
 
 def merged(run: RunFolder, after: int = -1) -> Iterator[dict[str, Any]]:

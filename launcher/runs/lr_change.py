@@ -8,13 +8,14 @@ are made already. A cosine that has ended is met in the middle of its fall when 
        │  ╲____┊ ╲______      under `new` from there on
        └───────┴────────▶ step
 
-Pure functions of two configs and a step; nobody is asked and nothing is written.
+Pure functions of two timetables and a step; nobody is asked and nothing is written.
 """
 
 from dataclasses import dataclass
 
 from launcher.checkpoint.read import StoredCheckpoint
-from launcher.config.run_config import Config
+from launcher.config.timetable import Timetable
+from launcher.runs.progress import Progress
 from launcher.runs.run_folder import RunFolder
 
 LITTLE = 0.02
@@ -66,7 +67,7 @@ class LrChange:
         return f"{said}. Not to jump, edit besides: {offers}"
 
 
-def lr_change(step: int, old: Config, new: Config) -> LrChange | None:
+def lr_change(step: int, old: Timetable, new: Timetable) -> LrChange | None:
     """What becomes of the rate when a run that made `step` under `old` goes on under `new`. None where the
     next step's is what it would have been, or little else."""
     before, unedited, after = old.lr(step), old.lr(step + 1), new.lr(step + 1)
@@ -76,22 +77,25 @@ def lr_change(step: int, old: Config, new: Config) -> LrChange | None:
     return LrChange(step, before, unedited, after, jumps, smooth_edits(step, before, new) if jumps else ())
 
 
-def lr_change_from(found: StoredCheckpoint | None, run: RunFolder, config: Config) -> LrChange | None:
+def lr_change_from(found: StoredCheckpoint | None, run: RunFolder, new: Timetable) -> LrChange | None:
     """The same where a run goes on from one of its checkpoints, which the attempt that saved it has made
     under its own config."""
-    return lr_change(found.step, run.attempt_config(found.attempt), config) if found else None
+    if found is None:
+        return None
+    history = Progress.from_json(found.progress).history
+    return lr_change(found.step, run.attempt_config(found.attempt).timetable(history), new)
 
 
-def smooth_edits(step: int, lr: float, config: Config) -> tuple[SmoothEdit, ...]:
-    """Edits of `config` whose rate at `step` is `lr`: constant from there, or a decay to the last step."""
+def smooth_edits(step: int, lr: float, new: Timetable) -> tuple[SmoothEdit, ...]:
+    """Edits besides `new` whose rate at `step` is `lr`: constant from there, or a decay to the last step."""
     if not lr:  # a rate of 0 learns nothing, and no config may ask for it
         return ()
     rate = f"optimizer.lr={lr:.6g}"
     constant = SmoothEdit(("optimizer.schedule=constant", rate, "optimizer.warmup=0"), f"it stays {lr:.2e}")
-    left = config.steps - step
+    left = new.steps - step
     if left < 2:
         return (constant,)
-    end = f"a new decay from here, to {config.optimizer.min_lr * lr:.2e} at step {config.steps:,}"
+    end = f"a new decay from here, to {new.optimizer.min_lr * lr:.2e} at step {new.steps:,}"
     decay = ("optimizer.schedule=wsd", rate, "optimizer.warmup=0", f"optimizer.decay={left}")
     return (constant, SmoothEdit(decay, end))
 

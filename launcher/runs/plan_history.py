@@ -18,6 +18,7 @@ from data.shards.corpus import Corpus
 from data.stream.skipping import Identity, SkipNotice
 from data.tokenization.tokenizer import Tokenizer
 from launcher.config.run_config import Config
+from launcher.config.timetable import Timetable
 from launcher.runs.progress import Progress
 from launcher.runs.run_folder import RunFolder, record
 from launcher.runs.stream_settings import stream_settings
@@ -28,13 +29,24 @@ def go_on(
 ) -> History:
     """The history in force from the row of `at` on (None: from row 0); nothing is written. tokenizer: its
     hash. BadInput for an edit that is refused."""
-    settings = stream_settings(config, dict(corpora), tokenizer)
+    past, row = (at.history, at.row) if at else (None, 0)
+    settings = stream_settings(config, dict(corpora), tokenizer, past, row)
     skips = read_history(run.plan).skips if run.plan.exists() else ()
     if at is None or at.row == 0:
         return History(((0, make_plan(settings)),), skips)
-    past = replace(at.history, skips=skips) if run.plan.exists() else at.history
-    plan = make_plan(settings, before=past.before(at.row), state=at.streams)
-    return past.extended(at.row, plan)
+    known = replace(at.history, skips=skips) if run.plan.exists() else at.history
+    plan = make_plan(settings, before=known.before(at.row), state=at.streams)
+    return known.extended(at.row, plan)
+
+
+def timetable_of(run: RunFolder) -> Timetable:
+    """Of the newest attempt of a run, by its files alone. BadInput where its plan is needed for that, and
+    damaged."""
+    config = run.current_config()
+    timetable = config.timetable()
+    return (
+        config.timetable(read_history(run.plan)) if timetable.in_tokens and run.plan.exists() else timetable
+    )
 
 
 def run_tokenizer(run: RunFolder, planned: str | None) -> Tokenizer:

@@ -15,6 +15,7 @@ from launcher.config.run_config import Config
 from launcher.runs.beginning import refuse_other_beginning
 from launcher.runs.lineage import first_line, lineage
 from launcher.runs.plan_history import refuse_other_tokenizer
+from launcher.runs.progress import Progress
 from launcher.runs.run_folder import RunFolder
 
 
@@ -47,9 +48,7 @@ def start_point(
     """
     refuse_other_tokenizer(run, config)
     refuse_other_beginning(run, config)
-    begun = run.attempts()
-    rewound = (begun[-1], first_line(run, begun[-1])["step"]) if begun else None
-    found, passed_over = newest(run.checkpoints, step, rewound, damaged)
+    found, passed_over = newest(run.checkpoints, step, rewound(run), damaged)
     # All of the ledger: a line that is damaged is told now, and not after the last step.
     saved = [line.get("step") for line in run.ledger() if line["event"] == "checkpoint"]
     lineage(run)
@@ -65,4 +64,18 @@ def start_point(
             f"{run.checkpoints}: holds weights alone, which cannot be resumed; a new run begins from them "
             f"with init_from={run.path}"
         )
-    return StartPoint(found, passed_over, found is not None and found.step >= config.steps, damaged or {})
+    complete = found is not None and found.step >= _last_step(config, found)
+    return StartPoint(found, passed_over, complete, damaged or {})
+
+
+def _last_step(config: Config, found: StoredCheckpoint) -> int:
+    """Of the run under `config`. Whether it is behind that of the checkpoint, the run's past alone says."""
+    history = None if isinstance(config.steps, int) else Progress.from_json(found.progress).history
+    return config.timetable(history).steps
+
+
+def rewound(run: RunFolder) -> tuple[int, int] | None:
+    """(attempt, step): the newest attempt, and from which step it went on: what others saved of later steps
+    was given up. None where none was started."""
+    begun = run.attempts()
+    return (begun[-1], first_line(run, begun[-1])["step"]) if begun else None

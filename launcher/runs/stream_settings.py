@@ -9,7 +9,7 @@ from collections.abc import Container, Hashable, Mapping
 from data.errors import BadInput
 from data.plan.block_file import blocks_of
 from data.plan.make import CorpusSettings, StreamSettings
-from data.plan.plan import Plan
+from data.plan.plan import History, Plan
 from data.shards.corpus import Corpus, open_corpus
 from data.shards.listed import GoneShard
 from data.shards.patience import Patience
@@ -17,6 +17,7 @@ from data.shards.samples import Reading
 from data.shards.store import Store
 from data.shards.trouble import Transient
 from launcher.config.run_config import Config
+from launcher.config.timetable import placed_in_rows, row_finder
 
 OpenedCorpora = dict[Hashable, Corpus]
 """Corpora that this process has opened, by what the config says of them."""
@@ -101,20 +102,30 @@ def require_held_out(config: Config, plan: Plan, corpora: Mapping[str, Corpus]) 
             )
 
 
-def stream_settings(config: Config, corpora: dict[str, Corpus], tokenizer: str) -> StreamSettings:
-    """What the plan is made of; `tokenizer` is its hash."""
+def stream_settings(
+    config: Config, corpora: dict[str, Corpus], tokenizer: str, past: History | None = None, row: int = 0
+) -> StreamSettings:
+    """What the plan is made of from `row` on; `tokenizer` is its hash. past: the plan's history before that
+    row, by which places in tokens come to rows. BadInput where they come to what cannot be."""
+    row_for = row_finder(config.sequence_length, past, row)
+    try:
+        mixture = config.objectives.in_rows(row_for)
+    except ValueError as error:
+        raise BadInput(f"objectives: {error}") from None
     return StreamSettings(
         seed=config.seed,
         tokenizer=tokenizer,
         lanes=config.lanes,
         length=config.sequence_length,
         max_length=config.max_sequence_length,
-        batch_rows=config.batch_rows,
+        batch_rows=placed_in_rows(config.batch_rows, row_for),
         corpora={
-            name: CorpusSettings(corpora[name], corpus.weight, corpus.held_out, corpus.coefficient)
+            name: CorpusSettings(
+                corpora[name], corpus.weight.in_rows(row_for), corpus.held_out, corpus.coefficient
+            )
             for name, corpus in config.data.corpora.items()
         },
-        mixture=config.objectives,
+        mixture=mixture,
         block_bytes=config.data.block_bytes,
         normalise=config.normalise,
         quarantine=[(name, key) for name, c in config.data.corpora.items() for key in c.quarantine],

@@ -12,14 +12,17 @@ from launcher.tracking.wandb_feed import Feed
 
 
 @contextmanager
-def tracking(run: RunFolder, config: Config, attempt: Attempt, terminal: TextIO) -> Iterator[Tracker]:
+def tracking(
+    run: RunFolder, config: Config, attempt: Attempt, steps: int, terminal: TextIO
+) -> Iterator[Tracker]:
     """The tracker that writes the attempt's metrics.jsonl and shows each record on the terminal; where the
     config asks for wandb, a process beside it feeds the file to wandb. At the end the console gives the
-    terminal back, and wandb's process is waited for, but only for so long (wandb_feed.py)."""
+    terminal back, and wandb's process is waited for, but only for so long (wandb_feed.py). steps: where the
+    run ends."""
     feed = None
     if config.wandb.mode != "disabled":
         feed = Feed(run, attempt.number, attempt.path / "wandb.log")
-    tracker = Tracker(attempt.path, [watch(terminal, config.run.name, config.steps, config.log.every)])
+    tracker = Tracker(attempt.path, [watch(terminal, config.run.name, steps, config.log.every)])
     try:
         yield tracker
     finally:

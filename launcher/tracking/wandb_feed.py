@@ -9,7 +9,8 @@ file is the truth: the next feeder, or `headrace wandb RUN`, goes on after the l
 a run has one id over all its restarts (runs/NAME/wandb/id), and feeding twice adds nothing. Steps that are
 trained again under the same config have the same values and are passed over. Trained again under another one
 they have not, and wandb cannot take back what it has: then its history goes on under a new id and name (ID-2
-and NAME-2, then -3), which begins with the run's first step, and the abandoned one stays as it was.
+and NAME-2, then -3), which begins with the run's first step, and the abandoned one stays as it was. A branch
+has an id of its own, under which its trunk's steps come first.
 
 wandb is imported in this file alone, and only in the feeder. Its key stays in wandb's own environment.
 """
@@ -36,6 +37,7 @@ from launcher.config.yaml_reader import Key
 from launcher.distributed.respawn import command
 from launcher.runs.lineage import first_line, merged
 from launcher.runs.run_folder import RunFolder, open_run
+from launcher.runs.trunk import trunk_of
 
 FAREWELL_SECONDS = 8.0
 """How long the feeder has, once training is over, to hand on what is left."""
@@ -151,7 +153,7 @@ class _Target:
         import wandb  # only the feeder pays for this import
 
         config = run.current_config()
-        number = history_number(run)
+        number, trunk = history_number(run), trunk_of(run)
         suffix = f"-{number}" if number > 1 else ""
         self._first_id = run_id(run)
         self._id = self._first_id + suffix
@@ -165,7 +167,10 @@ class _Target:
             "id": self._id,
             "resume": "allow",
             "dir": str(run.path),
-            "config": run_config.plain(config),
+            "config": run_config.plain(config) | ({"trunk": trunk.to_json()} if trunk else {}),
+            # All branches of one trunk together, however deep.
+            "group": trunk.first.name if trunk else None,
+            "notes": f"branched from {trunk}" if trunk else None,
             "settings": wandb.Settings(
                 console="off", init_timeout=INIT_SECONDS, save_code=False, disable_git=True, silent=True
             ),

@@ -1,7 +1,8 @@
 """What all ranks learn of a step before its update, in one reduction, and what is judged from it.
 
     on each rank    own      ← its terms of the loss, its memory; whether its gradient is a number, whether it
-                               was asked to stop, whether a save or a record of its failed
+                               was asked to stop, whether a save or a record of its failed; on rank 0 whether
+                               a checkpoint is due by its clock
     all ranks       outcome  ← the sum of all of these: one small vector
     on each rank    loss, gradient, saves, records, stop: each judged from the outcome alone
 
@@ -43,11 +44,18 @@ class StepOutcome:
     """Ranks whose disk refused a record."""
     lost_gradients: float
     """Ranks whose gradient is no number."""
+    saves_due: float = 0.0
+    """Above 0: a checkpoint is due by the clock, which is that of rank 0."""
 
     @property
     def stop(self) -> bool:
         """Some rank was asked to stop."""
         return self.stops > 0
+
+    @property
+    def save_due(self) -> bool:
+        """A checkpoint is due by the clock: on all ranks after the same step."""
+        return self.saves_due > 0
 
     @property
     def save_failed(self) -> bool:
@@ -77,7 +85,7 @@ class StepOutcome:
     @property
     def vector(self) -> np.ndarray:
         """float64: everything, flat, for one all-reduce."""
-        flags = [self.stops, self.failed_saves, self.failed_records, self.lost_gradients]
+        flags = [self.stops, self.failed_saves, self.failed_records, self.lost_gradients, self.saves_due]
         return np.concatenate([self.sums.ravel(), flags, self.memory])
 
     @staticmethod
@@ -96,9 +104,10 @@ def own_outcome(
     stop: bool,
     save_failed: bool,
     record_failed: bool,
+    save_due: bool = False,
 ) -> StepOutcome:
     """What this rank brings to the reduction. sums, norm: as an engine gives them to its judge."""
     memory = np.zeros(world.size)
     memory[world.rank] = memory_gib
     lost = not gradient_is_number(norm)
-    return StepOutcome(sums, memory, *map(float, (stop, save_failed, record_failed, lost)))
+    return StepOutcome(sums, memory, *map(float, (stop, save_failed, record_failed, lost, save_due)))

@@ -73,7 +73,6 @@ def assemble(
     stack.callback(patience.end)  # before the loader's end, which waits for its threads
     shares = RowShares(world.mesh.data.size, config.layout.micro_batch)
     batches = loader or blank_batches(stream.history, shares, stream.at.row)
-    waiting = WaitRules(stop, patience.seconds, teller.for_all)
 
     def sync() -> None:
         if openings is not None:
@@ -84,6 +83,7 @@ def assemble(
     checkpoints = together(world, lambda: _checkpoints(world, claimed, restored, sync))
     session = Session(
         config=config,
+        timetable=config.timetable(stream.history),
         plan=stream.plan,
         vocabulary=stream.tokenizer.size,
         world=world,
@@ -96,7 +96,7 @@ def assemble(
             world,
             engine.reducer,
             stream.plan,
-            waiting,
+            WaitRules(stop, patience.seconds, teller.for_all),
             left_out,
             stream.tokenizer.unknown,
         ),
@@ -127,7 +127,8 @@ def _begin(
         return None
     stream, found = restored.stream, restored.checkpoint
     moved = layout_changes(found.layout, claimed.config.layout, world) if found else []
-    lr = lr_change_from(found, claimed.run, claimed.config)
+    timetable = claimed.config.timetable(stream.history)
+    lr = lr_change_from(found, claimed.run, timetable)
     claimed.attempt.begin(
         step=stream.at.step,
         parent=found.attempt if found else None,
@@ -143,7 +144,9 @@ def _begin(
         versions=versions(),
     )
     keep(claimed.run, stream.history)
-    tracker = stack.enter_context(tracking(claimed.run, claimed.config, claimed.attempt, terminal))
+    tracker = stack.enter_context(
+        tracking(claimed.run, claimed.config, claimed.attempt, timetable.steps, terminal)
+    )
     for line in restored.passed_over:
         tracker.note(f"passed over: {line}")
     for line in shown(moved) if moved else ():
@@ -243,7 +246,11 @@ def _checkpoints(
         world,
         claimed.number,
         restored.engine.reducer,
-        Retention(settings.keep, settings.keep_every, settings.weights_only_after),
+        Retention(
+            settings.keep,
+            weights_only_after=settings.weights_only_after,
+            keeps=claimed.config.timetable(restored.stream.history).keeps,
+        ),
         parent={"step": found.step, "attempt": found.attempt} if found else None,
         about={"versions": versions(), "tokenizer": restored.stream.tokenizer.hash},
         may_publish=claimed.attempt.may_publish if claimed.attempt else lambda: False,

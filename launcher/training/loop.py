@@ -1,7 +1,7 @@
 """The training loop: a column that can be recited, the same for every layout.
 
     for each batch, with the sums of all ranks and the scale of its loss    global_batch.py
-        lr       ← of this step                                             config/run_config.py
+        lr       ← of this step                                             config/timetable.py
         result   ← forward, backward, reduce                                engine/engine.py
         outcome  ← what all ranks learn of it; clip and update if it stands agreement.py
         average  ← the weights, where one is kept                           engine/ema.py
@@ -29,10 +29,10 @@ class End(Enum):
 
 
 def fit(session: Session, progress: Progress) -> End:
-    """Train until the config's `steps` or a signal; what was trained is saved when it returns or raises
+    """Train until the timetable's last step or a signal; what was trained is saved when it returns or raises
     StreamFailed."""
-    config = session.config
-    while progress.step < config.steps:
+    timetable = session.timetable
+    while progress.step < timetable.steps:
         begin = perf_counter()
         try:
             global_batch = next(session.batches)
@@ -43,7 +43,7 @@ def fit(session: Session, progress: Progress) -> End:
             session.save(progress)
             return End.STOPPED
         batch, sums, number = global_batch.batch, global_batch.batch_sums, progress.step + 1
-        lr = config.lr(number)
+        lr = timetable.lr(number)
         result = session.engine.step(batch.micro_batches, global_batch.scale, number, lr, session.judge)
         outcome = result.verdict
         if not outcome.apply:
@@ -51,8 +51,8 @@ def fit(session: Session, progress: Progress) -> End:
         session.updated(number)
         progress = progress.after(batch, round(sums.tokens), round(sums.targets.sum()))
         session.tell(Step(progress, global_batch, outcome, result.grad_norm, lr, perf_counter() - begin))
-        session.after_step(progress)
-        if outcome.stop and progress.step < config.steps:
+        session.after_step(progress, outcome.save_due)
+        if outcome.stop and progress.step < timetable.steps:
             session.save(progress)
             return End.STOPPED
     session.save(progress)

@@ -14,6 +14,7 @@ alone has a tracker and the ledger. What its disk refuses is an error of all ran
 """
 
 import itertools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -27,6 +28,7 @@ from data.plan.positions import StreamPositions
 from data.stream.rows import step_fingerprint
 from launcher.checkpoint.save import Checkpoints
 from launcher.config.run_config import Config
+from launcher.config.timetable import Timetable
 from launcher.distributed.collectives import ToldByOtherRank, found_by_all, gather
 from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
@@ -53,6 +55,7 @@ class Session:
     """The parts of one attempt. The plan stays the same from its first row to its end."""
 
     config: Config
+    timetable: Timetable
     plan: Plan
     world: World
     vocabulary: int
@@ -75,6 +78,8 @@ class Session:
     corpus_shares: CorpusShares
     _record_failed: BadInput | None = field(default=None, init=False)
     """On rank 0: what the disk refused."""
+    _saved_at: float = field(default_factory=time.monotonic, init=False)
+    """When the last checkpoint was begun, or else this attempt."""
 
     def judge(self, sums: np.ndarray, norm: float) -> StepOutcome:
         """A step over all ranks before its update, in one reduction."""
@@ -86,6 +91,7 @@ class Session:
             stop=bool(self.stop),
             save_failed=self.checkpoints.failed,
             record_failed=self._record_failed is not None,
+            save_due=self.world.rank == 0 and self._due_by_the_clock(),
         )
         return StepOutcome.of_vector(self.engine.reduce(own.vector), like=own)
 
@@ -118,16 +124,16 @@ class Session:
         )
         self._write(record)
 
-    def after_step(self, progress: Progress) -> None:
-        """Collect garbage, compare replicas, evaluate and save where this step is due for it."""
+    def after_step(self, progress: Progress, save_due: bool = False) -> None:
+        """Collect garbage, compare replicas, evaluate and save where this step is due for it. save_due: by
+        the clock, as the ranks agreed."""
         gc_schedule.after_step(progress.step)
         self._report_saves()
         if self.replicas is not None and self.replicas.due(progress.step):
             self.compare_replicas(progress)
-        every = self.config.eval.every
-        if every and (progress.step % every == 0 or progress.step == self.config.steps):
+        if self.timetable.evaluates(progress.step):
             self.evaluate(progress.step)
-        if progress.step % self.config.checkpoint.every == 0:
+        if save_due or self.timetable.saves(progress.step):
             self.save(progress)
 
     def compare_replicas(self, progress: Progress) -> None:
@@ -158,7 +164,7 @@ class Session:
         own = progress.streams if self.world.mesh.leads else StreamPositions()
         states = [StreamPositions.from_json(part) for part in gather(self.world, own.to_json())]
         self.checkpoints.save(self.engine, progress.step, progress.whole(states).to_json())
-        self.saved = progress.step
+        self.saved, self._saved_at = progress.step, time.monotonic()
         self._report_saves()
 
     def finish(self, how: str, error: BadInput | None = None) -> None:
@@ -176,6 +182,10 @@ class Session:
         self.checkpoints.settle()
         with suppress(BadInput):  # where the ledger cannot be written either, the error is the news
             self._report_saves()
+
+    def _due_by_the_clock(self) -> bool:
+        minutes = self.timetable.minutes
+        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 
     def _lost_record(self) -> BadInput:
         """The error of a record that was refused, on the rank whose disk did so and on the others."""

@@ -54,10 +54,12 @@ EDITS = (
 def test_every_edit_that_moves_the_rate_is_told_and_what_is_offered_does_not_let_it_jump(
     schedule: str,
 ) -> None:
-    old = made(**SCHEDULES[schedule])
+    config = made(**SCHEDULES[schedule])
+    old = config.timetable()
     offered = 0
     for edit in EDITS:
-        new = run_config.edit(old, [edit])
+        edited = run_config.edit(config, [edit])
+        new = edited.timetable()
         for step in (1, 50, 99, 100, 500, 599, 800, 999, 1000):
             change = lr_change(step, old, new)
             apart = abs(new.lr(step + 1) - old.lr(step + 1)) / max(new.lr(step + 1), old.lr(step + 1), 1e-30)
@@ -70,7 +72,7 @@ def test_every_edit_that_moves_the_rate_is_told_and_what_is_offered_does_not_let
             for one in change.smooth:
                 offered += 1
                 assert " ".join(one.edits) in change.line
-                smooth = run_config.edit(new, one.edits)
+                smooth = run_config.edit(edited, one.edits).timetable()
                 assert smooth.lr(step) == pytest.approx(old.lr(step), rel=1e-5), (edit, step, one)
                 rates = [smooth.lr(at) for at in range(step + 1, smooth.steps + 1)]
                 assert all(rates[i] <= old.lr(step) * 1.00001 for i in range(len(rates)))
@@ -81,9 +83,9 @@ def test_every_edit_that_moves_the_rate_is_told_and_what_is_offered_does_not_let
 
 
 def test_an_untouched_or_not_yet_begun_run_has_no_change() -> None:
-    old = made()
+    old = made().timetable()
     assert all(lr_change(step, old, old) is None for step in range(1002))
-    assert lr_change(0, old, made(lr=1.0)) is None
+    assert lr_change(0, old, made(lr=1.0).timetable()) is None
 
 
 def test_a_finished_run_tells_the_jump_where_it_says_how_to_go_on_and_each_of_its_commands_does_as_told(

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from data.stream.streams import Opening
 from launcher.config import run_config
 from launcher.reporting.metrics_table import evaluations_table, metrics_table
 from launcher.runs.run_folder import RunFolder, claim, start
+from launcher.runs.trunk import Trunk
 from launcher.tracking import wandb_feed
 from launcher.tracking.console import Pace, PlainConsole, watch
 from launcher.tracking.records import (
@@ -257,19 +259,25 @@ def fed(run: RunFolder) -> tuple[set[str], list[int]]:
     return set(histories), [step for steps in histories.values() for step in steps]
 
 
-def fed_by_id(run: RunFolder) -> dict[str, list[int]]:
-    """The steps in wandb's own offline files."""
+def offline_records(run: RunFolder) -> Iterator[Any]:
+    """Those in wandb's own offline files, oldest first."""
     from wandb.proto import wandb_internal_pb2
 
-    histories: dict[str, list[int]] = {}
     for path in sorted((run.path / "wandb").glob("offline-run-*/*.wandb"), key=os.path.getmtime):
         for data in leveldb_records(path.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
-            if record.HasField("run"):
-                steps = histories.setdefault(record.run.run_id, [])
-            if record.HasField("history"):
-                steps.append(record.history.step.num)
+            yield record
+
+
+def fed_by_id(run: RunFolder) -> dict[str, list[int]]:
+    """The steps in wandb's own offline files."""
+    histories: dict[str, list[int]] = {}
+    for record in offline_records(run):
+        if record.HasField("run"):
+            steps = histories.setdefault(record.run.run_id, [])
+        if record.HasField("history"):
+            steps.append(record.history.step.num)
     return histories
 
 
@@ -279,6 +287,23 @@ def test_wandb_has_one_id_and_each_step_once_over_restarts(run: RunFolder) -> No
     ids, steps = fed(run)
     assert ids == {wandb_feed.run_id(run)}
     assert steps == list(range(1, 21))
+
+
+def test_a_branch_is_at_wandb_with_its_trunk_in_its_group_and_notes(run: RunFolder) -> None:
+    told = claim(run, run.current_config())
+    told.begin(0, None)
+    for step in (1, 2):
+        Tracker(told.path).write(replace(STEP, step=step))
+    told.close()
+    trunk = Trunk("/runs/b", 2, 1, Trunk("/runs/first", 1, 1))
+    branched = claim(run, run.current_config())
+    branched.record("branch", step=2, parent=1, trunk=trunk.to_json())
+    branched.close()
+    attempt_of(run, 3, 4, 1, "offline", "optimizer.lr=1e-3")
+    assert fed(run) == ({wandb_feed.run_id(run)}, [1, 2, 3, 4])
+    (about, *_) = [record.run for record in offline_records(run) if record.HasField("run")]
+    assert about.run_group == "first"
+    assert about.notes == "branched from /runs/b at step 2, which branched from /runs/first at step 1"
 
 
 def test_wandb_gets_a_rewound_run_from_the_beginning_under_a_new_id(run: RunFolder) -> None:

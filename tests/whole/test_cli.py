@@ -23,6 +23,7 @@ from tests.support.sources import source_files
 COMMANDS = [
     "train",
     "resume",
+    "branch",
     "check",
     "prove",
     "status",
@@ -44,6 +45,7 @@ COMMANDS = [
     "tokenizer check",
 ]
 SHOWING = [
+    "branch",
     "check",
     "prove",
     "status",
