@@ -130,10 +130,10 @@ class _Pouring:
         segments, texts = filled.segments, builder.texts
         self._documents = list(zip(texts.starts.tolist(), texts.sizes.tolist(), texts.closes.tolist()))
         self._objectives = [builder.objectives[builder.index[o]] for o in segments.objectives.tolist()]
-        stiff = {o for o, room in builder.least_rooms.items() if room is None}
-        loose = [
-            n for n, row in enumerate(filled.rows) if not any(self._objectives[i].id in stiff for i in row)
-        ]
+        loose = list(range(len(filled.rows)))
+        if stiff := {number for number, room in builder.least_rooms.items() if room is None}:
+            holding = [any(self._objectives[i].id in stiff for i in row) for row in filled.rows]
+            loose = np.flatnonzero(~np.array(holding)).tolist()
         gone = set(loose[-excess:])
         lengths: list[int] = segments.lengths.tolist()
         self._rows = [list(row) for number, row in enumerate(filled.rows) if number not in gone]
@@ -142,8 +142,8 @@ class _Pouring:
         self._waiting: list[tuple[int, _Piece]] = []
         for number in sorted(gone):
             for segment in filled.rows[number]:  # of one that may be cut the text is one run
-                span = segments.spans[segments.span_ends[segment]].tolist()
-                self._wait(_Piece(lengths[segment], segment, *span, True))
+                document, start, stop = segments.spans[segments.span_ends[segment]].tolist()
+                self._wait(_Piece(lengths[segment], segment, document, start, stop, True))
 
     def poured(self) -> FilledRows:
         """The rows after the pass."""
