@@ -5,9 +5,10 @@
                       ######aa  ######aa  ######aa               poured into the rooms of the others
 
 At most `share` of a block's positions and one row more may be padding; that says how many rows there may be.
-What stood in the rows beyond goes, the longest first, to the tightest room that holds it; where none does, a
-part of it fills the largest room and the rest is placed the same way. So no more is cut than is poured, and
-where best fit keeps the bound by itself nothing is. A part is a segment like any other: its objective makes
+What stood in the rows beyond, those opened last, goes to the tightest room that holds it, the longest first;
+where none does, a part of it fills the largest room and the rest is placed the same way. So no more is cut
+than is poured, and where best fit keeps the bound by itself nothing is. (Where the last rows hold only crumbs
+that no room takes, the first ones are dissolved.) A part is a segment like any other: its objective makes
 an Example of it, marks and all, by random numbers that are keyed by its own first token.
 
 Parts may make the text longer, by their marks, or shorter, where an Example came out shorter than `fit` had
@@ -58,13 +59,18 @@ def fill_rows(builder: ExampleBuilder, share: float | None) -> FilledRows:
     stiff = np.isin(segments.objectives, [o for o, room in builder.least_rooms.items() if room is None])
     if stiff.any():
         filled = FilledRows(segments, best_fit(segments.lengths, length, stiff))
-    least = max(1, min(_LEAST, int(share * length / 2)))
+    least, first = max(1, min(_LEAST, int(share * length / 2))), False
     for _ in range(_PASSES):
-        excess = _excess(filled, length, share)
-        poured = _Pouring(builder, filled, excess, least).poured() if excess else filled
-        if len(poured.rows) >= len(filled.rows):
+        if not (excess := _excess(filled, length, share)):
             break
-        filled, least = poured, 1
+        poured = _Pouring(builder, filled, excess, least, first).poured()
+        if len(poured.rows) < len(filled.rows):
+            filled = poured
+        elif first:
+            break
+        else:
+            first = True  # what was to be poured were crumbs too large for the rooms
+        least = 1
     return filled
 
 
@@ -124,8 +130,10 @@ class _Rooms:
 class _Pouring:
     """One pass: dissolves rows and pours what stood in them into the rooms of the others."""
 
-    def __init__(self, builder: ExampleBuilder, filled: FilledRows, excess: int, least: int) -> None:
-        """excess: how many rows to dissolve; least: tokens of a part."""
+    def __init__(
+        self, builder: ExampleBuilder, filled: FilledRows, excess: int, least: int, first: bool
+    ) -> None:
+        """excess: how many rows to dissolve, the last or the first; least: tokens of a part."""
         self._builder, self._filled, self._least = builder, filled, least
         segments, texts = filled.segments, builder.texts
         self._documents = list(zip(texts.starts.tolist(), texts.sizes.tolist(), texts.closes.tolist()))
@@ -134,7 +142,7 @@ class _Pouring:
         if stiff := {number for number, room in builder.least_rooms.items() if room is None}:
             holding = [any(self._objectives[i].id in stiff for i in row) for row in filled.rows]
             loose = np.flatnonzero(~np.array(holding)).tolist()
-        gone = set(loose[-excess:])
+        gone = set(loose[:excess] if first else loose[-excess:])
         lengths: list[int] = segments.lengths.tolist()
         self._rows = [list(row) for number, row in enumerate(filled.rows) if number not in gone]
         self._rooms = _Rooms(builder.length - sum(lengths[i] for i in row) for row in self._rows)
