@@ -108,14 +108,6 @@ class ExampleBuilder:
         ]
         return Segments([*segments.batches, *made])
 
-    def fits(self, number: int, document: int, start: int, stop: int, room: int) -> int:
-        """How many of the tokens [start, stop) of a document a segment of the objective of a registry id can
-        take from their start in so many positions."""
-        tokens = self.texts[document]
-        closes = stop == len(tokens) and bool(self.texts.closes[document])
-        objective = self.objectives[self.index[number]]
-        return objective.fit(tokens[start:stop], room, self.tokenizer, start == 0, closes)
-
     def _cut(self, document: int, start: int, stop: int, allowed: list[int]) -> None:
         """Cuts [start, stop) of a document into segments of the allowed objectives."""
         tokens = self.texts[document]

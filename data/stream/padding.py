@@ -5,9 +5,10 @@
                       ######aa  ######aa  ######aa               poured into the rooms of the others
 
 At most `share` of a block's positions and one row more may be padding; that says how many rows there may be.
-What stood in the rows beyond goes, the longest first, to the tightest room that holds it; where none does, a
-part of it fills the largest room and the rest is placed the same way. So no more is cut than is poured, and
-where best fit keeps the bound by itself nothing is. A part is a segment like any other: its objective makes
+What stood in the rows beyond, those opened last, goes to the tightest room that holds it, the longest first;
+where none does, a part of it fills the largest room and the rest is placed the same way. So no more is cut
+than is poured, and where best fit keeps the bound by itself nothing is. (Where the last rows hold only crumbs
+that no room takes, the first ones are dissolved.) A part is a segment like any other: its objective makes
 an Example of it, marks and all, by random numbers that are keyed by its own first token.
 
 Parts may make the text longer, by their marks, or shorter, where an Example came out shorter than `fit` had
@@ -16,8 +17,9 @@ first, and rows that hold such are never dissolved.
 """
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -57,19 +59,25 @@ def fill_rows(builder: ExampleBuilder, share: float | None) -> FilledRows:
     stiff = np.isin(segments.objectives, [o for o, room in builder.least_rooms.items() if room is None])
     if stiff.any():
         filled = FilledRows(segments, best_fit(segments.lengths, length, stiff))
-    least = max(1, min(_LEAST, int(share * length / 2)))
+    least, first = max(1, min(_LEAST, int(share * length / 2))), False
     for _ in range(_PASSES):
-        excess = _excess(filled, length, share)
-        poured = _Pouring(builder, filled, excess, least).poured() if excess else filled
-        if len(poured.rows) >= len(filled.rows):
+        if not (excess := _excess(filled, length, share)):
             break
-        filled, least = poured, 1
+        poured = _Pouring(builder, filled, excess, least, first).poured()
+        if len(poured.rows) < len(filled.rows):
+            filled = poured
+        elif first:
+            break
+        else:
+            first = True  # what was to be poured were crumbs too large for the rooms
+        least = 1
     return filled
 
 
 def _excess(filled: FilledRows, length: int, share: float) -> int:
     """How many rows there are beyond those that the bound allows; 0 where it is kept."""
-    positions = int(sum(filled.segments.lengths[row].sum() for row in filled.rows))
+    placed = np.fromiter(chain.from_iterable(filled.rows), np.int64)
+    positions = int(filled.segments.lengths[placed].sum())
     return max(0, len(filled.rows) - most_rows(positions, length, share))
 
 
@@ -122,21 +130,28 @@ class _Rooms:
 class _Pouring:
     """One pass: dissolves rows and pours what stood in them into the rooms of the others."""
 
-    def __init__(self, builder: ExampleBuilder, filled: FilledRows, excess: int, least: int) -> None:
-        """excess: how many rows to dissolve; least: tokens of a part."""
+    def __init__(
+        self, builder: ExampleBuilder, filled: FilledRows, excess: int, least: int, first: bool
+    ) -> None:
+        """excess: how many rows to dissolve, the last or the first; least: tokens of a part."""
         self._builder, self._filled, self._least = builder, filled, least
-        segments = filled.segments
-        self._objectives: list[int] = segments.objectives.tolist()
-        self._lengths: list[int] = segments.lengths.tolist()
-        loose = [row for row in range(len(filled.rows)) if not self._holds_stiff(filled.rows[row])]
-        gone = set(loose[-excess:])
+        segments, texts = filled.segments, builder.texts
+        self._documents = list(zip(texts.starts.tolist(), texts.sizes.tolist(), texts.closes.tolist()))
+        self._objectives = [builder.objectives[builder.index[o]] for o in segments.objectives.tolist()]
+        loose = list(range(len(filled.rows)))
+        if stiff := {number for number, room in builder.least_rooms.items() if room is None}:
+            holding = [any(self._objectives[i].id in stiff for i in row) for row in filled.rows]
+            loose = np.flatnonzero(~np.array(holding)).tolist()
+        gone = set(loose[:excess] if first else loose[-excess:])
+        lengths: list[int] = segments.lengths.tolist()
         self._rows = [list(row) for number, row in enumerate(filled.rows) if number not in gone]
-        self._waiting: list[tuple[int, _Piece]] = []
-        for row in sorted(gone):
-            for segment in filled.rows[row]:
-                self._wait(self._piece(segment))
-        self._rooms = _Rooms(builder.length - sum(self._lengths[i] for i in row) for row in self._rows)
+        self._rooms = _Rooms(builder.length - sum(lengths[i] for i in row) for row in self._rows)
         self._parts: list[tuple[_Piece, int, bool]] = []
+        self._waiting: list[tuple[int, _Piece]] = []
+        for number in sorted(gone):
+            for segment in filled.rows[number]:  # of one that may be cut the text is one run
+                document, start, stop = segments.spans[segments.span_ends[segment]].tolist()
+                self._wait(_Piece(lengths[segment], segment, document, start, stop, True))
 
     def poured(self) -> FilledRows:
         """The rows after the pass."""
@@ -153,16 +168,6 @@ class _Pouring:
     def _wait(self, piece: _Piece) -> None:
         heapq.heappush(self._waiting, (-piece.positions, piece))
 
-    def _holds_stiff(self, row: Sequence[int]) -> bool:
-        """A segment that may not be cut stands in a row."""
-        return any(self._builder.least_rooms[self._objectives[i]] is None for i in row)
-
-    def _piece(self, segment: int) -> _Piece:
-        """A segment; of one that may be cut the text is one run."""
-        segments = self._filled.segments
-        document, start, stop = segments.spans[segments.span_ends[segment]].tolist()
-        return _Piece(self._lengths[segment], segment, document, start, stop, True)
-
     def _place(self, piece: _Piece, room: int) -> None:
         row = self._rooms.take(room)
         self._rooms.put(row, room - piece.positions)
@@ -174,50 +179,49 @@ class _Pouring:
     def _cut(self, piece: _Piece, room: int) -> bool:
         """Fills a room with the first part of a piece and keeps the rest for later; False where none of it
         can."""
-        taken = self._taken(piece, room)
-        if not taken:
+        tokens, used = piece.stop - piece.start, room
+        least_room = self._builder.least_rooms[self._objectives[piece.number].id] or 1
+        taken = tokens
+        while used >= least_room:
+            taken = self._fit(piece.number, piece.document, piece.start, piece.stop, used)
+            if tokens - taken >= self._least:
+                break
+            used -= self._least - (tokens - taken)
+        if used < least_room or taken < self._least:
             return False
         middle = piece.start + taken
-        part = self._part(piece, piece.start, middle)
         row = self._rooms.take(room)
-        self._rooms.put(row, max(0, room - part.positions))
+        self._rooms.put(row, room - used)
+        part = _Piece(used, piece.number, piece.document, piece.start, middle, False)
         self._parts.append((part, row, True))
-        self._wait(self._part(piece, middle, piece.stop))
+        rest = tokens - taken
+        positions = max(rest, least_room)  # the fewest that are enough for it, whatever is drawn
+        while (fitting := self._fit(piece.number, piece.document, middle, piece.stop, positions)) < rest:
+            positions += rest - fitting
+        positions = min(positions, self._builder.length)
+        self._wait(_Piece(positions, piece.number, piece.document, middle, piece.stop, False))
         return True
 
-    def _taken(self, piece: _Piece, room: int) -> int:
-        """Tokens of a piece that go into a room that does not hold all of it; 0: so few that none do."""
-        objective, tokens = self._objectives[piece.number], piece.stop - piece.start
-        least_room = self._builder.least_rooms[objective]
-        while least_room and room >= least_room:
-            taken = self._builder.fits(objective, piece.document, piece.start, piece.stop, room)
-            if taken < self._least:
-                return 0
-            if tokens - taken >= self._least:
-                return taken
-            room -= self._least - (tokens - taken)
-        return 0
-
-    def _part(self, piece: _Piece, start: int, stop: int) -> _Piece:
-        """A part of a piece, and the fewest positions that are enough for it whatever is drawn."""
-        objective, tokens = self._objectives[piece.number], stop - start
-        positions = max(tokens, self._builder.least_rooms[objective] or 1)
-        while (missing := tokens - self._builder.fits(objective, piece.document, start, stop, positions)) > 0:
-            positions += missing
-        return _Piece(min(positions, self._builder.length), piece.number, piece.document, start, stop, False)
+    def _fit(self, number: int, document: int, start: int, stop: int, room: int) -> int:
+        """Of the tokens [start, stop) of a document, how many a segment of the objective of another, by its
+        number, takes from their start in a room."""
+        begin, size, closes = self._documents[document]
+        tokens = self._builder.texts.around[begin + start : begin + stop]
+        last = closes and stop == size
+        return self._objectives[number].fit(tokens, room, self._builder.tokenizer, start == 0, last)
 
     def _made(self) -> FilledRows:
         """The rows with the Examples of the parts, those of one objective behind those of another."""
         by_objective: dict[int, list[tuple[_Piece, int, bool]]] = {}
         for part in self._parts:
-            by_objective.setdefault(self._objectives[part[0].number], []).append(part)
+            by_objective.setdefault(self._objectives[part[0].number].id, []).append(part)
         parts = {
             objective: [(piece.document, piece.start, piece.stop) for piece, _, _ in own]
             for objective, own in by_objective.items()
         }
         segments = self._builder.with_parts(self._filled.segments, parts)
         cut = set(self._filled.cut)
-        placed = (part for own in by_objective.values() for part in own)
+        placed = chain.from_iterable(by_objective.values())
         for number, (_, row, goes_on) in enumerate(placed, len(self._filled.segments)):
             self._rows[row].append(number)
             if goes_on:

@@ -76,6 +76,7 @@ def resume(
       headrace resume runs/first --processes 2
       headrace resume runs/first steps=4000 data.corpora.prose.weight=2
       headrace resume runs/first --step 1000
+      headrace resume runs/first steps=5000 sequence_length=4096 model.rope_base=500000
     """
     from launcher.config import run_config
     from launcher.runs.run_folder import open_run

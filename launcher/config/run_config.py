@@ -75,7 +75,8 @@ class Config(Section):
     sequence_length: Annotated[int, Field(ge=SHORTEST, le=LONGEST)]
     """T, positions a row."""
     max_sequence_length: Annotated[int, Field(ge=SHORTEST, le=LONGEST)]
-    """The largest T that this run may ever be given; by default sequence_length."""
+    """The largest T that blocks of text are made for, and learned positions; by default sequence_length. A
+    resume may raise both where positions are rotary."""
     batch_rows: BatchRows
     """Rows of one step over all processes, or [[row, rows], …], [['1B tokens', rows], …]."""
     lanes: Annotated[int, Field(ge=1, le=2**16)] = 12

@@ -61,7 +61,9 @@ def edited(tmp_path_factory: pytest.TempPathFactory) -> Run:
     counts, rows, logs, steps = Counts(), {}, [], 0
     history, row, state = None, 0, StreamPositions()
     for corpora, count, changes in attempts:
-        wanted = asked(corpora, {"a": 0.7, "b": 0.3}, objectives=ALL, **changes)
+        wanted = asked(corpora, {"a": 0.7, "b": 0.3}, objectives=ALL, block_bytes=2_000, **changes)
+        if corpora is later and changes["length"] == 512:
+            assert all(builds for _, builds in state.positions.values()), "blocks of several slots are open"
         history = edit(history, wanted, row, state) if history else start(wanted)
         log: list[Opening] = []
         ran = run(
