@@ -29,6 +29,7 @@ from data.shards.listed import (
     match,
     named,
     remedy,
+    within_sight,
 )
 from data.shards.patience import Patience
 from data.shards.samples import USUAL, Reading, Sample, read_part, read_text, samples
@@ -222,9 +223,9 @@ def _as_listed(
             return None
         opened = Index.open(find_index(name, names, index))
         urls = listed_as_named(opened, names)
-        if urls is None or _other_reading(opened, reading) or (look and not as_indexed(opened, urls)):
+        if urls is None or _other_reading(opened, reading):
             return None
-        if look and not _intact(opened, store):
+        if not (as_indexed(opened, urls) and _intact(opened, store) if look else within_sight(urls)):
             return None
     except BadInput:
         return None

@@ -143,6 +143,12 @@ def as_indexed(index: Index, urls: Sequence[str]) -> bool:
     return True
 
 
+def within_sight(urls: Sequence[str]) -> bool:
+    """Whether the first and the last of local shards are there: where they are not, the file system may be
+    none of this machine's."""
+    return os.path.exists(urls[0]) and os.path.exists(urls[-1])
+
+
 def match(index: Index, urls: Sequence[str], remedy: str) -> list[str]:
     """The given shards in the order of the index: by name, or by last part of the name where they moved."""
     names = identities(urls, index.path)

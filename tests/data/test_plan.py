@@ -20,8 +20,9 @@ from data.plan.steps import rows_of_step, step_length, step_of_row
 from data.shards.corpus import Corpus
 from data.shards.units import UNITS, UnitTable
 from data.tokenization.tokenizer import Tokenizer
+from launcher.preflight.unit_sizes import coarse
 from objectives.schedule import Schedule
-from tests.support.helpers import Corpora
+from tests.support.helpers import Corpora, make_corpus
 from tests.support.stream_runs import edit, joined, settings, small_units, start, texts
 
 
@@ -270,3 +271,16 @@ def test_long_rows_leave_a_corpus_its_streams() -> None:
     # 12 GiB of text: as many streams as at T 16 384, and not one.
     assert streams_for(12, (12 << 30) // usual[131_072]) == streams_for(12, (12 << 30) // usual[16_384]) == 12
     assert streams_for(12, (12 << 30) // (1024 * 131_072)) == 1
+
+
+def test_units_above_a_quarter_of_a_block_are_told(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    grown = make_corpus(tmp_path, "grown", texts(40, 1), unit_text=256 << 10)
+    usual = make_corpus(tmp_path, "usual", texts(40, 2))
+    both = {"grown": grown, "usual": usual}
+    for block_bytes, told in ((1 << 20, 0), (512 << 10, 1), (1 << 10, 1)):
+        asked = settings(tokenizer, both, {"grown": 1.0, "usual": 1.0}, block_bytes=block_bytes)
+        lines = coarse(start(asked).at(0), both)
+        assert len(lines) == told
+        assert all("corpus grown" in line for line in lines)
+        fitting = {1 << 20: "", 512 << 10: "--unit-kib 128", 1 << 10: "--unit-kib 64"}[block_bytes]
+        assert all(fitting in line for line in lines)
