@@ -193,17 +193,19 @@ class Size:
     alone: bool = False
 
 
-def runs(samples: Iterable[Sized], size: Callable[[Sized], Size]) -> Iterator[list[Sized]]:
+def runs(
+    samples: Iterable[Sized], size: Callable[[Sized], Size], unit_text: int = UNIT_TEXT
+) -> Iterator[list[Sized]]:
     """Cut a shard's samples into units, those that are alone one by one.
 
-    A sample opens a new unit where the unit's text comes nearer to UNIT_TEXT without it than with it, or
+    A sample opens a new unit where the unit's text comes nearer to `unit_text` without it than with it, or
     where the unit would exceed UNIT_TAR. Packing and indexing use this one rule, so they agree.
     """
     unit: list[Sized] = []
     text = tar = 0
     for sample in samples:
         more = size(sample)
-        if unit and (more.alone or text + more.text / 2 > UNIT_TEXT or tar + more.gap + more.tar > UNIT_TAR):
+        if unit and (more.alone or text + more.text / 2 > unit_text or tar + more.gap + more.tar > UNIT_TAR):
             yield unit
             unit = []
         if more.alone:
@@ -216,3 +218,20 @@ def runs(samples: Iterable[Sized], size: Callable[[Sized], Size]) -> Iterator[li
         unit.append(sample)
     if unit:
         yield unit
+
+
+def unit_starts(text: np.ndarray, tar: np.ndarray, unit_text: int = UNIT_TEXT) -> list[int]:
+    """The rule of `runs` for samples of which none is alone and nothing lies between two: where their units
+    begin. text, tar: int64 bytes of each sample."""
+    text_ends, tar_ends = np.cumsum(text), np.cumsum(tar)
+    middles = 2 * text_ends - text
+    """Twice the text up to the middle of each sample: like all sums of sizes it never falls."""
+    starts = []
+    at = texts = tars = 0
+    while at < len(text):
+        starts.append(at)
+        by_text = middles.searchsorted(2 * (unit_text + texts), "right")
+        by_tar = tar_ends.searchsorted(UNIT_TAR + tars, "right")
+        at = max(at + 1, int(min(by_text, by_tar)))
+        texts, tars = int(text_ends[at - 1]), int(tar_ends[at - 1])
+    return starts
