@@ -1,4 +1,5 @@
 """Raw text becomes shards and their index; shards are verified against it.
 
-Doors: `pack.pack`, `build_index.build_index`, `verify.verify/recorded`, `parallel.Progress`.
+Doors: `pack.pack`, `pieces.share_of`, `build_index.build_index`, `merge_indexes.merge_indexes`,
+`verify.verify/recorded`, `parallel.Progress`.
 """

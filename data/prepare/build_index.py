@@ -137,7 +137,8 @@ def _size(url: str, store: Store) -> int:
 
 
 def _known(path: Path, reading: Reading) -> tuple[dict[str, _Scanned], int | None]:
-    """What an index that is there already says of its shards, by name, and what its units aim at."""
+    """What an index that is there already says of its shards, by name, and what its units aim at; BadInput
+    where it is no index."""
     if not path.exists():
         return {}, None
     try:

@@ -1,48 +1,51 @@
 """Text into WebDataset shards and their unit index: `headrace data pack`.
 
-The parent reads documents, names them by running numbers and cuts them into units; workers turn batches of
-units into tar bytes with webdataset's TarWriter; the parent appends these to the shards in order. Cutting
-depends on the documents alone and every member carries mtime 0, so the shards are the same bytes for any
-number of workers, today and next year.
+    files ──▶ pieces ──read──▶ batches ──Layout──▶ jobs ──build──▶ units ──ShardWriter──▶ shards, index
+    pieces.py      read_files.py      layout.py        unit_bytes.py     shard_writer.py
+
+Reading and building are done by as many processes as there are workers (pipeline.py). What decides where a
+document goes is its size and its place in the inputs alone, and every member carries mtime 0, so the shards
+are the same bytes for any number of workers, today and next year.
 
 Everything is written into a folder of its own beside the target and renamed at the end, the index last: an
 interrupted pack leaves no shard, and no index vouches for a part.
 """
 
 import glob
-import io
 import itertools
-import json
 import os
 import shutil
 import socket
-import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
-
-import xxhash
-from webdataset.writer import TarWriter
+from typing import Any
 
 from data.balance import Balance
 from data.durable import folder_aside, writing
 from data.errors import BadInput
 from data.prepare import builtin
-from data.prepare.documents import Document, Limits, find_files, read_files, size_of
+from data.prepare.batch import TextBatch, batches
+from data.prepare.documents import Document, Limits, find_files
+from data.prepare.layout import Layout, LongDocument
 from data.prepare.long_text import LongText
-from data.prepare.parallel import MEMORY_MIB, Progress, ordered_map
-from data.prepare.shard_writer import ShardWriter, WrittenUnit, compressed
+from data.prepare.parallel import MEMORY_MIB, Progress
+from data.prepare.parquet import row_groups
+from data.prepare.pieces import PIECE, WHOLE, PackShare, sizes_of, tasks
+from data.prepare.pipeline import pipeline
+from data.prepare.read_files import FileReader
+from data.prepare.shard_writer import ShardWriter, key_of
+from data.prepare.unit_bytes import UnitBuilder, header
 from data.shards.index import Shard, fingerprint, write
 from data.shards.parts import PART, parts
-from data.shards.tar_fields import BLOCK, padded
-from data.shards.units import UNIT_TEXT, Size, runs, unit_text_for
-from data.shards.walk import Walk, printable
+from data.shards.tar_fields import padded
+from data.shards.units import UNIT_TEXT, unit_text_for
+from data.shards.walk import Walk
 
 SHARD_BYTES = 1 << 28
 _COPIES = 16
 """Of a document, about, while it is read, packed and on its way from one process to another."""
-_BATCH_BYTES = 1 << 20
 
 
 @dataclass
@@ -66,17 +69,18 @@ class PackReport:
         return self.balance.used
 
 
-class _Entry(NamedTuple):
-    """A sample on its way into a unit."""
+@dataclass(frozen=True, slots=True)
+class PackOptions:
+    """How shards are written. zstd: .tar.zst, one frame a unit. shard_bytes: a shard is closed when its tar
+    exceeds this. meta: a .json with its source beside each text. share: which part of the inputs is packed;
+    its number stands in the names of shards and in keys. unit_text: bytes of text that a unit aims at, None:
+    the usual."""
 
-    key: str
-    text: bytes | LongText
-    meta: bytes
-
-    def size(self) -> Size:
-        """Of its two members: a header and whole blocks of content for each. A long text is alone."""
-        text = len(self.text)
-        return Size(text, sum(BLOCK + padded(length) for length in (text, len(self.meta))), alone=text > PART)
+    zstd: bool = False
+    shard_bytes: int = SHARD_BYTES
+    meta: bool = True
+    share: PackShare = WHOLE
+    unit_text: int | None = None
 
 
 def pack(
@@ -86,6 +90,8 @@ def pack(
     field: str = "text",
     zstd: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    meta: bool = True,
+    share: PackShare = WHOLE,
     workers: int = 1,
     memory_mib: int = MEMORY_MIB,
     unit_text: int | None = None,
@@ -93,30 +99,36 @@ def pack(
 ) -> PackReport:
     """Pack files, folders, globs and `builtin:code|prose` into PREFIX-000000.tar … and PREFIX.index.
 
-    field: where the text is in .jsonl and .parquet. zstd: write .tar.zst, one frame a unit. shard_bytes: a
-    shard is closed when its tar exceeds this. memory_mib: about what is held of the inputs; of a longer text
-    or line no more than a part is, but in .json and .parquet, whose values are read whole. unit_text: bytes
-    of text that a unit aims at; by default what `unit_text_for` says of the inputs' bytes. progress: called
-    with (bytes done, bytes in all) of the inputs. Raises BadInput where the target exists or an input cannot
-    be read.
+    field: where the text is in .jsonl and .parquet. zstd … share: see PackOptions; of n parts, part i writes
+    PREFIX-IofN-000000.tar … and PREFIX-IofN.index. memory_mib: about what is held of the inputs; of a longer
+    text or line no more than a part is, but in .json and .parquet, whose values are read whole. unit_text:
+    bytes of text that a unit aims at; by default what `unit_text_for` says of the bytes of all inputs.
+    progress: called with (bytes done, bytes in all) of the inputs. Raises BadInput where the target exists or
+    an input cannot be read.
     """
     names = [str(entry) for entry in inputs if str(entry).startswith("builtin:")]
     others = [entry for entry in inputs if not str(entry).startswith("builtin:")]
-    documents: Iterator[Document] = itertools.chain.from_iterable(
-        builtin.documents(name.removeprefix("builtin:")) for name in names
-    )
+    if names and share.named:
+        raise BadInput(f"{names[0]}: is small and not packed in parts; leave --part away")
     walk = find_files(others) if others else None
-    if walk is not None:
-        size = sum(map(size_of, walk.files))
-        unit_text, total = unit_text or unit_text_for(size), None if names else size
-        limits = Limits(
-            max(PART, (memory_mib << 20) // (_COPIES * (workers + 1))), _part_folder(Path(prefix))
-        )
-        read = read_files(walk.files, field, limits, _running(progress, total))
-        documents = itertools.chain(documents, read)
-    report = pack_documents(
-        documents, prefix, zstd=zstd, shard_bytes=shard_bytes, workers=workers, unit_text=unit_text
-    )
+    files = walk.files if walk is not None else []
+    sizes = sizes_of(files)
+    options = PackOptions(zstd, shard_bytes, meta, share, unit_text or unit_text_for(sum(sizes)))
+    low, high = share.of(sum(sizes))
+    total = (sum(sizes) if high is None else high) - low
+    if not names:
+        workers = min(workers, 1 + total // PIECE)
+    memory = max(PART, (memory_mib << 20) // (_COPIES * (workers + 1)))
+    target = _target(prefix, share)
+    read_file = FileReader(field, Limits(memory, _part_folder(target)))
+
+    def read(task: Any) -> Iterator[TextBatch]:
+        if isinstance(task, str):
+            return batches(builtin.documents(task.removeprefix("builtin:")))
+        return read_file(task)
+
+    run = _PackRun(target, options, workers, _running(progress, None if names else total))
+    report = run(itertools.chain(names, tasks(files, sizes, row_groups, share)), read)
     report.walk = walk
     return report
 
@@ -130,7 +142,7 @@ def _running(progress: Progress | None, total: int | None) -> Callable[[int], No
     def add(size: int) -> None:
         nonlocal done
         done += size
-        progress(done, total)
+        progress(done if total is None else min(done, total), total)
 
     return add
 
@@ -141,32 +153,71 @@ def pack_documents(
     *,
     zstd: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    meta: bool = True,
     workers: int = 1,
     unit_text: int | None = None,
 ) -> PackReport:
     """Pack documents into PREFIX-000000.tar … and PREFIX.index; see `pack`."""
+    options = PackOptions(zstd, shard_bytes, meta, unit_text=unit_text)
+    return _PackRun(_target(prefix, WHOLE), options, workers)(["all of them"], lambda _: batches(documents))
+
+
+def _target(prefix: str | Path, share: PackShare) -> Path:
+    """What the names of all files begin with."""
     if str(prefix).endswith("/") or Path(prefix).name in ("", ".."):
         example = os.path.join(prefix, "mine")
         raise BadInput(f"--out {str(prefix)!r}: expected the beginning of file names, such as {example}")
     prefix = Path(prefix)
-    _refuse_existing(prefix)
-    part = _part_folder(prefix)
-    report = PackReport(index=prefix.with_name(prefix.name + ".index"), unit_text=unit_text or UNIT_TEXT)
-    with writing(prefix):
-        _sweep(prefix)
-    with writing(prefix), folder_aside(part):
-        units = ordered_map(_Packer(zstd), _batches(_entries(documents, report), unit_text), workers)
-        writer = ShardWriter(part, prefix.name, ".tar.zst" if zstd else ".tar", shard_bytes)
-        for packed in itertools.chain.from_iterable(units):
-            if isinstance(packed, _Entry):
-                _place(writer, packed)
-            else:
-                writer.add(packed)
+    return prefix.with_name(prefix.name + share.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _PackRun:
+    """One pack. prefix: what the names of all files begin with."""
+
+    prefix: Path
+    options: PackOptions
+    workers: int
+    progress: Callable[[int], None] | None = None
+
+    def __call__(self, work: Iterable[Any], read: Callable[[Any], Iterator[TextBatch]]) -> PackReport:
+        """Pack what `read` gives of the work. BadInput where nothing comes of it, but for a part of many."""
+        prefix, options = self.prefix, self.options
+        _refuse_existing(prefix)
+        part = _part_folder(prefix)
+        index = prefix.with_name(prefix.name + ".index")
+        report = PackReport(index, unit_text=options.unit_text or UNIT_TEXT)
+        with writing(prefix):
+            _sweep(prefix)
+        with writing(prefix), folder_aside(part):
+            shard_bytes, zstd, key, meta = options.shard_bytes, options.zstd, options.share.key, options.meta
+            writer = ShardWriter(part, prefix.name, shard_bytes, zstd=zstd, prefix=key, meta=meta)
+            self._write(writer, work, read, report)
+            if not writer.paths and not options.share.named:
+                raise BadInput(f"{prefix}: no document to pack" + _because(report))
+            _publish(prefix, writer, report)
+        return report
+
+    def _write(
+        self,
+        writer: ShardWriter,
+        work: Iterable[Any],
+        read: Callable[[Any], Iterator[TextBatch]],
+        report: PackReport,
+    ) -> None:
+        options = self.options
+        layout = Layout(options.shard_bytes, options.meta, options.unit_text, report.balance, self.progress)
+        build = UnitBuilder(options.share.key, options.zstd, writer.part, writer.name)
+        with closing(pipeline(work, read, layout, build, self.workers)) as results:
+            for steps, built in results:
+                units = iter(built)
+                for step in steps:
+                    if isinstance(step, LongDocument):
+                        _place(writer, step)
+                    else:
+                        for unit in itertools.islice(units, step):
+                            writer.add(unit)
         writer.close()
-        if not writer.paths:
-            raise BadInput(f"{prefix}: no document to pack" + _because(report))
-        _publish(prefix, writer, zstd, report)
-    return report
 
 
 def _part_folder(prefix: Path) -> Path:
@@ -196,76 +247,15 @@ def _sweep(prefix: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _entries(documents: Iterable[Document], report: PackReport) -> Iterator[_Entry]:
-    """Number the documents that hold text, count the others."""
-    for document in documents:
-        if document.text is None:
-            source = printable(document.source)
-            place = source if document.line is None else f"{source}:{document.line}"
-            reason, at, byte = str(document.problem).partition(" at byte ")
-            report.balance.leave_out(reason, [place + at + byte])
-            continue
-        origin: dict[str, str | int] = {"source": document.source}
-        if document.line is not None:
-            origin["line"] = document.line
-        meta = json.dumps(origin, ensure_ascii=True).encode()
-        text = document.text.encode() if isinstance(document.text, str) else document.text
-        if isinstance(text, LongText) and text.size <= PART:  # of a long line, the rest of it
-            text = text.taken()
-        yield _Entry(f"{report.samples:09d}", text, meta)
-        report.balance.used += 1
-
-
-def _batches(entries: Iterable[_Entry], unit_text: int | None) -> Iterator[list[list[_Entry]]]:
-    """Units in batches that are worth sending to another process."""
-    batch: list[list[_Entry]] = []
-    waiting = 0
-    for unit in runs(entries, _Entry.size, unit_text):
-        batch.append(unit)
-        waiting += sum(entry.size().tar for entry in unit if not isinstance(entry.text, LongText))
-        if waiting >= _BATCH_BYTES:
-            yield batch
-            batch, waiting = [], 0
-    if batch:
-        yield batch
-
-
-class _Packer:
-    """Units of samples → their bytes. A class and no closure, so that it reaches a worker process."""
-
-    def __init__(self, zstd: bool) -> None:
-        self.zstd = zstd
-
-    def __call__(self, batch: list[list[_Entry]]) -> list[WrittenUnit | _Entry]:
-        """The long documents as they came: their parts are made where they are written."""
-        return [entries[0] if entries[0].size().alone else self._unit(entries) for entries in batch]
-
-    def _unit(self, entries: list[_Entry]) -> WrittenUnit:
-        stream = io.BytesIO()
-        writer = TarWriter(stream, encoder=False, mtime=0)
-        for entry in entries:
-            writer.write({"__key__": entry.key, "json": entry.meta, "txt": entry.text})
-        writer.close()
-        length = sum(entry.size().tar for entry in entries)
-        tar = stream.getvalue()
-        data, end = tar[:length], tar[length:]  # without the end mark: more units follow
-        if len(end) < 2 * BLOCK or end.strip(b"\0"):
-            raise RuntimeError(
-                f"webdataset laid {len(entries)} samples out in other than {length} bytes of tar"
-            )
-        stored = compressed(data) if self.zstd else data
-        text_bytes = sum(len(entry.text) for entry in entries)
-        return WrittenUnit(stored, length, len(entries), text_bytes, xxhash.xxh64_intdigest(data))
-
-
-def _place(writer: ShardWriter, entry: _Entry) -> None:
+def _place(writer: ShardWriter, document: LongDocument) -> None:
     """Write a long document part by part, its members laid out as webdataset lays out those of others."""
-    text = entry.text
+    text, meta = document.text, document.meta
+    key = key_of(writer.prefix, document.number)
     size = len(text)
-    front = _header(entry.key, "json", len(entry.meta)) + entry.meta + _padding(len(entry.meta))
+    front = b"" if meta is None else header(key, "json", len(meta)) + meta + _padding(len(meta))
     read = text.read if isinstance(text, LongText) else lambda offset, length: text[offset : offset + length]
     pieces = (_unchanged(text, data) for _, data in parts(read, size))
-    writer.place(entry.key, front + _header(entry.key, "txt", size), pieces, _padding(size))
+    writer.place(key, front + header(key, "txt", size), pieces, _padding(size))
     if isinstance(text, LongText):
         text.done()
 
@@ -280,18 +270,11 @@ def _unchanged(text: bytes | LongText, part: bytes) -> bytes:
     return part
 
 
-def _header(key: str, suffix: str, size: int) -> bytes:
-    info = tarfile.TarInfo(f"{key}.{suffix}")
-    info.size, info.mtime, info.mode = size, 0, 0o444
-    info.uname = info.gname = "bigdata"
-    return info.tobuf(tarfile.PAX_FORMAT)
-
-
 def _padding(length: int) -> bytes:
     return bytes(padded(length) - length)
 
 
-def _publish(prefix: Path, writer: ShardWriter, zstd: bool, report: PackReport) -> None:
+def _publish(prefix: Path, writer: ShardWriter, report: PackReport) -> None:
     """Rename the shards to their final names, then write the index."""
     _refuse_existing(prefix)  # another pack may have finished meanwhile
     shards = []
@@ -299,7 +282,7 @@ def _publish(prefix: Path, writer: ShardWriter, zstd: bool, report: PackReport) 
         target = prefix.parent / path.name
         path.rename(target)
         status = target.stat()
-        packing = "zstd" if zstd else "plain"
+        packing = "zstd" if writer.zstd else "plain"
         shards.append(Shard(target.name, status.st_size, status.st_mtime_ns, packing, balance))
         report.shards.append(target)
     table = writer.table()

@@ -1,4 +1,4 @@
-"""Map over work with a few processes, results in order, memory bounded: for packing and indexing.
+"""Work in a few processes, results in order, memory bounded: for packing and indexing.
 
 The order of results is that of the items, so what is written does not depend on how many processes there are.
 At most a few items a worker are under way. A worker ends by itself when its parent was killed: the pool's own
@@ -33,13 +33,13 @@ def ordered_map(function: Callable[[In], Out], items: Iterable[In], workers: int
     A pool starts all its processes at once: never more than there are items, as far as that is known, nor
     than a few a core, which is enough to wait for storage with some while the others compute.
     """
-    workers = min(workers, length_hint(items, workers), _MOST_A_CORE * len(os.sched_getaffinity(0)))
+    workers = most_workers(min(workers, length_hint(items, workers)))
     if workers <= 1:
         yield from map(function, items)
         return
     try:
         pool = ProcessPoolExecutor(
-            workers, multiprocessing.get_context("fork"), initializer=_end_with, initargs=(os.getpid(),)
+            workers, multiprocessing.get_context("fork"), initializer=end_with, initargs=(os.getpid(),)
         )
     except OSError as error:  # the locks of its queues are files in /dev/shm, which containers may lack
         raise BadInput(
@@ -58,7 +58,12 @@ def ordered_map(function: Callable[[In], Out], items: Iterable[In], workers: int
         pool.shutdown(cancel_futures=True)
 
 
-def _end_with(parent: int) -> None:
+def most_workers(wanted: int) -> int:
+    """As many as are wanted, but no more than a few a core."""
+    return min(wanted, _MOST_A_CORE * len(os.sched_getaffinity(0)))
+
+
+def end_with(parent: int) -> None:
     """Watch from a thread whether the parent still lives."""
 
     def watch() -> None:

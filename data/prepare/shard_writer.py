@@ -2,14 +2,16 @@
 
 A unit of whole samples comes as bytes. A long document comes part by part, from wherever it lies, and its
 parts are units of their own; what the tar holds around them (headers, padding) is in no unit. In a shard of
-zstd every unit is one frame, and so is what lies between.
+zstd every unit is one frame, and so is what lies between. Other processes may have written units at their
+place already; a shard that is complete goes to the disk while the next one grows.
 """
 
 import os
 from collections.abc import Iterable
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import xxhash
 import zstandard
@@ -29,32 +31,75 @@ def compressed(data: bytes) -> bytes:
 
 
 class WrittenUnit(NamedTuple):
-    """A unit as bytes of the shard (compressed, where asked for), and its entry for the index."""
+    """A unit as bytes of the shard (compressed, where asked for), None where they were written already; and
+    its entry for the index."""
 
-    stored: bytes
+    stored: bytes | None
     length: int
     samples: int
     text_bytes: int
     checksum: int
 
 
-class ShardWriter:
-    """Appends units to shards NAME-000000.SUFFIX … in the folder `part`, and keeps their table."""
+def shard_path(folder: Path, name: str, number: int, *, zstd: bool) -> Path:
+    """Where a shard lies."""
+    return folder / f"{name}-{number:06d}.tar{'.zst' if zstd else ''}"
 
-    def __init__(self, part: Path, name: str, suffix: str, shard_bytes: int) -> None:
-        """shard_bytes: a shard is closed when its tar exceeds this."""
-        self.part, self.name, self.suffix, self.shard_bytes = part, name, suffix, shard_bytes
+
+def key_of(prefix: str, number: int) -> str:
+    """The key of a document."""
+    return f"{prefix}{number:09d}"
+
+
+class OpenShard:
+    """The shard that was written into last. It stays open: to some file systems a close is a flush."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._file: FileIO | None = None
+
+    def write(self, path: Path, data: bytes, offset: int) -> None:
+        """Write all of it there, into a file that is made where it is not there. OSError where that fails."""
+        if path != self._path or self._file is None:
+            self.close()
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._path, self._file = path, FileIO(handle, "w")
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._file.fileno(), view, offset)
+            view, offset = view[written:], offset + written
+
+    def close(self) -> None:
+        """It is not needed any more."""
+        if self._file is not None:
+            self._file.close()
+        self._path = self._file = None
+
+    def sync(self) -> None:
+        """Put all that anybody wrote into it on the disk, and close it."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        self.close()
+
+
+class ShardWriter:
+    """Appends units to shards NAME-000000.tar … in the folder `part`, and keeps their table."""
+
+    def __init__(
+        self, part: Path, name: str, shard_bytes: int, *, zstd: bool, prefix: str, meta: bool
+    ) -> None:
+        """shard_bytes: a shard is closed when its tar exceeds this. prefix: what the keys begin with. meta:
+        whether each document has a .json beside it."""
+        self.part, self.name, self.shard_bytes, self.zstd = part, name, shard_bytes, zstd
+        self.prefix, self.meta = prefix, meta
         self.paths: list[Path] = []
         self.balances: list[Balance] = []
         """Of the members of each shard."""
         self._builder = UnitTableBuilder()
-        self._file: BinaryIO | None = None
+        self._shard: OpenShard | None = None
         self._offset = self._stored = self._documents = 0
-
-    @property
-    def zstd(self) -> bool:
-        """Whether the shards are compressed."""
-        return self.suffix.endswith(".zst")
+        self._synced: list[Future[None]] = []
+        self._sync = ThreadPoolExecutor(1)
 
     def table(self) -> UnitTable:
         """The units so far."""
@@ -62,15 +107,16 @@ class ShardWriter:
 
     def add(self, unit: WrittenUnit) -> None:
         """Append a unit of whole samples to the shard that is open; open the next one where none is."""
-        self._open()
-        row = self._row(unit.length, unit.samples, unit.text_bytes, unit.checksum, len(unit.stored))
+        self._next()
+        stored = unit.length if unit.stored is None else len(unit.stored)
+        row = self._row(unit.length, unit.samples, unit.text_bytes, unit.checksum, stored)
         self._builder.rows.append(row)
         self._write(unit.stored, unit.length)
         self._count(unit.samples)
 
     def place(self, key: str, front: bytes, parts: Iterable[bytes], back: bytes) -> None:
         """Append a long document: the tar bytes before its text, its parts, the tar bytes behind it."""
-        self._open()
+        self._next()
         self._write(self._packed(front), len(front))
         rows: list[tuple[int, ...]] = []
         for part in parts:
@@ -84,20 +130,24 @@ class ShardWriter:
         self._count(1)
 
     def close(self) -> None:
-        """End the shard that is open, if any, with the mark of a complete tar."""
-        if self._file is None:
-            return
-        self._to_disk(self._packed(_END_MARK))
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._file = None
+        """End the shard that is open, if any, with the mark of a complete tar; all of them are then on the
+        disk. OSError where it refuses."""
+        self._end()
+        self._sync.shutdown()
+        for synced in self._synced:
+            synced.result()
 
-    def _open(self) -> None:
-        if self._file is None:
-            path = self.part / f"{self.name}-{len(self.paths):06d}{self.suffix}"
-            self.paths.append(path)
+    def _end(self) -> None:
+        if self._shard is not None:
+            self._shard.write(self.paths[-1], self._packed(_END_MARK), self._stored)
+            self._synced.append(self._sync.submit(self._shard.sync))
+            self._shard = None
+
+    def _next(self) -> None:
+        if self._shard is None:
+            self.paths.append(shard_path(self.part, self.name, len(self.paths), zstd=self.zstd))
             self.balances.append(Balance())
-            self._file = path.open("wb")
+            self._shard = OpenShard()
             self._offset = self._stored = 0
 
     def _row(
@@ -106,31 +156,23 @@ class ShardWriter:
         shard = len(self.paths) - 1
         return shard, samples, self._offset, length, text_bytes, checksum, self._stored, stored_length
 
-    def _write(self, stored: bytes, length: int) -> None:
-        self._to_disk(stored)
+    def _write(self, stored: bytes | None, length: int) -> None:
+        if stored is not None:
+            assert self._shard is not None
+            self._shard.write(self.paths[-1], stored, self._stored)
         self._offset += length
-        self._stored += len(stored)
-
-    def _to_disk(self, content: bytes) -> None:
-        """All of it to the system. Where that refuses, the file is closed too: left open it would try again,
-        and print an error that nobody can catch, when it is collected."""
-        assert self._file is not None
-        try:
-            self._file.write(content)
-            self._file.flush()
-        except OSError:
-            with suppress(OSError):
-                self._file.close()
-            raise
+        self._stored += length if stored is None else len(stored)
 
     def _packed(self, data: bytes) -> bytes:
         return compressed(data) if self.zstd else data
 
     def _count(self, samples: int) -> None:
-        """Documents that the shard now has more; each has a .json beside it."""
-        first = range(self._documents, self._documents + min(samples, NAMED))
+        """Documents that the shard now has more."""
+        balance = self.balances[-1]
+        if self.meta:
+            named = range(self._documents, self._documents + max(min(samples, NAMED - balance.used), 0))
+            balance.leave_out(METADATA, [f"{key_of(self.prefix, n)}.json" for n in named], samples)
         self._documents += samples
-        self.balances[-1].used += samples
-        self.balances[-1].leave_out(METADATA, [f"{number:09d}.json" for number in first], samples)
+        balance.used += samples
         if self._offset >= self.shard_bytes:
-            self.close()
+            self._end()

@@ -6,6 +6,7 @@ the files' sizes and times are as the index has them one look at each file is al
 """
 
 import os
+import re
 import shlex
 import stat
 from collections import Counter
@@ -41,7 +42,8 @@ def default_index(name: str | None, first: str) -> list[str]:
     """Where the index of shards that begin with `first` is looked for, in this order."""
     folder, _, base = first.rpartition("/")
     stem = base.split(".")[0].rstrip("0123456789").rstrip("-_")
-    names = [candidate for candidate in dict.fromkeys((name, stem)) if candidate]
+    whole = re.sub(r"-\d+of\d+$", "", stem)  # of a part of a pack
+    names = [candidate for candidate in dict.fromkeys((name, whole, stem)) if candidate]
     return [os.path.join(folder, candidate + ".index") for candidate in names]
 
 

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,11 @@ from data.shards.walk import Walk
 from launcher import output
 from launcher.cli.options import AsJson, ConfigFile, Overrides, PatienceMinutes, RunPath
 from launcher.cli.system_errors import require_working_folder
+
+if TYPE_CHECKING:
+    from data.prepare.build_index import IndexReport
+    from data.prepare.pack import PackReport
+    from data.shards.index import Index
 
 data = typer.Typer(help="Pack, index and verify shards; show and trace rows.", no_args_is_help=True)
 
@@ -49,6 +54,15 @@ def register(app: typer.Typer) -> None:
     app.add_typer(data, name="data")
 
 
+PackPart = Annotated[
+    str | None,
+    typer.Option("--part", metavar="I/N", help="Pack one of N parts, I from 1 on: for a job array."),
+]
+NoMeta = Annotated[
+    bool, typer.Option("--no-meta", help="Without the .json beside each text that says whence it came.")
+]
+
+
 @data.command()
 def pack(
     out: Annotated[
@@ -70,6 +84,8 @@ def pack(
     shard_mib: Annotated[
         int, typer.Option("--shard-mib", min=1, help="A shard is closed beyond this.")
     ] = 256,
+    part: PackPart = None,
+    no_meta: NoMeta = False,
     workers: Workers = 1,
     memory_mib: MemoryMib = None,
     unit_kib: UnitKib = None,
@@ -80,10 +96,12 @@ def pack(
     Examples:
       headrace data pack books/ notes/*.md news.jsonl.zst --field text --out shards/mine
       headrace data pack --builtin code --out work/code
+      headrace data pack crawl/*.jsonl --part 3/128 --workers 8 --out shards/crawl
     """
-    require_working_folder()  # webdataset imports torch
+    require_working_folder()
     from data.prepare.pack import pack as run
     from data.prepare.parallel import MEMORY_MIB
+    from data.prepare.pieces import share_of
 
     sources = [*(inputs or []), *([f"builtin:{builtin}"] if builtin else [])]
     if not sources:
@@ -95,18 +113,25 @@ def pack(
             field=field,
             zstd=zstd,
             shard_bytes=shard_mib << 20,
+            meta=not no_meta,
+            share=share_of(part),
             workers=workers,
             memory_mib=memory_mib or MEMORY_MIB,
             unit_text=unit_kib and unit_kib << 10,
             progress=report,
         )
+    _say_pack(done, "read" if part is None else "shared by the parts")
+
+
+def _say_pack(done: "PackReport", read: str) -> None:
+    """What was packed; read: what became of the files."""
+    shards, units = output.counted(len(done.shards), "shard"), output.counted(done.units, "unit")
     output.say(
         f"{output.counted(done.samples, 'document')}, {output.size(done.text_bytes)} of text, in "
-        f"{output.counted(len(done.shards), 'shard')} with {output.counted(done.units, 'unit')} of about "
-        f"{done.unit_text >> 10} KiB: {done.index}"
+        f"{shards} with {units} of about {done.unit_text >> 10} KiB: {done.index}"
     )
     if done.walk is not None:
-        _say_walk(done.walk, "file", "read")
+        _say_walk(done.walk, "file", read)
     _say(done.balance.lines("document", "packed"))
 
 
@@ -127,6 +152,9 @@ def index(
         list[str], typer.Argument(metavar="SHARD…", help="Paths, globs or URLs of tar shards.")
     ],
     out: Annotated[str, typer.Option("--out", "-o", metavar="NAME.index", help="The index to write.")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Join the indexes of parts (of pack --part) instead.")
+    ] = False,
     text_field: TextField = None,
     text_member: TextMember = None,
     workers: Workers = 1,
@@ -140,12 +168,21 @@ def index(
     Examples:
       headrace data index 'shards/news-*.tar' --out shards/news.index
       headrace data index 's3://bucket/c4-{000..099}.tar.zst' --out c4.index --text-field text
+      headrace data index --merge shards/crawl-*of128.index --out shards/crawl.index
     """
     from data.prepare.build_index import build_index
+    from data.prepare.merge_indexes import merge_indexes
     from data.prepare.parallel import MEMORY_MIB
     from data.shards.samples import Reading
 
     reading = Reading(text_field, text_member)
+    if merge:
+        if reading != Reading():
+            raise BadInput("--merge: the indexes say how their shards are read; leave --text-field away")
+        if unit_kib:
+            raise BadInput("--merge: the indexes say how large their units are; leave --unit-kib away")
+        _say_index(merge_indexes(shards, out), "")
+        return
     with output.progress(f"indexing {out}") as report:
         built = build_index(
             shards,
@@ -157,15 +194,18 @@ def index(
             unit_text=unit_kib and unit_kib << 10,
             patience=Patience(patience, setting="--patience"),
         )
-    made = built.index
-    output.say(
-        f"{output.counted(made.balance.used, 'document')}, {output.size(made.text_bytes)} of text, in "
-        f"{output.counted(len(made.shards), 'shard')} ({built.read} read now) with "
-        f"{output.counted(len(made), 'unit')} of about {made.unit_text >> 10} KiB: {made.path}"
-    )
-    _say_walk(built.walk, "shard", "used")
-    _say(built.notes)
-    _say(made.balance.lines("member", "read as text"))
+    _say_index(built.index, f" ({built.read} read now)", built)
+
+
+def _say_index(made: "Index", read: str, built: "IndexReport | None" = None) -> None:
+    """What an index has in it; built: how it came about, where shards were read."""
+    balance = made.balance
+    shards, units = output.counted(len(made.shards), "shard"), output.counted(len(made), "unit")
+    output.say(f"{shards}{read} with {units} of about {made.unit_text >> 10} KiB: {made.path}")
+    if built is not None:
+        _say_walk(built.walk, "shard", "used")
+        _say(built.notes)
+    _say(balance.lines("member", "read as text"))
 
 
 @data.command()

@@ -16,7 +16,7 @@ from data.plan.held_out import held_out_units
 from data.plan.positions import StreamPositions
 from data.plan.segments import PlanSegments
 from data.prepare.build_index import build_index
-from data.prepare.documents import Limits, read_files
+from data.prepare.documents import Limits
 from data.prepare.long_text import LongText
 from data.prepare.pack import pack
 from data.prepare.scan_shard import LONG_JSON
@@ -28,7 +28,7 @@ from data.shards.parts import cut
 from data.stream.block import Opener
 from data.stream.reading import read_documents
 from tests.shards.test_tar import tar_of
-from tests.support.helpers import Corpora
+from tests.support.helpers import Corpora, read_files
 from tests.support.stream_runs import Ledger, run, settings, start, texts
 
 PART = 2_000
@@ -52,8 +52,9 @@ WORDS = [
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of 2 000 bytes, so that a few kilobytes are a long document."""
-    for module in (parts, "data.prepare.pack", "data.prepare.scan_shard"):
-        monkeypatch.setattr(module if not isinstance(module, str) else sys.modules[module], "PART", PART)
+    for name in ("batch", "json_lines", "parquet", "pack", "scan_shard"):
+        monkeypatch.setattr(f"data.prepare.{name}.PART", PART)
+    monkeypatch.setattr(parts, "PART", PART)
 
 
 def book(size: int, seed: int = 1) -> str:

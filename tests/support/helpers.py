@@ -1,11 +1,13 @@
 """What several tests need: small corpora made by headrace's own pack."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.prepare.documents import Document
+from data.prepare.documents import Document, Limits
 from data.prepare.pack import PackReport, pack_documents
+from data.prepare.pieces import Piece, size_of
+from data.prepare.read_files import FileReader
 from data.shards.corpus import Corpus, open_corpus
 from data.tokenization.tokenizer import Tokenizer
 
@@ -39,6 +41,24 @@ def pack_texts(folder: Path, name: str, texts: Iterable[str], **options: object)
     """Pack texts as the corpus `name` in `folder`."""
     documents = (Document(f"text {number}", text, None) for number, text in enumerate(texts))
     return pack_documents(documents, folder / name, **options)  # type: ignore[arg-type]
+
+
+def read_files(paths: Iterable[str], field: str, limits: Limits) -> Iterator[Document]:
+    """The documents of files, one by one: those with a text, and the problems, by line."""
+    for batch in FileReader(field, limits)([Piece(path, size_of(path)) for path in paths]):
+        joined, at, number = bytes(batch.data), 0, 0
+        for stretch in batch.stretches:
+            found = [Document(stretch.source, None, what, line) for line, what in stretch.problems]
+            for place in range(stretch.documents):
+                text = batch.long.get(number)
+                if text is None:
+                    text = joined[at : at + int(batch.sizes[number])]
+                    at += len(text)
+                line = None if stretch.numbers is None else int(stretch.numbers[place])
+                whole = text.decode() if isinstance(text, bytes) else text
+                found.append(Document(stretch.source, whole, None, line))
+                number += 1
+            yield from sorted(found, key=lambda one: one.line or 0)
 
 
 @dataclass(frozen=True)
