@@ -106,7 +106,7 @@ DOORS: dict[str, dict[str, str]] = {
     "data.stream": {
         "loader": "Batch Loader RowShares blank_batches",
         "rows": "DTYPES Rows step_fingerprint",
-        "held_out": "held_out_rows",
+        "held_out": "EvaluationText evaluation_rows held_out_text text_outside",
         "skipping": "Identity LeftOut SkipNotice",
         "streams": "Opening Streams",
         "block": "OpenBlock Opener",
@@ -167,6 +167,8 @@ DOORS: dict[str, dict[str, str]] = {
         "beginning": "beginning not_compared on_record",
         "run_folder": "* Attempt RunFolder going_on open_run",
         "lineage": "first_line lineage merged newest steps",
+        "eval_corpora": "at_key located open_eval_corpora refuse_trained_on trained_on_before",
+        "eval_rows": "rows_before rows_changed",
         "lr_change": "lr_change lr_change_from",
         "plan_history": "go_on keep left_out_before record_skip run_tokenizer",
         "progress": "Progress",

@@ -30,6 +30,7 @@ from launcher.config.sections import (
     ReplicaConfig,
     Run,
     Section,
+    TextConfig,
     TokenizerFile,
     WandbConfig,
 )
@@ -106,9 +107,16 @@ class Config(Section):
                     f"data.corpora.{name}.weight: expected 0, or at least a millionth of all weights "
                     f"({total:g}), got {corpus.weight:g}"
                 )
-        if self.eval.every and not any(corpus.held_out for corpus in self.data.corpora.values()):
+        if twice := [name for name in self.eval.corpora if name in self.data.corpora]:
             raise ValueError(
-                "eval.every: needs held-out text; give a corpus 'held_out: 0.01', or leave eval.every out"
+                f"eval.corpora.{twice[0]}: data.corpora has one of this name too, and losses go by name; "
+                f"give it another, such as {twice[0]}-eval"
+            )
+        held_out = any(corpus.held_out for corpus in self.data.corpora.values())
+        if self.eval.every and not held_out and not self.eval.corpora:
+            raise ValueError(
+                "eval.every: needs held-out text; give a corpus 'held_out: 0.01', name shards that are never "
+                "trained on under eval.corpora, or leave eval.every out"
             )
         if self.eval.samples.prompts and not self.eval.every:
             raise ValueError("eval.samples.prompts: are written at evaluations; set eval.every as well")
@@ -144,6 +152,15 @@ class Config(Section):
                     f"model.{key}: expected 0 with layout.sequence {parts}, got {rate:g}: each process would "
                     "draw masks for its part of a row, which are not those of a whole one"
                 )
+
+    @property
+    def texts(self) -> dict[str, TextConfig]:
+        """All text that is read, by name: what is trained on, and what is evaluated on alone."""
+        return {**self.data.corpora, **self.eval.corpora}
+
+    def location(self, name: str) -> str:
+        """The key under which a text of this name stands."""
+        return f"{'eval' if name in self.eval.corpora else 'data'}.corpora.{name}"
 
     @property
     def path(self) -> Path:

@@ -24,18 +24,24 @@ def open_corpora(
     read_before: the corpora that this run has read, so that a shard which is not there is such trouble
     too."""
     patience = patience or Patience(config.data.patience)
-    opened = {name: _opened(config, name, patience, name in read_before) for name in config.data.corpora}
+    opened = {name: open_text(config, name, patience, name in read_before) for name in config.data.corpora}
     for name, corpus in opened.items():
-        if not corpus.index.text_bytes:
-            raise BadInput(
-                f"corpus {name}: no text in its {len(corpus.shards)} shards; why: "
-                f"headrace data verify {corpus.index.path}"
-            )
+        require_text(corpus, f"corpus {name}")
     return opened
 
 
-def _opened(config: Config, name: str, patience: Patience, read_before: bool) -> Corpus:
-    corpus, location = config.data.corpora[name], f"data.corpora.{name}"
+def require_text(corpus: Corpus, named: str) -> None:
+    """BadInput, beginning with what it is named, where a corpus has no text."""
+    if not corpus.index.text_bytes:
+        raise BadInput(
+            f"{named}: no text in its {len(corpus.shards)} shards; why: "
+            f"headrace data verify {corpus.index.path}"
+        )
+
+
+def open_text(config: Config, name: str, patience: Patience, read_before: bool) -> Corpus:
+    """A corpus of the config, trained on or not, as `open_corpora` does it."""
+    corpus, location = config.texts[name], config.location(name)
 
     def attempt() -> Corpus:
         try:

@@ -65,12 +65,14 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class EvalCell:
-    """One objective on the held-out rows of one corpus."""
+    """One objective on the held-out rows of one corpus, or on those of one of eval.corpora."""
 
     loss: float | None
     accuracy: float | None
     bits_per_byte: float | None
     tokens: int
+    rows: str = ""
+    """Fingerprint of the rows: two losses compare where it is the same."""
 
 
 @dataclass(frozen=True, slots=True)

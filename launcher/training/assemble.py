@@ -33,6 +33,8 @@ from launcher.inference.held_out import HeldOut
 from launcher.inference.samples import Sampler, no_room
 from launcher.inference.trained_model import plain_model
 from launcher.runs.beginning import on_record
+from launcher.runs.eval_corpora import open_eval_corpora, refuse_trained_on
+from launcher.runs.eval_rows import rows_before, rows_changed
 from launcher.runs.lr_change import lr_change_from
 from launcher.runs.plan_history import keep, left_out_before, record_skip
 from launcher.runs.progress import Progress
@@ -63,7 +65,8 @@ def assemble(
     # Nobody reads rows of a plan that is not on the disk yet.
     tracker = together(world, lambda: _begin(world, claimed, restored, stack, terminal))
     teller.tracker = tracker
-    held_out = at_length(world, lambda: _held_out(world, config, stream), stop)
+    held_out = at_length(world, lambda: _held_out(world, config, restored, patience), stop)
+    together(world, lambda: _tell_evaluation(claimed, held_out, tracker))
     sampler = _sampler(world, config, stream, tracker)
     openings = together(world, lambda: _openings(world, claimed, stack))
     left_out = _left_out(world, claimed, stream)
@@ -152,18 +155,27 @@ def _begin(
     return tracker
 
 
-def _held_out(world: World, config: Config, stream: Stream) -> HeldOut | None:
+def _held_out(world: World, config: Config, restored: Restored, patience: Patience) -> HeldOut | None:
     if not config.eval.every:
         return None
+    stream = restored.stream
+    read_before = config.eval.corpora if restored.checkpoint else ()
+    evaluated = open_eval_corpora(config, patience, read_before=read_before)
+    if world.rank == 0:
+        refuse_trained_on(config, stream.corpora, evaluated)
     require_held_out(config, stream.plan, stream.corpora)
-    return HeldOut(
-        stream.plan,
-        stream.corpora,
-        stream.tokenizer,
-        limit_bytes=config.eval.bytes,
-        micro_batch=config.layout.micro_batch,
-        world=world,
-    )
+    return HeldOut(config, stream.plan, stream.corpora, evaluated, stream.tokenizer, world)
+
+
+def _tell_evaluation(claimed: ClaimedAttempt, held_out: HeldOut | None, tracker: Tracker | None) -> None:
+    """On rank 0: which rows losses are of, on the record; what is told of them, and of those that are others
+    than before this start."""
+    if claimed.attempt is None or held_out is None or tracker is None:
+        return
+    changed = rows_changed(rows_before(claimed.run, claimed.number), held_out.fingerprints)
+    claimed.attempt.record("evaluation", rows=held_out.fingerprints, changed=changed, told=held_out.lines)
+    for line in [*held_out.lines, *changed]:
+        tracker.note(line)
 
 
 def _sampler(world: World, config: Config, stream: Stream, tracker: Tracker | None) -> Sampler | None:

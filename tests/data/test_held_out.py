@@ -11,8 +11,9 @@ from data.plan.blocks import Blocks
 from data.plan.make import CorpusSettings
 from data.plan.plan import History, Plan
 from data.plan.positions import StreamPositions
+from data.shards.corpus import Corpus
 from data.shards.trouble import ShardTrouble
-from data.stream.held_out import held_out_rows, held_out_text
+from data.stream.held_out import EvaluationRows, evaluation_rows, held_out_text
 from data.tokenization.tokenizer import Tokenizer
 from objectives.registry import NAMES, objective_id
 from tests.support.helpers import Corpora
@@ -33,6 +34,13 @@ def plan(corpora: Corpora) -> Plan:
     return start(replace(asked, corpora={"code": CorpusSettings(opened["code"], 1.0, share)})).at(0)
 
 
+def held_out_rows(
+    corpus: Corpus, plan: Plan, tokenizer: Tokenizer, limit: int = 20_000
+) -> list[EvaluationRows]:
+    text = held_out_text(corpus, plan.corpora[0], plan, tokenizer, limit)
+    return evaluation_rows(text, plan, tokenizer, plan.corpora[0].id)
+
+
 def spelled(tokenizer: Tokenizer, tokens: np.ndarray) -> int:
     """UTF-8 bytes of the pieces of a lossless model."""
     sizes = {int(number): len(tokenizer.piece(number).encode()) for number in tokenizer.ordinary}
@@ -41,9 +49,9 @@ def spelled(tokenizer: Tokenizer, tokens: np.ndarray) -> int:
 
 def test_held_out_rows_are_fixed_and_of_one_objective_each(corpora: Corpora, plan: Plan) -> None:
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
-    sets = held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
+    sets = held_out_rows(code, plan, tokenizer)
     assert [held.objective for held in sets] == list(NAMES)
-    again = held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
+    again = held_out_rows(code, plan, tokenizer)
     for held, same in zip(sets, again):
         assert held.rows.fingerprints() == same.rows.fingerprints()
         ids = set(np.unique(held.rows.objective).tolist()) - {-1}
@@ -56,7 +64,7 @@ def test_held_out_rows_are_fixed_and_of_one_objective_each(corpora: Corpora, pla
 
 def test_bits_per_byte_are_of_the_text_that_is_predicted(corpora: Corpora, plan: Plan) -> None:
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
-    for held in held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000):
+    for held in held_out_rows(code, plan, tokenizer):
         if held.objective in ("causal", "reverse"):
             targets = held.rows.targets[held.rows.targets >= 0]
             assert held.text_bytes == spelled(tokenizer, targets)
@@ -67,13 +75,13 @@ def test_bits_per_byte_are_of_the_text_that_is_predicted(corpora: Corpora, plan:
 
 def test_no_document_gives_more_than_an_eighth_so_false_pairs_are_there(corpora: Corpora, plan: Plan) -> None:
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
-    sets = held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
-    assert min(held.documents for held in sets) >= 8
-    texts, rests, _, text_bytes = held_out_text(code, plan.corpora[0], plan, tokenizer, 20_000)
-    sizes = [spelled(tokenizer, texts[document][:stop]) for document, _, stop in rests.tolist()]
+    sets = held_out_rows(code, plan, tokenizer)
+    text = held_out_text(code, plan.corpora[0], plan, tokenizer, 20_000)
+    assert len(text) >= 8
+    sizes = [spelled(tokenizer, text.texts[document][:stop]) for document, _, stop in text.used.tolist()]
     longest = max(len(tokenizer.piece(token).encode()) for token in range(tokenizer.size))
     assert max(sizes) < 20_000 / 8 + longest
-    assert sum(sizes) == text_bytes
+    assert sum(sizes) == text.text_bytes
     (nsp,) = (held.rows for held in sets if held.objective == "nsp")
     pairs = nsp.targets[nsp.objective == objective_id("nsp")]
     assert {0, 1} <= set(pairs.tolist())
@@ -98,14 +106,14 @@ def test_a_held_out_unit_that_cannot_be_read_is_one_line(
 
     monkeypatch.setattr(code.store, "read", cut_off)
     with pytest.raises(BadInput, match=r"corpus code: .*tar, unit \d+ .*: cut off; it is held out") as caught:
-        held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
+        held_out_rows(code, plan, tokenizer)
     assert "\n" not in str(caught.value)
 
 
 def test_a_corpus_that_holds_nothing_out_has_no_rows(corpora: Corpora, plan: Plan) -> None:
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
-    none = replace(plan.corpora[0], held_out=0.0)
-    assert held_out_rows(code, none, plan, tokenizer, limit_bytes=20_000) == []
+    none = replace(plan, corpora=(replace(plan.corpora[0], held_out=0.0),))
+    assert held_out_rows(code, none, tokenizer) == []
 
 
 SHAPES = {
@@ -158,6 +166,5 @@ def test_a_document_that_is_held_out_alone_never_enters_the_stream(
     assert ledger.check(history, {"a": corpus}, tokenizer, state)["a"] >= 1
     streamed = {(unit, number) for _, _, unit, number in ledger.used}
     assert not {(unit, number) for unit, some in set_aside.items() for number in some} & streamed
-    rows = held_out_rows(corpus, history.newest.corpora[0], history.newest, tokenizer, limit_bytes=100_000)
-    single = sum(map(len, set_aside.values()))
-    assert rows[0].documents >= single
+    text = held_out_text(corpus, history.newest.corpora[0], history.newest, tokenizer, 100_000)
+    assert len(text) >= sum(map(len, set_aside.values()))

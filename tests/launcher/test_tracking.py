@@ -82,7 +82,7 @@ def test_a_line_has_the_names_of_the_design() -> None:
     assert set(json.loads(to_json(STEP))["objectives"]["causal"]) == {"loss", "weight", "tokens", "share"}
     assert set(json.loads(to_json(STEP))["corpora"]["code"]) == {"loss", "rows", "share", "epoch"}
     cell = json.loads(to_json(EVAL))["eval"]["code"]["nsp"]
-    assert cell == {"loss": 0.7, "accuracy": 0.5, "bits_per_byte": None, "tokens": 9}
+    assert cell == {"loss": 0.7, "accuracy": 0.5, "bits_per_byte": None, "tokens": 9, "rows": ""}
     assert json.loads(to_json(EVAL))["ema"] is None
     assert set(json.loads(to_json(replace(EVAL, ema=EVAL.eval)))["ema"]) == {"code"}
 
