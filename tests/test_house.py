@@ -169,6 +169,7 @@ DOORS: dict[str, dict[str, str]] = {
         "lineage": "first_line lineage merged newest steps",
         "eval_corpora": "at_key located open_eval_corpora refuse_trained_on trained_on_before",
         "eval_rows": "rows_before rows_changed",
+        "eval_text": "lines_of read_outside",
         "lr_change": "lr_change lr_change_from",
         "plan_history": "go_on keep left_out_before record_skip run_tokenizer",
         "progress": "Progress",

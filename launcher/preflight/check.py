@@ -8,6 +8,7 @@ over its config.
 
 import math
 import os
+from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -19,10 +20,11 @@ from data.plan.segments import PlanSegments
 from data.plan.steps import rows_of_step
 from data.shards.corpus import Corpus
 from data.stream.block import Opener
+from data.tokenization.check import CheckReport
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
-from launcher.preflight import achieved, estimates
+from launcher.preflight import achieved, estimates, evaluation
 from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.prompts import require_room
 from launcher.preflight.writable import require_writable
@@ -57,9 +59,9 @@ def report(
     plan = history.newest
     require_held_out(config, plan, corpora)
     row = at.row if at else 0
-    unknown = refuse_unknown(config, corpora, most=math.inf)
-    spelled, troubles = measure(config, tokenizer, corpora)
-    lossy = [*troubles, *refuse_lossy(config, tokenizer, corpora, spelled)]
+    evaluated = evaluation.opened(config, corpora)
+    spelled, read = _read(config, tokenizer, {**corpora, **evaluated})
+    outside, told = evaluation.report(config, plan, evaluated, spelled, tokenizer)
     rows = sum(rows_of_step(history, config.steps))  # the last step's first row and its own: all of the run
     count = parameters(config.model, tokenizer.size)
     facts: dict[str, Any] = {
@@ -83,6 +85,7 @@ def report(
             for part in plan.corpora
             if part.name in corpora  # a run's plan keeps those that an edit took away
         ],
+        "eval_corpora": outside,
         "objectives": _objectives(config, row, rows, achieved.shares(plan, corpora, tokenizer, row)),
         "host_memory": estimates.host_memory(config, tokenizer.size, processes),
         "checkpoints": estimates.checkpoints(config, count),
@@ -95,8 +98,19 @@ def report(
     strange = not_compared(initial) if initial else None
     measured = np.array([objective["measured"] for objective in facts["objectives"]])
     short = achieved.shortfalls(config.objectives, row, measured)
-    said = [*passed_over, *([lr.line] if lr else []), *([strange] if strange else []), *unknown, *lossy]
+    moved = [*([lr.line] if lr else []), *([strange] if strange else [])]
+    said = [*passed_over, *moved, *read, *told]
     return facts | {"warnings": [*said, *short, *_warnings(config, facts)]}
+
+
+def _read(
+    config: Config, tokenizer: Tokenizer, texts: Mapping[str, Corpus]
+) -> tuple[dict[str, CheckReport], list[str]]:
+    """What a sample of each text becomes as tokens, and what there is to be warned of. BadInput for documents
+    that are not there, and text that the tokenizer loses."""
+    unknown = refuse_unknown(config, texts, most=math.inf)
+    spelled, troubles = measure(config, tokenizer, texts)
+    return spelled, [*unknown, *troubles, *refuse_lossy(config, tokenizer, texts, spelled)]
 
 
 def _estimate(facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opener: Opener) -> None:
@@ -270,6 +284,7 @@ def show(facts: dict[str, Any]) -> None:
                 f"held out     {corpus['name']}: {output.size(corpus['held_out_bytes'])} of text, "
                 f"{100 * corpus['held_out_share']:.3g} % ({100 * corpus['held_out_asked']:.3g} % asked)"
             )
+    evaluation.show(facts["eval_corpora"])
     output.say("")
     output.table(
         ["objective", "share", "≈ measured", "at the end", "coefficient"],
