@@ -31,8 +31,8 @@ def show_summary(run: RunFolder) -> None:
             for name, part in line["objectives"].items():
                 tokens[name] = tokens.get(name, 0) + part["tokens"]
     if evaluations:
-        own = run.current_config().data.corpora
-        held_out, outside = _divided(evaluations, own, True), _divided(evaluations, own, False)
+        own = run.current_config().eval.corpora
+        held_out, outside = _divided(evaluations, own, False), _divided(evaluations, own, True)
         if held_out[-1]["eval"]:
             _show_losses(run, _of_same_rows(held_out[0], held_out[-1]), held_out[-1], tokens)
         if outside[-1]["eval"]:
