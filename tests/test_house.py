@@ -108,6 +108,7 @@ DOORS: dict[str, dict[str, str]] = {
         "rows": "DTYPES Rows step_fingerprint",
         "held_out": "EvaluationText evaluation_rows held_out_text text_outside",
         "skipping": "Identity LeftOut SkipNotice",
+        "mixing": "StepDraws vector_length",
         "streams": "Opening Streams",
         "block": "OpenBlock Opener",
         "packing": "write_rows",
@@ -180,7 +181,8 @@ DOORS: dict[str, dict[str, str]] = {
         "writer_lock": "BEAT_SECONDS",
     },
     "launcher.tracking": {
-        "records": "CorpusRecord EvalCell EvalRecord ObjectiveRecord Record SampleRecord StepRecord",
+        "records": "CorpusRecord DrawnRecord EvalCell EvalRecord ObjectiveRecord Record SampleRecord "
+        "StepRecord",
         "tracker": "Tracker",
         "start": "tracking",
         "wandb_feed": "sync",

@@ -37,6 +37,16 @@ class CorpusRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnRecord:
+    """From how much text a step's rows come, over all ranks."""
+
+    documents: int
+    """Of each block, so that one that two epochs bring into a step counts twice."""
+    blocks: int
+    shards: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepRecord:
     """One finished optimizer step. Cumulative: rows, tokens, target_tokens (padding never counts)."""
 
@@ -50,6 +60,7 @@ class StepRecord:
     loss: float | None
     objectives: dict[str, ObjectiveRecord]
     corpora: dict[str, CorpusRecord]
+    drawn: DrawnRecord
     lr: float
     grad_norm: float | None
     tokens_per_second: float | None

@@ -65,8 +65,7 @@ def assemble(
     # Nobody reads rows of a plan that is not on the disk yet.
     tracker = together(world, lambda: _begin(world, claimed, restored, stack, terminal))
     teller.tracker = tracker
-    held_out = at_length(world, lambda: _held_out(world, config, restored, patience), stop)
-    together(world, lambda: _tell_evaluation(claimed, held_out, tracker))
+    held_out = _evaluation(world, claimed, restored, patience, stop, tracker)
     sampler = _sampler(world, config, stream, tracker)
     openings = together(world, lambda: _openings(world, claimed, stack))
     left_out = _left_out(world, claimed, stream)
@@ -101,6 +100,7 @@ def assemble(
             left_out,
             stream.tokenizer.unknown,
         ),
+        shards_of=loader.shards_of if loader else lambda _: 0,  # rank 0, which tells, has a loader
         average=restored.average,
         checkpoints=checkpoints,
         stop=stop,
@@ -153,6 +153,20 @@ def _begin(
     if restored.average_note:
         tracker.note(restored.average_note)
     return tracker
+
+
+def _evaluation(
+    world: World,
+    claimed: ClaimedAttempt,
+    restored: Restored,
+    patience: Patience,
+    stop: StopRequest,
+    tracker: Tracker | None,
+) -> HeldOut | None:
+    """The rows of evaluations, made on all ranks, and on rank 0 told of. A collective."""
+    held_out = at_length(world, lambda: _held_out(world, claimed.config, restored, patience), stop)
+    together(world, lambda: _tell_evaluation(claimed, held_out, tracker))
+    return held_out
 
 
 def _held_out(world: World, config: Config, restored: Restored, patience: Patience) -> HeldOut | None:

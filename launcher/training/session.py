@@ -14,7 +14,7 @@ alone has a tracker and the ledger. What its disk refuses is an error of all ran
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import NoReturn
@@ -24,6 +24,7 @@ import numpy as np
 from data.errors import BadInput
 from data.plan.plan import Plan
 from data.plan.positions import StreamPositions
+from data.stream.mixing import StepDraws
 from data.stream.rows import step_fingerprint
 from launcher.checkpoint.save import Checkpoints
 from launcher.config.run_config import Config
@@ -60,6 +61,8 @@ class Session:
     """Rank 0's: the ledger."""
     engine: Engine
     average: WeightAverage | None
+    shards_of: Callable[[StepDraws], int]
+    """On rank 0: in how many shards the blocks of a step lie."""
     batches: Iterator[GlobalBatch]
     """This rank's, in order and for ever; StreamFailed on all ranks where the stream of one ends, and
     StoppedWaiting where one was asked to stop meanwhile."""
@@ -110,6 +113,7 @@ class Session:
             attempt=self.attempt,
             corpora=[corpus.name for corpus in self.plan.corpora],
             blocks=[corpus.eras[-1].blocks for corpus in self.plan.corpora],
+            shards_of=self.shards_of,
             mfu=self._mfu(step),
             fingerprint=fingerprint,
         )

@@ -4,13 +4,14 @@ A reported loss is a part of the optimised one: its terms divided by what they w
 objectives' losses, weighted as optimised, always add up to the loss of the same line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from data.stream.mixing import StepDraws
 from launcher.runs.progress import Progress
-from launcher.tracking.records import CorpusRecord, ObjectiveRecord, StepRecord
+from launcher.tracking.records import CorpusRecord, DrawnRecord, ObjectiveRecord, StepRecord
 from launcher.training.agreement import StepOutcome
 from launcher.training.global_batch import GlobalBatch
 from objectives.registry import NAMES
@@ -34,10 +35,12 @@ def step_record(
     attempt: int,
     corpora: Sequence[str],
     blocks: Sequence[int],
+    shards_of: Callable[[StepDraws], int],
     mfu: float | None,
     fingerprint: str | None,
 ) -> StepRecord:
-    """The line of a finished step. corpora, blocks: name and number of blocks by corpus id."""
+    """The line of a finished step. corpora, blocks: name and number of blocks by corpus id; shards_of: in
+    how many shards the blocks of a step lie."""
     batch_sums, scale, progress = step.global_batch.batch_sums, step.global_batch.scale, step.progress
     sums, weight, source = step.outcome.sums, batch_sums.weight, batch_sums.source
     # The plain sums Σ weight · cross-entropy; an objective without weight in this step has none.
@@ -65,6 +68,7 @@ def step_record(
         )
         for c, name in enumerate(corpora)
     }
+    drawn = StepDraws.of_vector(batch_sums.drawn)
     return StepRecord(
         step=progress.step,
         attempt=attempt,
@@ -75,6 +79,7 @@ def step_record(
         loss=float(sums.sum()),
         objectives=objectives,
         corpora=by_corpus,
+        drawn=DrawnRecord(drawn.documents, drawn.blocks, shards_of(drawn)),
         lr=step.lr,
         grad_norm=step.grad_norm,
         tokens_per_second=batch_sums.tokens / step.seconds,

@@ -29,6 +29,7 @@ from launcher.tracking import wandb_feed
 from launcher.tracking.console import Pace, PlainConsole, watch
 from launcher.tracking.records import (
     CorpusRecord,
+    DrawnRecord,
     EvalCell,
     EvalRecord,
     ObjectiveRecord,
@@ -49,6 +50,7 @@ STEP = StepRecord(
     loss=6.5,
     objectives={"causal": ObjectiveRecord(6.5, 700.0, 700, 1.0)},
     corpora={"code": CorpusRecord(6.5, 8, 1.0, 0.25)},
+    drawn=DrawnRecord(5, 2, 1),
     lr=1e-3,
     grad_norm=0.5,
     tokens_per_second=1000.0,
@@ -61,7 +63,7 @@ STEP = StepRecord(
 NAMES = {
     *("step", "attempt", "time", "rows", "tokens", "target_tokens", "loss", "objectives", "corpora", "lr"),
     *("grad_norm", "tokens_per_second", "mfu", "data_wait", "step_seconds", "memory_gib", "fingerprint"),
-    "unknown",
+    *("unknown", "drawn"),
 }
 EVAL = EvalRecord(
     1, 1, {"code": {"causal": EvalCell(6.4, 0.1, 2.5, 300), "nsp": EvalCell(0.7, 0.5, None, 9)}}, 1.0
