@@ -99,6 +99,7 @@ DOORS: dict[str, dict[str, str]] = {
         "segments": "PlanSegment PlanSegments",
         "steps": "rows_of_step step_length step_of_row",
         "blocks": "Blocks",
+        "corpus_mix": "streams_for",
         "held_out": "held_out_units",
         "epochs": "BlockOrder",
     },

@@ -24,7 +24,7 @@ from data.tokenization.check import CheckReport
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
-from launcher.preflight import achieved, estimates, evaluation
+from launcher.preflight import achieved, estimates, evaluation, mixing
 from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.prompts import require_room
 from launcher.preflight.writable import require_writable
@@ -90,7 +90,7 @@ def report(
         "host_memory": estimates.host_memory(config, tokenizer.size, processes),
         "checkpoints": estimates.checkpoints(config, count),
     }
-    _estimate(facts, config, tokenizer, Opener(PlanSegments(history), corpora, tokenizer))
+    _estimate(facts, config, tokenizer, Opener(PlanSegments(history), corpora, tokenizer), row)
     if not point.complete:
         require_writable(RunFolder(config.path))
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
@@ -100,6 +100,7 @@ def report(
     short = achieved.shortfalls(config.objectives, row, measured)
     moved = [*([lr.line] if lr else []), *([strange] if strange else [])]
     said = [*passed_over, *moved, *read, *told]
+    short += mixing.warnings(plan, row, facts["mixing"], facts["corpora"])
     return facts | {"warnings": [*said, *short, *_warnings(config, facts)]}
 
 
@@ -113,11 +114,15 @@ def _read(
     return spelled, [*unknown, *troubles, *refuse_lossy(config, tokenizer, texts, spelled)]
 
 
-def _estimate(facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opener: Opener) -> None:
+def _estimate(facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opener: Opener, row: int) -> None:
     """Adds what follows from the facts about corpora and step: blocks, memory, stages."""
     processes = facts["step"]["processes"]
+    shapes, segment = {}, opener.plan_segments.last
     for corpus in facts["corpora"]:
-        corpus["open_bytes"] = estimates.open_bytes(opener, corpus["name"])
+        block, text_bytes = estimates.first_block(opener, corpus["name"])
+        corpus["open_bytes"] = block.nbytes / text_bytes if block else estimates.OPEN_BYTES
+        shapes[corpus["name"]] = mixing.block_shape(block, corpus, segment.plan.length)
+    facts["mixing"] = mixing.foretell(segment, row, facts["corpora"], shapes)
     facts["open_blocks"] = estimates.open_blocks(
         opener.plan_segments.last.plan, facts["corpora"], facts["step"]["data_ranks"]
     )
@@ -284,6 +289,7 @@ def show(facts: dict[str, Any]) -> None:
                 f"held out     {corpus['name']}: {output.size(corpus['held_out_bytes'])} of text, "
                 f"{100 * corpus['held_out_share']:.3g} % ({100 * corpus['held_out_asked']:.3g} % asked)"
             )
+    mixing.show(facts["mixing"])
     evaluation.show(facts["eval_corpora"])
     output.say("")
     output.table(

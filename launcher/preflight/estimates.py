@@ -17,7 +17,7 @@ from data.plan.blocks import Blocks
 from data.plan.plan import CorpusPlan, Plan
 from data.shards.corpus import Corpus, ReadTrouble
 from data.shards.units import UNIT_TEXT
-from data.stream.block import Opener
+from data.stream.block import OpenBlock, Opener
 from data.stream.loader import RowShares
 from data.stream.reading import UnitTrouble
 from data.tokenization.check import CheckReport
@@ -89,6 +89,7 @@ def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, sample: CheckReport, ro
         "held_out_bytes": held_out,
         "held_out_asked": part.held_out,
         "held_out_share": held_out / max(corpus.index.text_bytes, 1),
+        "shards": len(corpus.shards),
         "units": len(units),
         "blocks": len(blocks),
         "largest_block": int(blocks.text_bytes.max(initial=0)),
@@ -115,16 +116,17 @@ def open_blocks(plan: Plan, corpora: list[dict[str, Any]], ranks: int) -> dict[s
     return {"number": number, "bytes": size}
 
 
-def open_bytes(opener: Opener, name: str) -> float:
-    """Bytes that an open block of a corpus holds for a byte of its text, as its first one does."""
+def first_block(opener: Opener, name: str) -> tuple[OpenBlock | None, int]:
+    """The first block of a corpus and its bytes of text; None where it is too large to be opened here, or
+    cannot be read, of which the start will say more."""
     number = opener.orders[name].resolve(0)[1] if len(opener.blocks[name]) else None
     text = 0 if number is None else int(opener.blocks[name].text_bytes[number])
     if not 0 < text <= OPENED:
-        return OPEN_BYTES
+        return None, text
     try:
-        return opener.open(name, 0, [(0, 0)]).nbytes / text
-    except UnitTrouble:  # the start will say so
-        return OPEN_BYTES
+        return opener.open(name, 0, [(0, 0)]), text
+    except UnitTrouble:
+        return None, text
 
 
 def data_memory(config: Config, corpora: list[dict[str, Any]], blocks: dict[str, int]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from data.plan.plan import History, Plan
 from data.plan.positions import StreamPositions
 from data.shards.corpus import Corpus
 from data.shards.trouble import ShardTrouble
-from data.stream.held_out import EvaluationRows, evaluation_rows, held_out_text
+from data.stream.held_out import EvaluationRows, evaluation_rows, held_out_text, text_outside
 from data.tokenization.tokenizer import Tokenizer
 from objectives.registry import NAMES, objective_id
 from tests.support.helpers import Corpora
@@ -168,3 +168,31 @@ def test_a_document_that_is_held_out_alone_never_enters_the_stream(
     assert not {(unit, number) for unit, some in set_aside.items() for number in some} & streamed
     text = held_out_text(corpus, history.newest.corpora[0], history.newest, tokenizer, 100_000)
     assert len(text) >= sum(map(len, set_aside.values()))
+
+
+def test_rows_of_text_outside_the_plan_depend_on_nothing_else_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpora: Corpora, plan: Plan
+) -> None:
+    """Not on corpora, weights, B, lanes or blocks; on the seed and T they do. Of one document all that the
+    limit allows is taken, of a long one in parts the first part."""
+    tokenizer = corpora.tokenizer()
+    outside = small_units(monkeypatch, tmp_path, "val", texts(300, 3))
+
+    def rows(of: Plan) -> list[list[int]]:
+        text = text_outside(outside, frozenset(), of, tokenizer, 4_000)
+        assert 4_000 <= text.text_bytes < 5_000
+        return [built.rows.fingerprints() for built in evaluation_rows(text, of, tokenizer)]
+
+    first = rows(plan)
+    assert len(first) == len(NAMES)
+    part = replace(plan.corpora[0], weight=0.3, name="another", held_out=0.0)
+    assert rows(replace(plan, corpora=(part,), batch_rows=3, block_bytes=9, lanes=4)) == first
+    assert rows(replace(plan, seed=2)) != first
+    assert rows(replace(plan, length=32)) != first
+
+    book = small_units(monkeypatch, tmp_path, "book", [" ".join(texts(40_000, 4))])
+    assert len(book.index.table.placed) == 1
+    for limit in (1, 3_000, 1 << 30):
+        text = text_outside(book, frozenset(), plan, tokenizer, limit)
+        assert len(text) == 1
+        assert min(limit, 1 << 19) <= text.text_bytes <= min(limit + 20, 1 << 20)
