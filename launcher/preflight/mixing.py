@@ -71,7 +71,7 @@ def foretell(
         rows = np.arange(row, row + plan.rows_at(row))
         row += len(rows)
         found.update(_of_step(plan, rows, segment.corpus_mix.corpora_of(rows), facts, shapes))
-    return {name: value / STEPS for name, value in found.items()}
+    return {name: float(value) / STEPS for name, value in found.items()}
 
 
 def _of_step(
