@@ -82,7 +82,10 @@ def test_what_a_resume_changes_of_it_is_on_the_record_and_changes_no_row(
         path.mkdir()
     make_corpus(other, "val", texts(300, 10))
     make_corpus(new, "late", texts(40, 11))
-    train(1, plain(text, tmp_path, {"val": other, "late": new}, steps=7))
+    (left,) = train(1, plain(text, tmp_path, {"val": other, "late": new}, steps=7))
+    table = left.said.partition("on eval.corpora, ")[2].splitlines()[2:]
+    assert [row.split()[:3] for row in table[: len(NAMES)]] == [["val", name, "6"] for name in NAMES]
+    assert table[len(NAMES)].split()[:3] == ["late", NAMES[0], "6"]
     train(1, plain(text, tmp_path / "straight", {}, steps=7))
     run = open_run(tmp_path / "run")
     _, line = [line for line in run.ledger() if line["event"] == "evaluation"]
