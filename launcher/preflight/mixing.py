@@ -12,6 +12,7 @@ really drew from (data/stream/mixing.py).
 
 from collections import Counter
 from dataclasses import dataclass
+from math import log
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,12 @@ FEW_BLOCKS = 4
 """And from few blocks below so many, where it has four times as many rows and other blocks would be more."""
 LEAST_ROWS = 16
 """Of a block that is recommended: smaller ones leave much padding."""
+MOST_BYTES = 16 << 20
+"""Larger ones cost memory: each stream holds one open."""
+MORE_LANES = 8
+"""Times as many are tried."""
+NEARLY = 0.75
+"""Of the best gain is enough where a block's size has to change less for it."""
 BETTER = 1.5
 """Times as many documents, or blocks, are worth another data.block_bytes or other lanes."""
 
@@ -119,24 +126,32 @@ def _remedy(plan: Plan, rows: int, corpora: list[dict[str, Any]], documents: boo
     wanted = 0 if documents else 1
 
     def gain(lanes: int, block_bytes: float) -> float:
-        made = _if_it_were(plan, rows, corpora, lanes, block_bytes)
-        return made[wanted] / now[wanted] if made[0] > 0.9 * now[0] else 0.0
+        documents, blocks = _if_it_were(plan, rows, corpora, lanes, block_bytes)
+        made = documents, min(blocks, 2 * FEW_BLOCKS)
+        return made[wanted] / now[wanted] if documents > 0.9 * now[0] else 0.0
 
     now = _if_it_were(plan, rows, corpora, plan.lanes, plan.block_bytes)
-    token = max(corpus["text_bytes"] / max(corpus["tokens"], 1) for corpus in corpora)
-    least = LEAST_ROWS * plan.max_length * token
-    most = max(corpus["text_bytes"] for corpus in corpora)
-    sizes = [least * 2**power for power in range(64) if least * 2**power < most] or [least]
-    best = max(gain(plan.lanes, size) for size in sizes)
-    size = max(size for size in sizes if gain(plan.lanes, size) >= 0.75 * best)  # small ones leave padding
-    if gain(plan.lanes, size) > BETTER:
+    gains = {size: gain(plan.lanes, size) for size in _sizes(plan, corpora)}
+    near = [size for size in gains if gains[size] >= NEARLY * max(gains.values())]
+    size = min(near, key=lambda size: abs(log(size / plan.block_bytes)))
+    lanes = gain(MORE_LANES * plan.lanes, plan.block_bytes)
+    if lanes > BETTER:  # which leave no padding, as small blocks do
+        return f"more lanes than {plan.lanes}, for a corpus has no more streams than there are lanes"
+    if gains[size] > BETTER:
         kind = "smaller" if size < plan.block_bytes else "larger"
         return f"{kind} blocks, such as data.block_bytes={int(size)}"
-    if gain(8 * plan.lanes, plan.block_bytes) > BETTER:
-        return f"more lanes than {plan.lanes}, for a corpus has no more streams than there are lanes"
     names = ", ".join(corpus["name"] for corpus in corpora)
     more = f"more text of {names}, shuffled before it is packed into shards: shards of neighbours mix least"
     return more if documents else None
+
+
+def _sizes(plan: Plan, corpora: list[dict[str, Any]]) -> list[float]:
+    """Bytes of text a block that may be recommended."""
+    token = max(corpus["text_bytes"] / max(corpus["tokens"], 1) for corpus in corpora)
+    least = LEAST_ROWS * plan.max_length * token
+    most = max(corpus["text_bytes"] for corpus in corpora)
+    sizes = [least * 2**power for power in range(32)]
+    return [size for size in sizes if size < min(most, MOST_BYTES)] or [least]
 
 
 def _if_it_were(
