@@ -41,6 +41,11 @@ class Schedule:
         """A plain value: parse gives an equal schedule."""
         return self.points[0][1] if len(self.points) == 1 else [[row, value] for row, value in self.points]
 
+    @property
+    def most(self) -> float:
+        """The largest value that it ever has."""
+        return max(value for _, value in self.points)
+
     def at(self, row: int) -> float:
         """The value at a global row."""
         after = bisect.bisect_right(self.points, row, key=lambda point: point[0])

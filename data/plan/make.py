@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from data.errors import BadInput
+from data.plan.asked_rows import AskedRows
 from data.plan.blocks import Blocks
-from data.plan.corpus_mix import streams_for
+from data.plan.corpus_mix import STREAMS, streams_for
 from data.plan.epochs import Era
 from data.plan.held_out import held_out_documents
 from data.plan.plan import BatchRows, CorpusPlan, Normalise, OnBad, Plan, refuse_change
@@ -19,6 +20,7 @@ from data.plan.positions import StreamPositions
 from data.shards.index import fingerprint
 from data.shards.units import UnitTable
 from objectives.mixture import Mixture
+from objectives.schedule import Schedule
 
 
 class HasText(Protocol):
@@ -37,10 +39,13 @@ class CorpusSettings:
     """A corpus as the user asks for it."""
 
     corpus: HasText
-    weight: float
+    weight: Schedule
     held_out: float
+    coefficient: float = 1.0
 
 
+DROPPED = Schedule.parse(0)
+"""The weight of a corpus that the settings no longer name."""
 LONG_ROWS_BLOCK = 16 << 20
 """Bytes of text: blocks are no larger, unless so few rows would leave much padding."""
 
@@ -72,6 +77,8 @@ class StreamSettings:
     normalise: Normalise
     quarantine: Sequence[tuple[str, str]]
     on_bad: OnBad
+    streams: int = STREAMS
+    """The most that a corpus which enters may have."""
 
 
 def make_plan(
@@ -87,11 +94,13 @@ def make_plan(
     for corpus in old:
         asked = settings.corpora.get(corpus.name)
         if asked is None:
-            corpora.append(replace(corpus, weight=0.0))
+            corpora.append(replace(corpus, weight=DROPPED))
             continue
         furthest = (state or StreamPositions()).furthest(corpus.name)
         grown = _grown(corpus, asked, settings.seed, block_bytes, furthest)
-        corpora.append(replace(grown, weight=float(asked.weight), held_out=asked.held_out))
+        corpora.append(
+            replace(grown, weight=asked.weight, coefficient=asked.coefficient, held_out=asked.held_out)
+        )
     known = {corpus.name for corpus in old}
     for name, asked in settings.corpora.items():
         if name not in known:
@@ -102,8 +111,10 @@ def make_plan(
     unknown = [name for name, _ in settings.quarantine if name not in names]
     if unknown:
         raise BadInput(f"quarantine: no corpus {unknown[0]}; there are {', '.join(names)}")
-    if not any(corpus.weight > 0 for corpus in corpora):
-        raise BadInput("data.corpora: all weights are 0; one must be above 0")
+    try:
+        AskedRows([corpus.weight for corpus in corpora])
+    except ValueError as error:
+        raise BadInput(f"data.corpora: {error}") from error
     plan = Plan(
         seed=settings.seed,
         tokenizer=settings.tokenizer,
@@ -117,6 +128,7 @@ def make_plan(
         normalise=settings.normalise,
         quarantine=tuple(sorted((corpus, sample) for corpus, sample in settings.quarantine)),
         on_bad=settings.on_bad,
+        streams=settings.streams,
     )
     if before:
         refuse_change(before, plan)
@@ -135,8 +147,8 @@ def _entering(
         settings.seed, name, table, counts, asked.held_out, blocks.held_out, asked.corpus.text_bytes_of
     )
     eras = (Era(0, len(table), len(blocks), fingerprint(table.units)),)
-    streams = streams_for(settings.lanes, len(blocks))
-    return CorpusPlan(name, number, float(asked.weight), asked.held_out, streams, eras, documents)
+    streams = streams_for(settings.lanes, len(blocks), settings.streams)
+    return CorpusPlan(name, number, asked.weight, asked.held_out, streams, eras, documents, asked.coefficient)
 
 
 def _grown(

@@ -6,17 +6,18 @@ that begins at row n supersedes those recorded later (a run rewound to n forgets
 never change within a run is refused here, with what was and what is asked.
 """
 
-import json
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from data.durable import append_record
 from data.errors import BadInput
+from data.plan.corpus_mix import STREAMS
 from data.plan.epochs import Era
 from objectives.mixture import Mixture
+from objectives.schedule import Schedule
 
 BatchRows = int | tuple[tuple[int, int], ...]
 """B, or ((row, B), …): B of the steps that begin at that row or later."""
@@ -26,22 +27,39 @@ Normalise = Literal["global", "objective"]
 
 @dataclass(frozen=True)
 class CorpusPlan:
-    """A corpus in the plan. id: never used again for another corpus (it stands in rows); weight: 0 when
-    dropped, the position is kept; held_out: the share of its text that is set aside; streams: S;
+    """A corpus in the plan. id: never used again for another corpus (it stands in rows); weight: its
+    part of the rows, beside those of the others, 0 when dropped (the position is kept); coefficient: what its
+    losses are multiplied by; held_out: the share of its text that is set aside; streams: S;
     held_out_documents: (unit, numbers of documents in it), what is set aside besides whole units."""
 
     name: str
     id: int
-    weight: float
+    weight: Schedule
     held_out: float
     streams: int
     eras: tuple[Era, ...]
     held_out_documents: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    coefficient: float = 1.0
 
     @property
     def set_aside(self) -> dict[int, frozenset[int]]:
         """Unit → the numbers of the documents in it that are held out."""
         return {unit: frozenset(numbers) for unit, numbers in self.held_out_documents}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "weight": self.weight.describe()}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "CorpusPlan":
+        """What to_json gave."""
+        documents = tuple((unit, tuple(numbers)) for unit, numbers in value["held_out_documents"])
+        own = {
+            "weight": Schedule.parse(value["weight"]),
+            "eras": tuple(Era(**era) for era in value["eras"]),
+            "held_out_documents": documents,
+        }
+        return CorpusPlan(**{**value, **own})
 
 
 @dataclass(frozen=True)
@@ -73,18 +91,19 @@ FIXED = {
     "tokenizer": "tokenizer",
     "lanes": "lanes",
     "block_bytes": "data.block_bytes",
+    "streams": "data.streams",
     "max_length": "max_sequence_length",
 }
 """What no edit can change in a run: the fields of Plan, and the config keys that ask for them."""
 
-STREAM = 5
+STREAM = 6
 """Version of the stream: raised where the same plan would give other rows than before."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """tokenizer: its hash; lanes: L; length: T; max_length: the longest T planned; quarantine: ((corpus,
-    sample key), …); stream: the version that gives its rows."""
+    """tokenizer: its hash; lanes: L; length: T; max_length: the longest T planned; streams: the most of
+    a corpus; quarantine: ((corpus, sample key), …); stream: the version that gives its rows."""
 
     seed: int
     tokenizer: str
@@ -98,6 +117,7 @@ class Plan:
     normalise: Normalise
     quarantine: tuple[tuple[str, str], ...]
     on_bad: OnBad
+    streams: int = STREAMS
     stream: int = STREAM
 
     def __post_init__(self) -> None:
@@ -135,11 +155,12 @@ class Plan:
             "max_length": self.max_length,
             "length": self.length,
             "batch_rows": self.batch_rows,
-            "corpora": tuple(asdict(corpus) for corpus in self.corpora),
+            "corpora": tuple(corpus.to_json() for corpus in self.corpora),
             "objectives": self.mixture.describe(),
             "normalise": self.normalise,
             "quarantine": self.quarantine,
             "on_bad": asdict(self.on_bad),
+            "streams": self.streams,
             "stream": self.stream,
         }
 
@@ -148,19 +169,9 @@ class Plan:
         """The plan that to_json described, also after a trip through JSON. KeyError, TypeError or ValueError
         where the values are not those of a plan."""
         batch_rows = value["batch_rows"]
-        corpora = tuple(
-            CorpusPlan(
-                **{
-                    **corpus,
-                    "eras": tuple(Era(**era) for era in corpus["eras"]),
-                    "held_out_documents": tuple((u, tuple(n)) for u, n in corpus["held_out_documents"]),
-                }
-            )
-            for corpus in value["corpora"]
-        )
         rest = {
             "batch_rows": batch_rows if isinstance(batch_rows, int) else tuple((r, b) for r, b in batch_rows),
-            "corpora": corpora,
+            "corpora": tuple(map(CorpusPlan.from_json, value["corpora"])),
             "mixture": Mixture.parse(value["objectives"]),
             "quarantine": tuple((corpus, sample) for corpus, sample in value["quarantine"]),
             "on_bad": OnBad(**value["on_bad"]),
@@ -262,59 +273,3 @@ class History:
         """Writes the newest segment to plan.jsonl, fsynced, so that it is on the record before it acts."""
         row, plan = self.segments[-1]
         append_record(path, {"row": row, "plan": plan.to_json()})
-
-
-def append_skip(path: Path, skip: Skip) -> None:
-    """Writes a skip to plan.jsonl, fsynced."""
-    append_record(path, {"skip": asdict(skip)})
-
-
-def read_history(path: Path) -> History:
-    """The history in plan.jsonl. BadInput where the file is damaged other than by lines cut short."""
-    remedy = "bring it back; or move it away, and a resume writes it again from its checkpoint"
-    records = []
-    for number, line in enumerate(Path(path).read_bytes().splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            if line.startswith(b"{") and line.count(b"{") > line.count(b"}"):
-                continue
-            record = None
-        if not isinstance(record, dict) or not ("skip" in record or {"row", "plan"} <= record.keys()):
-            raise BadInput(f"{path}:{number}: is damaged: expected a plan segment or a skip; {remedy}")
-        records.append(record)
-    if not any("plan" in record for record in records):
-        raise BadInput(f"{path}: is damaged: no plan stands in it; {remedy}")
-    try:
-        return History.from_json(records)
-    except (KeyError, TypeError, ValueError) as error:
-        if strange := [name for record in records for name in _strange_names(record)]:
-            raise BadInput(
-                f"{path}: was written by another version of headrace (it has {strange[0]!r}): go on with the "
-                "headrace that began the run, or begin a new run"
-            ) from error
-        raise BadInput(
-            f"{path}: not a plan history that this version can read ({error}); {remedy}"
-        ) from error
-
-
-def _strange_names(record: Mapping[str, Any]) -> Iterator[str]:
-    """Names in a record of plan.jsonl that nothing bears here: another version wrote it."""
-    if "skip" in record:
-        yield from _beyond(Skip, record["skip"])
-        return
-    yield from _beyond(Plan, record["plan"], "objectives")  # which a plan holds as its mixture
-    for corpus in _each(record["plan"], "corpora"):
-        yield from _beyond(CorpusPlan, corpus)
-        for era in _each(corpus, "eras"):
-            yield from _beyond(Era, era)
-
-
-def _beyond(known: type, value: Any, *more: str) -> list[str]:
-    names = {*more, *(part.name for part in fields(known))}
-    return [name for name in value if name not in names] if isinstance(value, dict) else []
-
-
-def _each(value: Any, name: str) -> list[Any]:
-    found = value.get(name) if isinstance(value, dict) else None
-    return found if isinstance(found, list) else []

@@ -7,8 +7,9 @@ has moved by more than 0.1: never for B, weights of corpora, coefficients or oth
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,11 @@ class PlanSegment:
     def shape(self) -> tuple[int, tuple[Objective, ...]]:
         """T and the objectives with their settings, without weights and coefficients."""
         return self.plan.length, tuple(entry.objective for entry in self.mixture.entries)
+
+    def next_row(self, corpus: int, row: int) -> int | None:
+        """A row, `row` or behind it, before which none comes from a corpus (its id); None where none ever
+        does."""
+        return self.corpus_mix.next_row(corpus, row) if corpus < len(self.plan.corpora) else None
 
     def outdates(self, row: int, built: "PlanSegment", built_at: int) -> bool:
         """Whether rows built under `built` at row `built_at` must be built anew at `row`, whatever
@@ -79,36 +85,63 @@ class PlanSegments:
         return self._all[bisect_right(self._rows, row) - 1]
 
     def corpora_from(self, row: int) -> list[str]:
-        """The names of the corpora that rows from `row` on draw from."""
+        """The names of the corpora that rows from `row` on may draw from."""
         plans = [
             plan_segment.plan
             for plan_segment in self._all
             if plan_segment.end is None or plan_segment.end > row
         ]
-        return list(dict.fromkeys(c.name for plan in plans for c in plan.corpora if c.weight > 0))
+        return list(dict.fromkeys(c.name for plan in plans for c in plan.corpora if c.weight.most > 0))
+
+    def rows_of(self, first: int, end: int) -> dict[str, int]:
+        """Corpus → how many of the global rows first … end − 1 draw from it."""
+        return self._of_corpora(first, end, lambda mix, a, b: mix.rows_before(b) - mix.rows_before(a))
+
+    def asked_of(self, first: int, end: int) -> dict[str, float]:
+        """Corpus → how many of them its weights ask for."""
+        return self._of_corpora(first, end, lambda mix, a, b: mix.asked.rows(b) - mix.asked.rows(a))
+
+    def _of_corpora(
+        self, first: int, end: int, count: Callable[[CorpusMix, int, int], np.ndarray]
+    ) -> dict[str, Any]:
+        """Corpus → what `count` finds of it, added up over the segments of these rows."""
+        total: dict[str, Any] = {}
+        while first < end:
+            plan_segment = self.at(first)
+            stop = end if plan_segment.end is None else min(end, plan_segment.end)
+            counts = count(plan_segment.corpus_mix, first, stop).tolist()
+            for corpus, more in zip(plan_segment.plan.corpora, counts):
+                total[corpus.name] = total.get(corpus.name, 0) + more
+            first = stop
+        return total
 
     def draws(
         self, corpus: CorpusPlan, stream: int, first: int, end: int | None = None
     ) -> Iterator[np.ndarray]:
         """The global rows from `first` on (below `end`) that draw from a stream, in runs of int64."""
-        row = first + (stream - first) % corpus.streams
-        chunk = _FIRST_CHUNK
+
+        def of_stream(row: int) -> int:
+            return row + (stream - row) % corpus.streams
+
+        row, chunk, jump = of_stream(first), _FIRST_CHUNK, False
         while end is None or row < end:
             plan_segment = self.at(row)
-            stops = [stop for stop in (end, plan_segment.end) if stop is not None]
-            weight = (
-                plan_segment.corpus_mix.weights[corpus.id]
-                if corpus.id < len(plan_segment.corpus_mix.weights)
-                else 0.0
-            )
-            if weight == 0.0:
-                if plan_segment.end is None:
+            stop = min((row for row in (end, plan_segment.end) if row is not None), default=None)
+            if jump:  # over what may be long: nothing of the corpus is in it
+                ahead = plan_segment.next_row(corpus.id, row)
+                if ahead is None and stop is None:
                     return
-                row = plan_segment.end + (stream - plan_segment.end) % corpus.streams
-                continue
-            rows = np.arange(row, min([row + chunk * corpus.streams, *stops]), corpus.streams)
-            yield rows[plan_segment.corpus_mix.corpora_of(rows) == corpus.id]
-            row = int(rows[-1]) + corpus.streams
+                if ahead is None or (stop is not None and ahead >= stop):
+                    assert stop is not None
+                    row, jump = of_stream(stop), False
+                    continue
+                row = of_stream(ahead)
+            last = row + chunk * corpus.streams
+            rows = np.arange(row, last if stop is None else min(last, stop), corpus.streams)
+            if len(rows):
+                found = rows[plan_segment.corpus_mix.corpora_of(rows) == corpus.id]
+                yield found
+                row, jump = int(rows[-1]) + corpus.streams, not len(found)
             chunk = min(2 * chunk, _LAST_CHUNK)
 
     def draw_after(self, corpus: CorpusPlan, stream: int, first: int, count: int) -> int | None:

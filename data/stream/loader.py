@@ -1,7 +1,7 @@
 """The loader of a rank: the steps' batches, in order, for ever.
 
-For each global row n of a step it asks x(n) for the corpus, n mod S for the stream, and draws; rows of its
-own lanes (lane mod ranks = rank) are written into the batch, draws of other lanes only move the stream on. A
+For each global row n of a step it asks the plan for the corpus, n mod S for the stream, and draws; its own
+rows (data/plan/ownership.py) are written into the batch, draws of other ranks' only move the stream on. A
 batch carries the state *after itself*: what was prepared ahead but not consumed leaves no trace in a
 checkpoint.
 
@@ -17,6 +17,7 @@ from functools import partial
 import numpy as np
 
 from data.errors import BadInput
+from data.plan.ownership import Ownership
 from data.plan.plan import History, Plan
 from data.plan.positions import StreamPositions
 from data.plan.segments import PlanSegments
@@ -66,7 +67,7 @@ class RowShares:
 
     def owners(self, rows: np.ndarray, lanes: int) -> np.ndarray:
         """int64 [n]: the rank to which each global row belongs."""
-        return rows % lanes % self.world
+        return Ownership(lanes, self.world).owners(rows)
 
     def height(self, owners: np.ndarray) -> int:
         """Rows in each rank's batch: those of the rank that has most, in whole micro-batches."""
@@ -129,9 +130,6 @@ class Loader:
         its rows are handed over. on_skip: called before a bad sample or an unreadable unit is skipped;
         the record of a unit must be on disk when it returns. left_out: what counts against the budget
         already, and what is added to it. BadInput for what cannot work."""
-        plan = history.at(first_row)
-        if world > plan.lanes:
-            raise BadInput(f"lanes: {plan.lanes} lanes cannot serve {world} data-parallel ranks")
         self._plan_segments = PlanSegments(history)
         for name in self._plan_segments.corpora_from(first_row):
             if name not in corpora:

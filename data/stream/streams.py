@@ -1,7 +1,7 @@
 """The streams that a rank follows: each draw takes the next row of one stream's open block.
 
-Every rank that has a lane of a stream walks all of the stream's draws, its own lanes' and the others', so
-all such ranks agree on its position without a word between them. What a draw does is decided by (position,
+Every rank that follows a stream walks all of the stream's draws, its own and the others', so all such ranks
+agree on its position without a word between them. What a draw does is decided by (position,
 row, plan's history) alone: open the next block, build the open one anew (data/plan/segments.py), pass over a
 block that gives no row. Whether a block was opened ahead by a thread, kept, or dropped for want of memory and
 opened again changes nothing but time.
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from data.errors import BadInput
+from data.plan.ownership import Ownership
 from data.plan.plan import CorpusPlan
 from data.plan.positions import START, Position, StreamPositions
 from data.plan.segments import PlanSegment, PlanSegments
@@ -100,11 +101,12 @@ class Streams:
         self.openings = 0
         """Blocks opened so far, those opened again for want of memory included."""
         plan = plan_segments.last.plan
+        ownership = Ownership(plan.lanes, world)
         for corpus in plan.corpora:
-            for number in {lane % corpus.streams for lane in range(rank, plan.lanes, world)}:
-                ranks = {lane % world for lane in range(number, plan.lanes, corpus.streams)}
+            for number in ownership.streams_of(rank, corpus.streams):
+                ranks = ownership.followers(number, corpus.streams)
                 position = state.at(corpus.name, number)
-                stream = _Stream(corpus, number, position, min(ranks) == rank, len(ranks) > 1)
+                stream = _Stream(corpus, number, position, ranks[0] == rank, len(ranks) > 1)
                 self._streams[corpus.id, number] = stream
 
     @property

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, model_validator
 
 from data.errors import BadInput
+from data.plan.asked_rows import AskedRows
 from data.plan.plan import Normalise
 from launcher.config.layers import read_layers, with_overrides
 from launcher.config.messages import Locations, RenamedKey, refusal
@@ -45,9 +46,6 @@ from objectives.example_builder import SHORTEST
 from objectives.mixture import Mixture
 from objectives.noise import LONGEST
 
-LEAST_SHARE = 1e-6
-"""Of a corpus: the stream looks for the next row of each, which at 10⁻⁹ is 10⁹ rows away."""
-
 
 def _mixture(value: Any) -> Mixture:
     if not isinstance(value, Mapping):
@@ -71,7 +69,7 @@ class Config(Section):
     batch_rows: BatchRows
     """Rows of one step over all processes, or [[row, rows], …]."""
     lanes: Annotated[int, Field(ge=1, le=2**16)] = 12
-    """The most processes that may ever share the rows; a number with many divisors."""
+    """What the rows are dealt out by; best a multiple of the processes, and a number with many divisors."""
     tokenizer: TokenizerFile
     data: DataConfig
     objectives: Annotated[Mixture, PlainValidator(_mixture), PlainSerializer(Mixture.describe)]
@@ -98,15 +96,7 @@ class Config(Section):
                 f"max_sequence_length: expected at least sequence_length ({self.sequence_length}), "
                 f"got {self.max_sequence_length}"
             )
-        total = sum(corpus.weight for corpus in self.data.corpora.values())
-        if not total > 0:
-            raise ValueError("data.corpora: expected a corpus with a weight above 0, all are 0")
-        for name, corpus in self.data.corpora.items():
-            if 0 < corpus.weight < LEAST_SHARE * total:
-                raise ValueError(
-                    f"data.corpora.{name}.weight: expected 0, or at least a millionth of all weights "
-                    f"({total:g}), got {corpus.weight:g}"
-                )
+        self._require_weights()
         if twice := [name for name in self.eval.corpora if name in self.data.corpora]:
             raise ValueError(
                 f"eval.corpora.{twice[0]}: data.corpora has one of this name too, and losses go by name; "
@@ -130,6 +120,20 @@ class Config(Section):
         if self.ema.every > 1 and self.ema.decay is None:
             raise ValueError("ema.every: concerns the average that ema.decay keeps; set that as well")
         return self
+
+    def _require_weights(self) -> None:
+        """ValueError where at some row no corpus has a weight, or where one never has enough for a row."""
+        corpora = self.data.corpora
+        try:
+            asked = AskedRows([corpus.weight for corpus in corpora.values()])
+        except ValueError as error:
+            raise ValueError(f"data.corpora: expected a corpus with a weight above 0: {error}") from None
+        for number, (name, corpus) in enumerate(corpora.items()):
+            if corpus.weight.most > 0 and not asked.ever(number):
+                raise ValueError(
+                    f"data.corpora.{name}.weight: expected 0, or at least a millionth of all weights, got "
+                    f"{corpus.weight.describe()}"
+                )
 
     def _require_columns(self) -> None:
         """ValueError where the ranks of a sequence cannot share rows, or would not compute what one does."""
@@ -273,11 +277,4 @@ def require_processes(config: Config, processes: int) -> None:
         raise BadInput(
             f"layout: {config.layout.degrees} cannot be made of {counted(processes, 'process', 'es')}; "
             f"start a multiple of {together} (--processes {together})"
-        )
-    ranks, most = processes // together, config.lanes * together
-    if processes > most:
-        whose = "processes" if together == 1 else "data-parallel ranks"
-        raise BadInput(
-            f"lanes: {config.lanes} lanes cannot be shared by {ranks} {whose}; start at most {most} "
-            "processes, or begin a new run with more lanes"
         )

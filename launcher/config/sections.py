@@ -17,16 +17,19 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     StringConstraints,
     model_validator,
 )
 
+from data.plan.corpus_mix import STREAMS
 from data.plan.plan import OnBad
 from data.shards.patience import MINUTES, MOST_MINUTES
 from data.shards.store import CacheOptions
 from launcher.config.credentials import refuse_secret
 from model.config import require_temperature
-from objectives.schedule import MOST
+from objectives.schedule import MOST, Schedule
 
 
 class Section(BaseModel):
@@ -57,6 +60,10 @@ def _shards(value: Any) -> tuple[str, ...]:
     for item in items:
         refuse_secret(item)
     return tuple(absolute(item) for item in items)
+
+
+def _weight(value: Any) -> Schedule:
+    return value if isinstance(value, Schedule) else Schedule.parse(value)
 
 
 def _keys(value: Any) -> Any:
@@ -97,6 +104,7 @@ MOST_ROWS = 2**24
 """Of a step: its rows are told apart by an array."""
 LocalPath = Annotated[str, StringConstraints(min_length=1), AfterValidator(absolute)]
 BatchRows = Annotated[int | tuple[tuple[int, int], ...], BeforeValidator(_batch_rows)]
+Weight = Annotated[Schedule, PlainValidator(_weight), PlainSerializer(Schedule.describe, return_type=Any)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -134,8 +142,11 @@ class TextConfig(Section):
 class CorpusConfig(TextConfig):
     """One corpus that is trained on."""
 
-    weight: Annotated[float, Field(ge=0, le=MOST)] = 1.0
-    """Its share of the rows, relative to the other corpora; 0 drops it and keeps its place."""
+    weight: Weight = Schedule.parse(1)
+    """Its share of the rows, relative to the other corpora; 0 drops it and keeps its place. Or [[row,
+    weight], …]: between these rows the shares go straight from one to the next."""
+    coefficient: Annotated[float, Field(ge=0, le=MOST)] = 1.0
+    """What its losses are multiplied by; what the loss of a step is divided by stays the same."""
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """The share of its text that is set aside for evaluation and never trained on."""
 
@@ -147,6 +158,8 @@ class DataConfig(Section):
     block_bytes: Annotated[int, Field(ge=1)] | None = None
     """Bytes of text that are packed together; by default 1024 times max_sequence_length; of rows above
     16384 positions at most 16 MiB, or 64 times max_sequence_length."""
+    streams: Annotated[int, Field(ge=1)] = STREAMS
+    """The most streams of a corpus: each holds an open block, in every process that follows it."""
     cache: CacheOptions = CacheOptions()
     patience: Annotated[float, Field(ge=0, le=MOST_MINUTES)] = MINUTES
     """Minutes for which a shard that cannot be reached is waited for, before the run is saved and leaves."""

@@ -143,9 +143,9 @@ class Engine:
     ) -> StepResult[V]:
         """One optimizer step over this rank's micro-batches, as many on every rank.
 
-        scale: float64 [objectives], by which loss weights are multiplied so that the sum over the global
-        batch is the loss. step: the first is 1. lr: of this step. judge: says whether the update is made.
-        BadInput on all ranks where DeepSpeed makes none though it was to.
+        scale: float64 [objectives, corpora], by which loss weights are multiplied so that the sum over the
+        global batch is the loss. step: the first is 1. lr: of this step. judge: says whether the update is
+        made. BadInput on all ranks where DeepSpeed makes none though it was to.
         """
         if not micro_batches:
             raise ValueError("a step needs at least one micro-batch")

@@ -15,11 +15,12 @@ from model.transformer import Transformer
 def to_device(
     rows: Rows, scale: np.ndarray, device: torch.device, columns: SequenceColumns = WHOLE_ROWS
 ) -> dict[str, Tensor]:
-    """Rows as the model wants them, on a device, weights multiplied by scale[objective]; but for start and
-    bound, which are of whole rows always, these columns of them."""
-    table, own = np.append(scale, 0.0), columns.of(rows.length)  # objective −1: the last entry
+    """Rows as the model wants them, on a device, weights multiplied by scale[objective, corpus]; but for
+    start and bound, which are of whole rows always, these columns of them."""
+    table, own = np.pad(scale, (0, 1)), columns.of(rows.length)  # objective and corpus −1: the last entry
     arrays = {n: a if n in ("start", "bound") else a[:, own] for n, a in rows.arrays().items()}
-    arrays["weights"] = (arrays["weights"] * table[arrays["objective"]]).astype(np.float32)
+    scales = table[arrays["objective"], arrays["corpus"]]
+    arrays["weights"] = (arrays["weights"] * scales).astype(np.float32)
     return {
         name: torch.from_numpy(np.ascontiguousarray(arrays[name])).to(device, non_blocking=True)
         for name in DTYPES
@@ -39,7 +40,7 @@ def evaluate(
 
     def found() -> Iterator[tuple[Tensor, Tensor]]:
         for rows in micro_batches:
-            batch = to_device(rows, np.ones(shape[0]), device, columns)
+            batch = to_device(rows, np.ones(shape), device, columns)
             _, lost, right = forward(batch, accuracy=True, columns=columns)
             yield lost, right
 

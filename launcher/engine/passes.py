@@ -32,8 +32,8 @@ class Passes(Protocol):
     """(objectives, corpora) of the sums."""
 
     def train(self, micro_batches: Sequence[Rows], scale: np.ndarray, step: int) -> np.ndarray:
-        """Gradients of the micro-batches, reduced over the ranks. scale: float64 [objectives], of the loss
-        weights. The terms of the loss, float64 [objectives, corpora]; over all ranks each once."""
+        """Gradients of the micro-batches, reduced over the ranks. scale: float64 [objectives, corpora], of
+        the loss weights. The terms of the loss, float64 [objectives, corpora]; over all ranks each once."""
 
     def evaluate(self, micro_batches: Sequence[Rows]) -> Evaluation:
         """The sums over rows, weights as in the rows; over all ranks each row once. Ranks may bring unequal

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from data.plan.asked_rows import AskedRows
 from data.plan.plan import Plan
 from data.shards.corpus import Corpus
 from data.tokenization.tokenizer import Tokenizer
@@ -28,12 +29,13 @@ _ALONE = (
 def shares(plan: Plan, corpora: Mapping[str, Corpus], tokenizer: Tokenizer, row: int) -> np.ndarray:
     """float64 [entries of the mixture]: measured shares of the source tokens at a global row."""
     got = np.zeros(len(plan.mixture.entries))
-    for part in plan.corpora:
-        if part.name in corpora and part.weight:
+    asked = AskedRows([part.weight for part in plan.corpora])
+    for part, share in zip(plan.corpora, asked.shares(row)):
+        if part.name in corpora and share:
             encoded = tokenizer.encode_documents(sampled_texts(corpora[part.name]))
             texts = Texts.of([tokens for tokens in encoded if len(tokens)], tokenizer.control)
             if len(texts):
-                got += part.weight * _shared_out(plan, texts, tokenizer, row)
+                got += share * _shared_out(plan, texts, tokenizer, row)
     return got / max(got.sum(), 1e-9)
 
 

@@ -24,7 +24,7 @@ from data.tokenization.check import CheckReport
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
-from launcher.preflight import achieved, estimates, evaluation, mixing
+from launcher.preflight import achieved, corpus_shares, estimates, evaluation, mixing
 from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.prompts import require_room
 from launcher.preflight.writable import require_writable
@@ -63,6 +63,7 @@ def report(
     spelled, read = _read(config, tokenizer, {**corpora, **evaluated})
     outside, told = evaluation.report(config, plan, evaluated, spelled, tokenizer)
     rows = sum(rows_of_step(history, config.steps))  # the last step's first row and its own: all of the run
+    shares = corpus_shares.shares(history, row, rows)
     count = parameters(config.model, tokenizer.size)
     facts: dict[str, Any] = {
         "run": {
@@ -81,7 +82,7 @@ def report(
             "flops": flops_per_token(config.model, tokenizer.size, plan.length) * rows * plan.length,
         },
         "corpora": [
-            estimates.corpus(plan, part, corpora[part.name], spelled[part.name], rows)
+            estimates.corpus(plan, part, corpora[part.name], spelled[part.name], shares[part.name])
             for part in plan.corpora
             if part.name in corpora  # a run's plan keeps those that an edit took away
         ],
@@ -90,7 +91,7 @@ def report(
         "host_memory": estimates.host_memory(config, tokenizer.size, processes),
         "checkpoints": estimates.checkpoints(config, count),
     }
-    _estimate(facts, config, tokenizer, Opener(PlanSegments(history), corpora, tokenizer), row)
+    few = _estimate(facts, config, tokenizer, Opener(PlanSegments(history), corpora, tokenizer), row)
     if not point.complete:
         require_writable(RunFolder(config.path))
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
@@ -99,9 +100,8 @@ def report(
     measured = np.array([objective["measured"] for objective in facts["objectives"]])
     short = achieved.shortfalls(config.objectives, row, measured)
     moved = [*([lr.line] if lr else []), *([strange] if strange else [])]
-    said = [*passed_over, *moved, *read, *told]
-    short += mixing.warnings(plan, row, facts["mixing"], facts["corpora"])
-    return facts | {"warnings": [*said, *short, *_warnings(config, facts)]}
+    said = [*passed_over, *moved, *read, *told, *corpus_shares.uncounted(history)]
+    return facts | {"warnings": [*said, *short, *few, *_warnings(config, facts)]}
 
 
 def _read(
@@ -114,8 +114,11 @@ def _read(
     return spelled, [*unknown, *troubles, *refuse_lossy(config, tokenizer, texts, spelled)]
 
 
-def _estimate(facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opener: Opener, row: int) -> None:
-    """Adds what follows from the facts about corpora and step: blocks, memory, stages."""
+def _estimate(
+    facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opener: Opener, row: int
+) -> list[str]:
+    """Adds what follows from the facts about corpora and step: blocks, memory, stages. Returns what
+    there is to be warned of."""
     processes = facts["step"]["processes"]
     shapes, segment = {}, opener.plan_segments.last
     for corpus in facts["corpora"]:
@@ -130,6 +133,7 @@ def _estimate(facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opene
     facts["stages"] = estimates.stages(config, tokenizer.size, processes, facts["step"]["micro_batches"])
     facts["memory"] = max((stage["memory"] for stage in facts["stages"]), key=itemgetter("total"))
     facts["bubble"] = estimates.bubble(config.layout.pipeline, facts["step"]["micro_batches"])
+    return mixing.warnings(segment.plan, row, facts["mixing"], facts["corpora"])
 
 
 def _stream(
@@ -270,19 +274,18 @@ def show(facts: dict[str, Any]) -> None:
         f"host         ≈ {host['start']} a process beside it at the start; a load {host['load']}, "
         f"saves {host['save']}{samples}"
     )
-    text = facts["data_memory"]
+    text, blocks = facts["data_memory"], facts["open_blocks"]
     output.say(
-        f"data         ≤ {output.size(sum(text.values()))} a process on its host: open blocks "
-        f"{output.size(text['blocks'])}, encoding {output.size(text['encoding'])}"
+        f"data         ≤ {output.size(sum(text.values()))} a process on its host: "
+        f"{output.counted(blocks['number'], 'open block')} and those to come {output.size(text['blocks'])}, "
+        f"encoding {output.size(text['encoding'])}"
     )
     saves = facts["checkpoints"]
     kept = f"kept {saves['whole']} whole and {saves['weights_only']} of weights"
     room = f"{output.size(saves['disk'])} of {output.size(saves['free'])} free"
     output.say(f"checkpoints  {output.size(saves['bytes'])} each; {kept}: {room}")
     output.say("")
-    keys = ["name", "share", "documents", "tokens", "epochs", "blocks", "streams", "padding"]
-    titles = ["corpus", "share", "documents", "≈ tokens", "≈ epochs", "blocks", "streams", "≈ padding"]
-    output.table(titles, [[corpus[key] for key in keys] for corpus in facts["corpora"]])
+    corpus_shares.show(facts["corpora"])
     for corpus in facts["corpora"]:
         if corpus["held_out_asked"]:
             output.say(

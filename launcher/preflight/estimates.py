@@ -14,6 +14,7 @@ import numpy as np
 
 from data.errors import BadInput
 from data.plan.blocks import Blocks
+from data.plan.ownership import Ownership
 from data.plan.plan import CorpusPlan, Plan
 from data.shards.corpus import Corpus, ReadTrouble
 from data.shards.units import UNIT_TEXT
@@ -70,8 +71,11 @@ def data_ranks(config: Config, processes: int) -> int:
     return processes // config.layout.degrees.ranks
 
 
-def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, sample: CheckReport, rows: int) -> dict[str, Any]:
-    """The figures of one corpus; tokens and what follows from them are estimates, as the sample has them."""
+def corpus(
+    plan: Plan, part: CorpusPlan, corpus: Corpus, sample: CheckReport, shares: dict[str, Any]
+) -> dict[str, Any]:
+    """The figures of one corpus; tokens and what follows from them are estimates, as the sample has them.
+    shares: what is known of it from corpus_shares.py."""
     units = corpus.index.units
     counts = [era.units for era in part.eras]
     blocks = Blocks(plan.seed, part.name, corpus.table, counts, part.held_out, plan.block_bytes)
@@ -79,7 +83,6 @@ def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, sample: CheckReport, ro
     held_out = int(units["text_bytes"][blocks.held_out].sum()) + sum(documents)
     text_bytes = corpus.index.text_bytes - held_out
     tokens = text_bytes / (sample.bytes_per_token or 1.0)
-    share = part.weight / sum(other.weight for other in plan.corpora)
     full = tokens / plan.length
     waste = WASTE * len(blocks) / (full + WASTE * len(blocks)) if len(blocks) else 0.0
     return {
@@ -95,9 +98,10 @@ def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, sample: CheckReport, ro
         "largest_block": int(blocks.text_bytes.max(initial=0)),
         "longest_text": int(units["text_bytes"][units["samples"] <= 1].max(initial=UNIT_TEXT)),
         "streams": part.streams,
-        "share": share,
+        "coefficient": part.coefficient,
+        **shares,
         "tokens": round(tokens),
-        "epochs": share * rows * plan.length * (1 - waste) / tokens if tokens else None,
+        "epochs": shares["rows"] * plan.length * (1 - waste) / tokens if tokens else None,
         "padding": waste,
         "unknown": sample.unknown_share,
         "not_lossless": sample.broken_share,
@@ -105,15 +109,22 @@ def corpus(plan: Plan, part: CorpusPlan, corpus: Corpus, sample: CheckReport, ro
 
 
 def open_blocks(plan: Plan, corpora: list[dict[str, Any]], ranks: int) -> dict[str, int]:
-    """How many blocks one of so many data ranks draws from at a time, one of each stream that its lanes
-    follow, and about the most bytes that they hold."""
+    """How many blocks one of so many data ranks draws from at a time, one of each stream that it follows, and
+    about the most bytes that they hold."""
     number = size = 0
-    lanes = np.arange(0, plan.lanes, ranks)
+    ownership = Ownership(plan.lanes, ranks)
     for corpus in corpora:
-        streams = len(np.unique(lanes % corpus["streams"]))
+        streams = max(len(ownership.streams_of(rank, corpus["streams"])) for rank in range(ranks))
+        corpus["encoded"] = followed(ownership, corpus["streams"])
         number += streams
         size += int(streams * corpus["open_bytes"] * corpus["text_bytes"]) // max(corpus["blocks"], 1)
     return {"number": number, "bytes": size}
+
+
+def followed(ownership: Ownership, streams: int) -> float:
+    """How many ranks follow a stream, and so encode each of its blocks."""
+    ranks = [len(ownership.followers(stream, streams)) for stream in range(streams)]
+    return sum(ranks) / streams
 
 
 def first_block(opener: Opener, name: str) -> tuple[OpenBlock | None, int]:

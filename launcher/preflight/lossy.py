@@ -55,7 +55,7 @@ def refuse_lossy(
         whose = config.location(name) if name in config.eval.corpora else f"corpus {name}"
         line = f"{tokenizer.name}: cannot give back all text of {whose}: {_figures(report)}"
         much = report.unknown_share > UNKNOWN or report.broken_share > BROKEN
-        used = name in config.eval.corpora or config.data.corpora[name].weight
+        used = name in config.eval.corpora or config.data.corpora[name].weight.most
         if much and config.tokenizer.lossy == "refuse" and used:
             indexes = " ".join(str(corpora[name].index.path) for name in config.data.corpora)
             raise BadInput(

@@ -33,7 +33,7 @@ LEAST_ROWS = 16
 """Of a block that is recommended: smaller ones leave much padding."""
 MOST_BYTES = 16 << 20
 """Larger ones cost memory: each stream holds one open."""
-MORE_LANES = 8
+MORE_STREAMS = 8
 """Times as many are tried."""
 NEARLY = 0.75
 """Of the best gain is enough where a block's size has to change less for it."""
@@ -125,18 +125,19 @@ def _remedy(plan: Plan, rows: int, corpora: list[dict[str, Any]], documents: boo
     asked for and nothing makes them."""
     wanted = 0 if documents else 1
 
-    def gain(lanes: int, block_bytes: float) -> float:
-        documents, blocks = _if_it_were(plan, rows, corpora, lanes, block_bytes)
+    def gain(more: int, block_bytes: float) -> float:
+        documents, blocks = _if_it_were(plan, rows, corpora, more, block_bytes)
         made = documents, min(blocks, 2 * FEW_BLOCKS)
         return made[wanted] / now[wanted] if documents > 0.9 * now[0] else 0.0
 
-    now = _if_it_were(plan, rows, corpora, plan.lanes, plan.block_bytes)
-    gains = {size: gain(plan.lanes, size) for size in _sizes(plan, corpora)}
+    now = _if_it_were(plan, rows, corpora, 1, plan.block_bytes)
+    gains = {size: gain(1, size) for size in _sizes(plan, corpora)}
     near = [size for size in gains if gains[size] >= NEARLY * max(gains.values())]
     size = min(near, key=lambda size: abs(log(size / plan.block_bytes)))
-    lanes = gain(MORE_LANES * plan.lanes, plan.block_bytes)
-    if lanes > BETTER:  # which leave no padding, as small blocks do
-        return f"more lanes than {plan.lanes}, for a corpus has no more streams than there are lanes"
+    if gain(MORE_STREAMS, plan.block_bytes) > BETTER:  # which leave no padding, as small blocks do
+        bound = "lanes" if plan.lanes <= plan.streams else "data.streams"
+        least = min(plan.lanes, plan.streams)
+        return f"more {bound} than {least}, for a corpus has no more streams than that"
     if gains[size] > BETTER:
         kind = "smaller" if size < plan.block_bytes else "larger"
         return f"{kind} blocks, such as data.block_bytes={int(size)}"
@@ -155,15 +156,16 @@ def _sizes(plan: Plan, corpora: list[dict[str, Any]]) -> list[float]:
 
 
 def _if_it_were(
-    plan: Plan, rows: int, corpora: list[dict[str, Any]], lanes: int, block_bytes: float
+    plan: Plan, rows: int, corpora: list[dict[str, Any]], more: int, block_bytes: float
 ) -> tuple[float, float]:
-    """(documents, blocks) of a step, by the means of each corpus, with so many lanes and blocks so large."""
+    """(documents, blocks) of a step, by the means of each corpus, with so many times as many lanes and
+    data.streams, and blocks so large."""
     documents = blocks = 0.0
     for corpus in corpora:
         number = min(max(round(corpus["text_bytes"] / block_bytes), 1), corpus["units"])  # none is cut
         shape = block_shape(None, corpus | {"blocks": number}, plan.length)
         own = corpus["share"] * rows
-        streams = min(streams_for(lanes, number), own)
+        streams = min(streams_for(more * plan.lanes, number, more * plan.streams), own)
         drawn = streams * (1 + max(own / streams - 1, 0.0) / shape.rows)
         blocks += drawn
         documents += drawn * shape.documents(own / drawn / shape.rows)

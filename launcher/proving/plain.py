@@ -34,23 +34,22 @@ def recompute(world: World, task: dict[str, Any]) -> dict[str, Any]:
     rows = read_rows_file(Path(task["rows"]))["step"]
     model = _initial(config, len(config.data.corpora), device)
     scale = _scale(config, rows, task["source_tokens"])
-    terms = np.zeros(len(NAMES))
+    terms = np.zeros_like(scale)
     whole = [torch.zeros(p.shape, dtype=torch.float32, device=device) for p in model.parameters()]
     for row in range(len(rows)):
         loss, sums = model(to_device(rows[row : row + 1], scale, device))
         loss.backward()
-        terms += sums.double().sum(1).cpu().numpy()
+        terms += sums.double().cpu().numpy()
         for total, parameter in zip(whole, model.parameters()):
             if parameter.grad is not None:
                 total += parameter.grad.float()
                 parameter.grad = None
-    weight = _weight(rows)
-    used = [number for number in range(len(NAMES)) if scale[number] * weight[number]]
+    weight = np.where(scale > 0, _weight(rows, scale.shape[1]), 0.0)
+    plain = np.divide(terms, scale, out=np.zeros_like(terms), where=scale > 0).sum(axis=1)
+    used = np.flatnonzero(weight.sum(axis=1)).tolist()
     return {
         "loss": float(terms.sum()),
-        "objectives": {
-            NAMES[number]: float(terms[number] / (scale[number] * weight[number])) for number in used
-        },
+        "objectives": {NAMES[number]: float(plain[number] / weight[number].sum()) for number in used},
         "norm": float(torch.linalg.vector_norm(torch.stack([one.double().norm() for one in whole]))),
     }
 
@@ -62,21 +61,25 @@ def _initial(config: Config, corpora: int, device: torch.device) -> Transformer:
     return model.to(device, DTYPE[config.layout.precision])
 
 
-def _weight(rows: Rows) -> np.ndarray:
-    """float64 [objectives]: the loss weight of the targets."""
+def _weight(rows: Rows, corpora: int) -> np.ndarray:
+    """float64 [objectives, corpora]: the loss weight of the targets."""
+    weight = np.zeros((len(NAMES), corpora))
     aimed = rows.targets >= 0
-    return np.bincount(rows.objective[aimed], rows.weights[aimed].astype(np.float64), len(NAMES))
+    np.add.at(weight, (rows.objective[aimed], rows.corpus[aimed]), rows.weights[aimed])
+    return weight
 
 
 def _scale(config: Config, rows: Rows, source_tokens: float) -> np.ndarray:
-    """float64 [objectives]: coefficient over the weight of the whole batch, or of the objective in it."""
-    weight = _weight(rows)
+    """float64 [objectives, corpora]: coefficients over the weight of the whole batch, or of the objective in
+    it."""
+    weight = _weight(rows, len(config.data.corpora)).sum(axis=1)
     mixture = config.objectives
     divisor = np.full(len(NAMES), weight.sum())
     if config.normalise == "objective":
         divisor = np.maximum(weight, mixture.planned(0) * source_tokens)
     safe = np.where(divisor > 0, divisor, 1.0)
-    return np.where(divisor > 0, mixture.coefficients() / safe, 0.0)
+    scale = np.where(divisor > 0, mixture.coefficients() / safe, 0.0)
+    return np.outer(scale, [corpus.coefficient for corpus in config.data.corpora.values()])
 
 
 def back_ends(world: World, task: dict[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def reduce(config: Config, folder: Path, gpu: bool) -> Reduced:
     shared = min(2, degrees.sequence) * min(2, degrees.tensor)
     plain["model"] = _model(plain["model"], shared, said)
     plain["layout"], ranks = _layout(config, plain, gpu, said)
-    data_ranks = min(2, config.lanes)
+    data_ranks = 2
     plain |= {
         "run": {"name": "run", "folder": str(folder)},
         "steps": STEPS,

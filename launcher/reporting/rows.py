@@ -14,8 +14,9 @@ import numpy as np
 from rich.console import Console
 
 from data.errors import BadInput
+from data.plan.history_file import read_history
 from data.plan.make import make_plan
-from data.plan.plan import History, read_history
+from data.plan.plan import History
 from data.plan.steps import rows_of_step
 from data.provenance.openings import merge_openings, read_openings
 from data.provenance.trace import TracedRow, TracedSegment, Tracer, Use, walk

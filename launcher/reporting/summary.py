@@ -46,6 +46,7 @@ def show_summary(run: RunFolder) -> None:
             f"{last['step']:,} steps, {last['rows']:,} rows, {last['tokens']:,} tokens, "
             f"of which {last['target_tokens']:,} were predicted"
         )
+        output.say(f"rows by corpus: {_rows_by_corpus(last['corpora'])}")
         if unknown:
             share = 100 * unknown / max(last["tokens"], 1)
             output.say(f"{share:.3g} % of these tokens are unknown: the tokenizer cannot spell their text")
@@ -98,6 +99,15 @@ def _show_losses(run: RunFolder, first: dict[str, Any], last: dict[str, Any], to
             output.say(
                 f"{corpus}: {'–' if before is None else f'{before:.3f}'} → {after:.3f} bits a byte (causal)"
             )
+
+
+def _rows_by_corpus(corpora: dict[str, Any]) -> str:
+    """The share of all rows that each gave, and what was asked; lines of before have no such shares."""
+    known = {name: part for name, part in corpora.items() if "achieved" in part}
+    return ", ".join(
+        f"{name} {100 * part['achieved']:.2f} % ({100 * part['asked']:.2f} % asked)"
+        for name, part in known.items()
+    )
 
 
 def _divided(

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from data.durable import append_record
 from data.errors import BadInput
+from data.plan.history_file import append_skip, read_history
 from data.plan.make import make_plan
-from data.plan.plan import History, Plan, append_skip, read_history
+from data.plan.plan import History, Plan
 from data.shards.corpus import Corpus
 from data.stream.skipping import Identity, SkipNotice
 from data.tokenization.tokenizer import Tokenizer

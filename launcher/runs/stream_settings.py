@@ -85,7 +85,7 @@ def stream_settings(config: Config, corpora: dict[str, Corpus], tokenizer: str) 
         max_length=config.max_sequence_length,
         batch_rows=config.batch_rows,
         corpora={
-            name: CorpusSettings(corpora[name], corpus.weight, corpus.held_out)
+            name: CorpusSettings(corpora[name], corpus.weight, corpus.held_out, corpus.coefficient)
             for name, corpus in config.data.corpora.items()
         },
         mixture=config.objectives,
@@ -93,4 +93,5 @@ def stream_settings(config: Config, corpora: dict[str, Corpus], tokenizer: str) 
         normalise=config.normalise,
         quarantine=[(name, key) for name, c in config.data.corpora.items() for key in c.quarantine],
         on_bad=config.data.on_bad,
+        streams=config.data.streams,
     )

@@ -34,6 +34,10 @@ class CorpusRecord:
     """Of the source tokens of all corpora."""
     epoch: float
     """Passes over the corpus since the run began."""
+    achieved: float
+    """Of all rows since the run began, the share that it gave."""
+    asked: float
+    """The share of them that its weights asked for."""
 
 
 @dataclass(frozen=True, slots=True)

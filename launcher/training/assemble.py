@@ -42,6 +42,7 @@ from launcher.runs.stream_settings import require_held_out
 from launcher.runs.versions import versions
 from launcher.tracking.start import tracking
 from launcher.tracking.tracker import Tracker
+from launcher.training.corpus_shares import CorpusShares
 from launcher.training.global_batch import global_batches
 from launcher.training.moved import layout_changes, shown
 from launcher.training.replica_check import replica_check
@@ -75,12 +76,7 @@ def assemble(
     batches = loader or blank_batches(stream.history, shares, stream.at.row)
     waiting = WaitRules(stop, patience.seconds, teller.for_all)
 
-    def sync() -> None:
-        if openings is not None:
-            openings.sync()
-        if tracker is not None:
-            tracker.sync()
-
+    sync = partial(_sync, openings, tracker)
     checkpoints = together(world, lambda: _checkpoints(world, claimed, restored, sync))
     session = Session(
         config=config,
@@ -109,9 +105,18 @@ def assemble(
         sampler=sampler,
         saved=stream.at.step,
         replicas=replica_check(world, engine, config),
+        corpus_shares=CorpusShares(stream.history, stream.at.row),
     )
     session.compare_replicas(stream.at)
     return session, stream.at
+
+
+def _sync(openings: OpeningsLog | None, tracker: Tracker | None) -> None:
+    """What a checkpoint is published behind."""
+    if openings is not None:
+        openings.sync()
+    if tracker is not None:
+        tracker.sync()
 
 
 def _begin(

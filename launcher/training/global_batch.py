@@ -2,7 +2,8 @@
 
 A mean of means is wrong as soon as ranks or micro-batches hold unequal numbers of targets. So the sums over
 the whole global batch are known first: one all-reduce of a small vector, begun a batch early, off the
-critical path. From it follows one number an objective, `scale`, by which every loss weight is multiplied;
+critical path. From it follows one number for each objective and corpus, `scale`, by which every loss weight
+is multiplied;
 the optimised loss is then a plain sum, and the reported losses are parts of that very sum
 (docs/design/loss.md).
 
@@ -28,22 +29,24 @@ from launcher.distributed.host_reduce import HostSums
 from launcher.distributed.world import World
 from launcher.training.batch_sums import BatchSums
 from launcher.training.upcoming import StreamFailed, Upcoming, WaitRules
-from objectives.mixture import Mixture
 
 
-def scales(batch_sums: BatchSums, mixture: Mixture, row: int, normalise: str) -> np.ndarray:
-    """float64 [objectives]: what every loss weight of an objective is multiplied by (docs/design/loss.md).
+def scales(batch_sums: BatchSums, plan: Plan, row: int) -> np.ndarray:
+    """float64 [objectives, corpora]: what every loss weight is multiplied by (docs/design/loss.md).
 
-    `global`: coefficient / Σ weight of the batch.  `objective`: coefficient / max(the objective's weight in
+    `global`: coefficients / Σ weight of the batch.  `objective`: coefficients / max(the objective's weight in
     this batch, its planned share of the batch), so that a batch with few targets of one kind is not blown up.
+    coefficients: that of the objective times that of the corpus; neither is part of the divisor.
     """
+    mixture = plan.mixture
     weight = batch_sums.weight.sum(axis=1)
-    if normalise == "global":
+    if plan.normalise == "global":
         divisor = np.full_like(weight, weight.sum())
     else:
         divisor = np.maximum(weight, mixture.planned(row) * batch_sums.source.sum())
     coefficient = mixture.coefficients().astype(np.float64)
-    return np.divide(coefficient, divisor, out=np.zeros_like(divisor), where=divisor > 0)
+    scale = np.divide(coefficient, divisor, out=np.zeros_like(divisor), where=divisor > 0)
+    return np.outer(scale, [corpus.coefficient for corpus in plan.corpora])
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class GlobalBatch:
     batch_sums: BatchSums
     """Over the rows of all ranks."""
     scale: np.ndarray
-    """float64 [objectives]: what every loss weight of an objective is multiplied by."""
+    """float64 [objectives, corpora]: what every loss weight is multiplied by."""
     waited: float
     """Seconds of this step that passed until both were there: these sums, and this rank's next batch, for its
     sums are to be under way when the step is made."""
@@ -90,7 +93,7 @@ def global_batches(
         if batch_sums.skipped:
             _settle(world, batch, left_out, of_all, plan)
         batch = share(batch)
-        scale = scales(batch_sums, plan.mixture, batch.first_row, plan.normalise)
+        scale = scales(batch_sums, plan, batch.first_row)
         upcoming = begin_next()
         yield GlobalBatch(batch, batch_sums, scale, perf_counter() - begin)
         begin = perf_counter()

@@ -42,9 +42,10 @@ from launcher.tracking.records import Record
 from launcher.tracking.tracker import Tracker
 from launcher.training import gc_schedule
 from launcher.training.agreement import StepOutcome, own_outcome
+from launcher.training.corpus_shares import CorpusShares
 from launcher.training.global_batch import GlobalBatch
 from launcher.training.replica_check import ReplicaCheck
-from launcher.training.step_record import Step, step_record
+from launcher.training.step_record import Step, drawn_record, step_record
 from model.accounting import flops_per_token, mfu
 
 
@@ -74,6 +75,7 @@ class Session:
     saved: int
     """The step of the newest checkpoint."""
     replicas: ReplicaCheck | None
+    corpus_shares: CorpusShares
     _record_failed: BadInput | None = field(default=None, init=False)
     """On rank 0: what the disk refused."""
 
@@ -113,7 +115,8 @@ class Session:
             attempt=self.attempt,
             corpora=[corpus.name for corpus in self.plan.corpora],
             blocks=[corpus.eras[-1].blocks for corpus in self.plan.corpora],
-            shards_of=self.shards_of,
+            shares=self.corpus_shares.after(step.global_batch.batch_sums.rows, step.progress.row),
+            drawn=drawn_record(step, self.shards_of),
             mfu=self._mfu(step),
             fingerprint=fingerprint,
         )

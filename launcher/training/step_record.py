@@ -35,19 +35,19 @@ def step_record(
     attempt: int,
     corpora: Sequence[str],
     blocks: Sequence[int],
-    shards_of: Callable[[StepDraws], int],
+    shares: tuple[np.ndarray, np.ndarray],
+    drawn: DrawnRecord,
     mfu: float | None,
     fingerprint: str | None,
 ) -> StepRecord:
-    """The line of a finished step. corpora, blocks: name and number of blocks by corpus id; shards_of: in
-    how many shards the blocks of a step lie."""
+    """The line of a finished step. corpora, blocks: name and number of blocks by corpus id; shares: of all
+    rows so far, achieved and asked (corpus_shares.py)."""
     batch_sums, scale, progress = step.global_batch.batch_sums, step.global_batch.scale, step.progress
     sums, weight, source = step.outcome.sums, batch_sums.weight, batch_sums.source
     # The plain sums Σ weight · cross-entropy; an objective without weight in this step has none.
-    counts = scale[:, None] > 0
-    plain = np.divide(sums, scale[:, None], out=np.zeros_like(sums), where=counts)
+    plain = np.divide(sums, scale, out=np.zeros_like(sums), where=scale > 0)
     # One of coefficient 0 has no part in the loss, so its own is not known.
-    optimised = np.where(counts, weight, 0.0)
+    optimised = np.where(scale > 0, weight, 0.0)
     every = float(source.sum())
     used = [o for o in range(len(NAMES)) if weight[o].any() or source[o].any()]
     objectives = {
@@ -65,10 +65,11 @@ def step_record(
             rows=round(batch_sums.rows[c]),
             share=_share(float(source[:, c].sum()), every),
             epoch=_share(batch_sums.finished_blocks[c], blocks[c]),
+            achieved=float(shares[0][c]),
+            asked=float(shares[1][c]),
         )
         for c, name in enumerate(corpora)
     }
-    drawn = StepDraws.of_vector(batch_sums.drawn)
     return StepRecord(
         step=progress.step,
         attempt=attempt,
@@ -79,7 +80,7 @@ def step_record(
         loss=float(sums.sum()),
         objectives=objectives,
         corpora=by_corpus,
-        drawn=DrawnRecord(drawn.documents, drawn.blocks, shards_of(drawn)),
+        drawn=drawn,
         lr=step.lr,
         grad_norm=step.grad_norm,
         tokens_per_second=batch_sums.tokens / step.seconds,
@@ -89,6 +90,12 @@ def step_record(
         memory_gib=step.outcome.memory_gib,
         fingerprint=fingerprint,
     )
+
+
+def drawn_record(step: Step, shards_of: Callable[[StepDraws], int]) -> DrawnRecord:
+    """From how much text the rows of a step come; shards_of: in how many shards its blocks lie."""
+    draws = StepDraws.of_vector(step.global_batch.batch_sums.drawn)
+    return DrawnRecord(draws.documents, draws.blocks, shards_of(draws))
 
 
 def _mean(losses: np.ndarray, weights: np.ndarray) -> float | None:

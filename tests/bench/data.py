@@ -50,6 +50,7 @@ from launcher.distributed.allocator import keep_memory
 from launcher.training.gc_schedule import collected_by_step
 from objectives.mixture import Mixture
 from objectives.registry import NAMES
+from objectives.schedule import Schedule
 
 T, B, LANES = 1024, 64, 12
 CORPORA = "code", "prose", "web", "short"
@@ -111,7 +112,9 @@ def history(
         length=T,
         batch_rows=B,
         block_bytes=block_bytes,
-        corpora={name: CorpusSettings(corpus, 1.0, held_out) for name, corpus in corpora.items()},
+        corpora={
+            name: CorpusSettings(corpus, Schedule.parse(1), held_out) for name, corpus in corpora.items()
+        },
         mixture=Mixture.parse(objectives),
         max_length=T,
         normalise="global",

@@ -41,7 +41,7 @@ def timed(world: World, layout: LayoutConfig, rounds: int, rows: int) -> dict[st
     engine = Engine(model, borders, OPTIMIZER, layout, world, seed=0)
     engine.initialise(0)
     micro_batches = [packed(rows)]
-    scale = np.array([1 / (micro_batches[0].weights.sum() * world.size)])
+    scale = np.array([[1 / (micro_batches[0].weights.sum() * world.size)]])
 
     def seconds(work: Any) -> float:
         distributed.barrier()

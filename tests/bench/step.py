@@ -97,7 +97,7 @@ def main() -> None:
     micro_batches = [
         rows[slice(i, i + options.micro_batch)] for i in range(0, len(rows), options.micro_batch)
     ]
-    scale = np.array([1 / rows.weights.sum()])
+    scale = np.array([[1 / rows.weights.sum()]])
     seconds: dict[str, list[float]] = {"deepspeed": [], "plain": []}
     losses: dict[str, float] = {}
     for number in range(options.rounds + 2):

@@ -16,6 +16,7 @@ from data.shards.trouble import ShardTrouble
 from data.stream.held_out import EvaluationRows, evaluation_rows, held_out_text, text_outside
 from data.tokenization.tokenizer import Tokenizer
 from objectives.registry import NAMES, objective_id
+from objectives.schedule import Schedule
 from tests.support.helpers import Corpora
 from tests.support.stream_runs import Ledger, settings, small_units, start, texts
 
@@ -31,7 +32,9 @@ def plan(corpora: Corpora) -> Plan:
         objectives={name: {} for name in NAMES},
     )
     share = 0.3  # documents and bytes enough for every test, whatever Python's own sources they come from
-    return start(replace(asked, corpora={"code": CorpusSettings(opened["code"], 1.0, share)})).at(0)
+    return start(
+        replace(asked, corpora={"code": CorpusSettings(opened["code"], Schedule.parse(1), share)})
+    ).at(0)
 
 
 def held_out_rows(
@@ -134,7 +137,7 @@ def test_the_share_is_held_out_to_a_tenth_or_a_document(
     corpus = small_units(monkeypatch, tmp_path, "a", ["x" * size for size in sizes], unit=4_000)
     given = settings(corpora.tokenizer(), {"a": corpus}, {"a": 1.0})
     for seed in range(8):
-        asked_for = replace(given, seed=seed, corpora={"a": CorpusSettings(corpus, 1.0, asked)})
+        asked_for = replace(given, seed=seed, corpora={"a": CorpusSettings(corpus, Schedule.parse(1), asked)})
         plan = start(asked_for).at(0)
         part = plan.corpora[0]
         blocks = Blocks(seed, "a", corpus.table, [len(corpus)], asked, 1_000)
@@ -158,7 +161,7 @@ def test_a_document_that_is_held_out_alone_never_enters_the_stream(
         corpora.tokenizer(),
     )
     given = settings(tokenizer, {"a": corpus}, {"a": 1.0})
-    history = start(replace(given, corpora={"a": CorpusSettings(corpus, 1.0, 0.05)}))
+    history = start(replace(given, corpora={"a": CorpusSettings(corpus, Schedule.parse(1), 0.05)}))
     set_aside = history.newest.corpora[0].set_aside
     assert set_aside
     ledger = Ledger()

@@ -11,13 +11,15 @@ from data.errors import BadInput
 from data.plan.blocks import Blocks
 from data.plan.corpus_mix import streams_for
 from data.plan.epochs import BlockOrder, Era
+from data.plan.history_file import append_skip, read_history
 from data.plan.make import CorpusSettings, usual_block_bytes
-from data.plan.plan import History, Plan, Skip, append_skip, read_history
+from data.plan.plan import History, Plan, Skip
 from data.plan.positions import StreamPositions
 from data.plan.steps import rows_of_step, step_length, step_of_row
 from data.shards.corpus import Corpus
 from data.shards.units import UNITS, UnitTable
 from data.tokenization.tokenizer import Tokenizer
+from objectives.schedule import Schedule
 from tests.support.helpers import Corpora
 from tests.support.stream_runs import edit, joined, settings, small_units, start, texts
 
@@ -163,7 +165,7 @@ def test_an_edit_may_not_change_what_the_rows_stand_on(
     history = start(asked)
 
     def held_out(fraction: float) -> dict[str, CorpusSettings]:
-        return {name: CorpusSettings(small[name], 0.5, fraction) for name in "ab"}
+        return {name: CorpusSettings(small[name], Schedule.parse(0.5), fraction) for name in "ab"}
 
     shuffled = {"a": small["b"], "b": small["b"]}
     refused = {
@@ -185,7 +187,7 @@ def test_an_edit_may_not_change_what_the_rows_stand_on(
     appended = joined(tmp_path, "a", small["a"], small["c"])
     kept = edit(history, settings(tokenizer, {"a": appended}, {"a": 1.0}), 17, StreamPositions())
     plan = kept.at(17)
-    assert [(corpus.name, corpus.id, corpus.weight) for corpus in plan.corpora] == [
+    assert [(corpus.name, corpus.id, corpus.weight.describe()) for corpus in plan.corpora] == [
         ("a", 0, 1.0),
         ("b", 1, 0.0),
     ]

@@ -9,6 +9,8 @@ from data.tokenization.tokenizer import Tokenizer
 from tests.support.helpers import Corpora
 from tests.support.stream_runs import Emitted, edit, run, settings, small_units, start, texts
 
+WEIGHTS = {"a": [[0, 0.9], [400, 0.6], [401, 0.8]], "b": 0.2}
+"""Of `a` first falling, then constant: the rows of 50 steps see both."""
 MIXED = {"causal": {"weight": 2}, "mlm": {}, "nsp": {}, "span": {}}
 
 
@@ -30,7 +32,7 @@ def tokenizer(corpora: Corpora) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def history(small: dict[str, Corpus], tokenizer: Tokenizer) -> History:
-    history = start(settings(tokenizer, small, {"a": 0.8, "b": 0.2}, objectives=MIXED))
+    history = start(settings(tokenizer, small, WEIGHTS, objectives=MIXED))
     assert [corpus.streams for corpus in history.at(0).corpora] == [6, 1]
     return history
 
@@ -67,6 +69,18 @@ def test_rows_are_equal_for_any_ranks_threads_and_resume(
     assert rest.state == straight.state
 
 
+@pytest.mark.parametrize("world", [13, 16, 24, 64])
+def test_a_run_begun_on_one_rank_goes_on_with_more_ranks_than_lanes(
+    history: History, small: dict[str, Corpus], tokenizer: Tokenizer, straight: Emitted, world: int
+) -> None:
+    """And back on 5: rows and state are those of one rank throughout."""
+    first = run(history, small, tokenizer, 10)
+    more = run(history, small, tokenizer, 20, world=world, first_row=first.row, state=first.state)
+    last = run(history, small, tokenizer, 20, world=5, first_row=more.row, state=more.state)
+    assert first.rows | more.rows | last.rows == straight.rows
+    assert last.state == straight.state
+
+
 @pytest.mark.parametrize("world, threads", [(1, 3), (2, 0), (3, 1), (4, 3), (5, 0)])
 def test_a_batch_size_edited_at_step_30_changes_no_row(
     history: History,
@@ -78,7 +92,7 @@ def test_a_batch_size_edited_at_step_30_changes_no_row(
 ) -> None:
     """17 rows a step, then 13: they divide neither lanes nor ranks, nor are they divided."""
     first = run(history, small, tokenizer, 30, world=world, threads=threads)
-    asked = settings(tokenizer, small, {"a": 0.8, "b": 0.2}, objectives=MIXED, batch_rows=13)
+    asked = settings(tokenizer, small, WEIGHTS, objectives=MIXED, batch_rows=13)
     edited = edit(history, asked, first.row, first.state)
     then = run(
         edited, small, tokenizer, 20, world=world, threads=threads, first_row=first.row, state=first.state

@@ -24,6 +24,7 @@ from data.stream.loader import Batch
 from data.stream.rows import Rows
 from objectives.example import ControlIds
 from objectives.registry import NAMES, objective_id
+from objectives.schedule import Schedule
 from tests.support.stream_runs import Emitted, edit, joined, run, settings, small_units, start
 
 SIZE, TEXT = 50_000, 10_000
@@ -146,11 +147,13 @@ def appended(first: dict[str, Corpus], tmp_path_factory: pytest.TempPathFactory)
     return {**first, **{name: joined(folder / "joined", name, first[name], more[name]) for name in more}}
 
 
-def asked(corpora: Mapping[str, Corpus], weights: Mapping[str, float], **changes: Any) -> StreamSettings:
+def asked(corpora: Mapping[str, Corpus], weights: Mapping[str, Any], **changes: Any) -> StreamSettings:
     """Settings without held-out units, T 32 and B 37, with three or four rows a block."""
     given = {"block_bytes": 600, "length": 32, "batch_rows": 37, **changes}
     plain = settings(NUMBERS, corpora, weights, **given)
-    whole = {name: CorpusSettings(corpora[name], weight, 0.0) for name, weight in weights.items()}
+    whole = {
+        name: CorpusSettings(corpora[name], Schedule.parse(weight), 0.0) for name, weight in weights.items()
+    }
     return replace(plain, corpora=whole)
 
 
@@ -161,6 +164,7 @@ MOVING = {"causal": {"weight": [[300, 1.0], [900, 0.0]]}, "span": {"weight": [[3
 EDITS: dict[str, dict[str, Any]] = {
     "batch size": {"batch_rows": 41},
     "weights": {"weights": {"a": 0.4, "b": 0.6}},
+    "weights that move": {"weights": {"a": [[300, 0.7], [900, 0.5]], "b": [[500, 0.1], [501, 0.6]]}},
     "a third corpus": {"weights": {"a": 0.5, "b": 0.3, "c": 0.2}},
     "a corpus dropped": {"weights": {"a": 1.0}},
     "shards appended": {},
@@ -206,7 +210,7 @@ def test_an_edit_neither_repeats_nor_loses_a_token(
     assert (least <= earlier + counts.ids).all(), "lost"
     assert (earlier + counts.ids <= most).all(), "twice"
     for corpus in later.newest.corpora:
-        if corpus.weight:
+        if corpus.weight.most:
             own = documents({corpus.name: corpora[corpus.name]})
             ids = np.concatenate([ids for place, ids in own if place not in out])
             assert counts.ids[ids].mean() > 1, f"{corpus.name}: less than an epoch since the edit"

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import BadInput
+from data.plan.history_file import append_skip, read_history
 from data.plan.make import CorpusSettings, StreamSettings
-from data.plan.plan import History, OnBad, Skip, append_skip, read_history
+from data.plan.plan import History, OnBad, Skip
 from data.plan.positions import StreamPositions
 from data.prepare.build_index import build_index
 from data.shards import units
@@ -17,6 +18,7 @@ from data.stream.loader import Batch, Loader
 from data.stream.skipping import SkipNotice
 from data.stream.streams import Opening
 from data.tokenization.tokenizer import Tokenizer
+from objectives.schedule import Schedule
 from tests.support.helpers import Corpora
 from tests.support.stream_runs import Ledger, run, settings, small_units, start, texts
 
@@ -43,7 +45,7 @@ def foreign(folder: Path, samples: list[bytes]) -> Corpus:
 
 def asked(tokenizer: Tokenizer, corpus: Corpus, **changes: object) -> StreamSettings:
     plain = settings(tokenizer, {"a": corpus}, {"a": 1.0}, **changes)
-    return StreamSettings(**{**vars(plain), "corpora": {"a": CorpusSettings(corpus, 1.0, 0.0)}})
+    return StreamSettings(**{**vars(plain), "corpora": {"a": CorpusSettings(corpus, Schedule.parse(1), 0.0)}})
 
 
 @pytest.fixture
@@ -171,13 +173,13 @@ def test_a_skip_that_others_would_not_know_of_stops_the_run(broken: Corpus, toke
 def test_what_cannot_work_is_refused_at_once(broken: Corpus, tokenizer: Tokenizer, tmp_path: Path) -> None:
     history = start(asked(tokenizer, broken))
 
-    def load(history: History, world: int, corpora: dict[str, Corpus]) -> None:
+    def load(history: History, corpora: dict[str, Corpus]) -> None:
         Loader(
             history,
             corpora,
             tokenizer,
             rank=0,
-            world=world,
+            world=1,
             first_row=0,
             state=StreamPositions(),
             micro_batch=1,
@@ -185,10 +187,8 @@ def test_what_cannot_work_is_refused_at_once(broken: Corpus, tokenizer: Tokenize
             memory_bytes=1 << 30,
         )
 
-    with pytest.raises(BadInput, match="12 lanes cannot serve 13"):
-        load(history, 13, {"a": broken})
     with pytest.raises(BadInput, match="not opened"):
-        load(history, 1, {})
+        load(history, {})
     other = small_units(pytest.MonkeyPatch(), tmp_path, "other", texts(300, 2), unit=500)
     with pytest.raises(BadInput, match="fingerprint"):
-        load(history, 1, {"a": other})
+        load(history, {"a": other})

@@ -170,7 +170,7 @@ def engine_of(
 def one_step(engine: Engine, micro_batches: Sequence[Rows], step: int = 1, judge: Judge = agree) -> float:
     """The loss of one optimizer step, a mean over all targets."""
     targets = sum(float(rows.weights[rows.targets >= 0].sum()) for rows in micro_batches)
-    scale = np.full(engine.model.head.objectives, 1 / targets)
+    scale = np.full((engine.model.head.objectives, engine.model.head.corpora), 1 / targets)
     return float(engine.step(micro_batches, scale, step, 1e-5, judge).sums.sum())
 
 

@@ -315,11 +315,31 @@ def test_a_signature_in_a_url_is_not_taken(file: Path, query: str) -> None:
     assert "secret" not in text
 
 
-def test_more_processes_than_lanes_are_refused(file: Path) -> None:
+def test_there_may_be_more_processes_than_lanes(file: Path) -> None:
     config = run_config.load(file)
-    run_config.require_processes(config, 12)
-    with pytest.raises(BadInput, match="lanes: 12 lanes cannot be shared by 13 processes"):
-        run_config.require_processes(config, 13)
+    assert config.lanes == 12
+    run_config.require_processes(config, 960)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        (
+            "[[0, 1], [100, 0]]",
+            "data.corpora: expected a corpus with a weight above 0: all weights are 0 at row 100",
+        ),
+        ("[[0, 1], [0, 2]]", "data.corpora.code.weight: expected rows in ascending order, got [0, 0]"),
+        ("[[-1, 1]]", "data.corpora.code.weight: expected a global row (a whole number from 0 on), got -1"),
+        ("[[0, -1]]", "data.corpora.code.weight: expected a number from 0 to 1e+09, got -1"),
+        ("[]", "data.corpora.code.weight: expected a number or a list of [row, value], got []"),
+        ("yes", "data.corpora.code.weight: expected a number or a list of [row, value], got 'yes'"),
+    ],
+)
+def test_weights_of_corpora_may_move(file: Path, weights: str, expected: str) -> None:
+    moving = run_config.load(file, ["data.corpora.code.weight=[[0, 1], [100, 0.5]]"])
+    assert moving.data.corpora["code"].weight.at(50) == 0.75
+    assert run_config.build(run_config.plain(moving), {}, "again") == moving
+    assert refusal(file, f"data.corpora.code.weight={weights}").endswith(expected)
 
 
 def test_processes_that_cannot_be_grouped_are_refused(file: Path) -> None:
@@ -327,7 +347,6 @@ def test_processes_that_cannot_be_grouped_are_refused(file: Path) -> None:
     run_config.require_processes(config, 48)
     for processes, line in [
         (6, "layout: pipeline 2 × sequence 2 cannot be made of 6 processes; start a multiple of 4 "),
-        (52, "lanes: 12 lanes cannot be shared by 13 data-parallel ranks; start at most 48 processes"),
     ]:
         with pytest.raises(BadInput, match=f"^{re.escape(line)}"):
             run_config.require_processes(config, processes)

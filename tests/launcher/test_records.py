@@ -23,6 +23,7 @@ from launcher.distributed.process_group import connect, disconnect
 from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
 from launcher.runs.run_folder import open_run
+from launcher.tracking.records import DrawnRecord
 from launcher.training import upcoming
 from launcher.training.agreement import StepOutcome
 from launcher.training.batch_sums import BatchSums
@@ -35,7 +36,9 @@ from tests.support.ranks import run, start
 from tests.support.training import TIMEOUT, config, train, trainer
 
 PLAN: Any = SimpleNamespace(
-    corpora=(SimpleNamespace(streams=1),), normalise="global", mixture=Mixture.parse({"causal": {}})
+    corpora=(SimpleNamespace(streams=1, coefficient=1.0),),
+    normalise="global",
+    mixture=Mixture.parse({"causal": {}}),
 )
 """As much of a plan of one corpus as is looked at."""
 
@@ -51,18 +54,20 @@ def test_a_coefficient_of_0_leaves_the_losses_of_others_as_they_are() -> None:
     mixture = Mixture.parse({"causal": {}, "prefix": {"coefficient": 0}})
     weight = np.zeros((len(NAMES), 1))
     weight[[NAMES.index("causal"), NAMES.index("prefix")]] = 100
-    scale = scales(sums_of(weight), mixture, 0, "global")
+    corpora = (SimpleNamespace(coefficient=1.0),)
+    plan: Any = SimpleNamespace(mixture=mixture, normalise="global", corpora=corpora)
+    scale = scales(sums_of(weight), plan, 0)
     batch: Any = None
     progress: Any = SimpleNamespace(step=1, row=4, tokens=200, target_tokens=200)
     step = Step(
         progress,
         GlobalBatch(batch, sums_of(weight), scale, waited=0.0),
-        StepOutcome(weight * scale[:, None] * 5, np.array([0.5]), 0, 0, 0, 0),
+        StepOutcome(weight * scale * 5, np.array([0.5]), 0, 0, 0, 0),
         grad_norm=1.0,
         lr=1.0,
         seconds=1.0,
     )
-    record = step_record(step, 1, ["c"], [10], lambda drawn: 1, None, None)
+    record = step_record(step, 1, ["c"], [10], (np.ones(1), np.ones(1)), DrawnRecord(3, 2, 1), None, None)
     assert record.corpora["c"].loss == pytest.approx(5)
     assert record.objectives["causal"].loss == pytest.approx(5)
     assert record.objectives["prefix"].loss is None
@@ -182,3 +187,19 @@ def test_a_run_to_which_a_corpus_was_added_ends_with_its_summary(text: TrainingT
     said = train(1, plain | {"steps": 4})[0].said
     assert "prose: – →" in said
     assert "code: –" not in said
+
+
+@pytest.mark.parametrize("normalise", ["global", "objective"])
+def test_the_coefficient_of_a_corpus_multiplies_its_losses_and_is_in_no_divisor(normalise: str) -> None:
+    weight = np.zeros((len(NAMES), 2))
+    weight[[NAMES.index("causal"), NAMES.index("mlm")]] = [[300, 100], [50, 50]]
+    mixture = Mixture.parse({"causal": {}, "mlm": {"coefficient": 2}})
+
+    def scale(*coefficients: float) -> np.ndarray:
+        corpora = tuple(SimpleNamespace(coefficient=coefficient) for coefficient in coefficients)
+        plan: Any = SimpleNamespace(mixture=mixture, normalise=normalise, corpora=corpora)
+        return scales(sums_of(weight), plan, 0)
+
+    np.testing.assert_allclose(scale(1, 0.5), scale(1, 1) * [1, 0.5])
+    if normalise == "global":
+        assert scale(1, 0.5)[NAMES.index("mlm")].tolist() == [2 / 500, 1 / 500]

@@ -13,7 +13,7 @@ import pytest
 
 from data.durable import append
 from data.errors import BadInput
-from data.plan.plan import read_history
+from data.plan.history_file import read_history
 from data.plan.positions import StreamPositions
 from data.plan.steps import rows_of_step
 from data.provenance.openings import OpeningsLog

@@ -49,7 +49,7 @@ STEP = StepRecord(
     unknown=0.02,
     loss=6.5,
     objectives={"causal": ObjectiveRecord(6.5, 700.0, 700, 1.0)},
-    corpora={"code": CorpusRecord(6.5, 8, 1.0, 0.25)},
+    corpora={"code": CorpusRecord(6.5, 8, 1.0, 0.25, 1.0, 1.0)},
     drawn=DrawnRecord(5, 2, 1),
     lr=1e-3,
     grad_norm=0.5,
@@ -82,7 +82,9 @@ def run(tmp_path: Path) -> RunFolder:
 def test_a_line_has_the_names_of_the_design() -> None:
     assert set(json.loads(to_json(STEP))) == NAMES
     assert set(json.loads(to_json(STEP))["objectives"]["causal"]) == {"loss", "weight", "tokens", "share"}
-    assert set(json.loads(to_json(STEP))["corpora"]["code"]) == {"loss", "rows", "share", "epoch"}
+    assert set(json.loads(to_json(STEP))["corpora"]["code"]) == {
+        *("loss", "rows", "share", "epoch", "achieved", "asked"),
+    }
     cell = json.loads(to_json(EVAL))["eval"]["code"]["nsp"]
     assert cell == {"loss": 0.7, "accuracy": 0.5, "bits_per_byte": None, "tokens": 9, "rows": ""}
     assert json.loads(to_json(EVAL))["ema"] is None

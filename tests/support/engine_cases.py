@@ -33,6 +33,7 @@ VOCABULARY, LENGTH, CORPORA = 61, 24, 2
 MODEL = ModelConfig(layers=2, width=16, heads=4, mlp_width=24, max_sequence_length=LENGTH)
 SEED = 3
 SHARES = (1.0, 0.6, 0.1, 0.05, 0.4, 0.2, 0.8)
+CORPUS_COEFFICIENTS = (1.0, 0.6)
 COEFFICIENTS = (1.0, 0.5, 2.0, 1.0, 0.25, 1.5, 0.75)
 """By objective: of a segment's positions, those that have a target; what its loss is multiplied by."""
 OPTIMIZER = OptimizerConfig(lr=1e-2, warmup=2, grad_clip=0.5, eps=1e-6)
@@ -121,9 +122,11 @@ def rows_of(step: int, rows: int, seed: int = 5) -> Rows:
 
 
 def scale_of(rows: Rows, normalise: str) -> np.ndarray:
-    """The two normalisations of docs/design/loss.md, with coefficients, over the global batch."""
+    """The two normalisations of docs/design/loss.md, with coefficients, over the global batch: [objectives,
+    corpora]."""
     weight = np.bincount(rows.objective[rows.targets >= 0], rows.weights[rows.targets >= 0], len(HEADS))
-    return COEFFICIENTS / (weight.sum() if normalise == "global" else np.maximum(weight, 0.2 * weight.sum()))
+    divisor = weight.sum() if normalise == "global" else np.maximum(weight, 0.2 * weight.sum())
+    return np.outer(COEFFICIENTS / divisor, CORPUS_COEFFICIENTS)
 
 
 Trained = tuple[list[list[float]], list[float], dict[str, np.ndarray]]
@@ -141,7 +144,9 @@ def reference(setting: Setting) -> Trained:
         rows = rows_of(step, setting.rows)
         for group in adam.param_groups:
             group["lr"] = lr_at(step, setting.steps, options)
-        weights = rows.weights * np.append(scale_of(rows, setting.normalise), 0)[rows.objective]
+        weights = (
+            rows.weights * np.pad(scale_of(rows, setting.normalise), (0, 1))[rows.objective, rows.corpus]
+        )
         arrays = rows.arrays() | {"weights": weights.astype(np.float32)}
         loss, sums = model({name: torch.from_numpy(array) for name, array in arrays.items()})
         loss.backward()

@@ -25,6 +25,7 @@ from data.stream.reading import read_documents
 from data.stream.streams import Opening, Streams
 from data.tokenization.tokenizer import Tokenizer
 from objectives.mixture import Mixture
+from objectives.schedule import Schedule
 from tests.support.helpers import make_corpus
 
 WORDS = (
@@ -68,10 +69,12 @@ def small_units(
 
 
 def settings(
-    tokenizer: Tokenizer, corpora: Mapping[str, Corpus], weights: Mapping[str, float], **changes: Any
+    tokenizer: Tokenizer, corpora: Mapping[str, Corpus], weights: Mapping[str, Any], **changes: Any
 ) -> StreamSettings:
     """Settings of a small stream: T 64, blocks of 1 000 bytes, 12 lanes, B 17 (which divides nothing)."""
-    asked = {name: CorpusSettings(corpora[name], weight, 0.02) for name, weight in weights.items()}
+    asked = {
+        name: CorpusSettings(corpora[name], Schedule.parse(weight), 0.02) for name, weight in weights.items()
+    }
     given: dict[str, Any] = {
         "seed": 1,
         "tokenizer": tokenizer.hash,

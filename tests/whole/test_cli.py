@@ -302,4 +302,3 @@ def test_dry_run_says_what_it_would_start_and_writes_nothing(tmp_path: Path, cor
     text = headrace("train", file, "steps=5", "--processes", "2", "--dry-run")
     assert f"would start: 2 × headrace train {file} steps=5" in text
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
-    assert "12 lanes cannot be shared by 13" in headrace("train", file, "--processes", "13", code=2)
