@@ -31,6 +31,7 @@ class Causal(Objective):
     id: ClassVar[int] = 0
     predicts_text: ClassVar[bool] = True
     density: ClassVar[float] = 1.0
+    least_room: ClassVar[int | None] = 1
 
     def fit(
         self,

@@ -13,7 +13,7 @@ choosing before packing is what keeps the padding small. Cutting goes segment by
 depends on the one before; all the rest is done for many segments at once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,14 +21,14 @@ import numpy as np
 from objectives.example import Sources, TokenizerView
 from objectives.mixture import Mixture
 from objectives.noise import LONGEST, MOST
-from objectives.objective import BlockSegments
+from objectives.objective import LEAST_ROOM, BlockSegments
 from objectives.ragged import runs_of, starts_between, starts_of
 from objectives.rng import Rng, RngBatch, extend, extend_all
 from objectives.segments import SegmentBatch, Segments, Texts
 from objectives.shares import Shares
 
-SHORTEST = 8
-"""The least T: below it not every objective has room for a token and its marks."""
+SHORTEST = LEAST_ROOM
+"""The least T."""
 BATCH = 1 << 18
 """Source tokens made into examples at once: those of a usual block; what is larger is done in parts, for the
 memory."""
@@ -75,6 +75,11 @@ class ExampleBuilder:
         self.texts, self.rests, self.length, self.tokenizer, self.key = texts, rests, length, tokenizer, key
         self.document_keys = np.asarray(document_keys, dtype=np.uint64)
         self.objectives = [entry.objective for entry in mixture.entries]
+        self.index = {objective.id: i for i, objective in enumerate(self.objectives)}
+        self.least_rooms = {
+            objective.id: None if objective.exchanges else objective.least_room
+            for objective in self.objectives
+        }
         sizes = _cut_sizes(rests[:, 2] - rests[:, 1], length)
         self.shares = Shares(mixture.weights(row).tolist(), sizes, Rng(key, "shares"))
         self.keeping = [i for i in self.shares.active if not self.objectives[i].exchanges]
@@ -87,8 +92,29 @@ class ExampleBuilder:
             self._cut(document, start, stop, self.shares.active)
         for document, start, stop in self._exchange():
             self._cut(document, start, stop, self.keeping)
-        batches = [batch for chosen in self.cuts if self.cuts[chosen] for batch in self._examples(chosen)]
+        batches: list[SegmentBatch] = []
+        for chosen, cuts in self.cuts.items():
+            if cuts:
+                batches += self._examples(chosen, self.exchanged.get(chosen) or _Cuts.whole(np.array(cuts)))
         return Segments(batches)
+
+    def with_parts(self, segments: Segments, parts: Mapping[int, Sequence[tuple[int, int, int]]]) -> Segments:
+        """The segments, and behind them Examples of parts of some of them. parts: registry id → int
+        (document, start, stop) of each, in the order in which they will stand."""
+        made = [
+            batch
+            for number, cuts in parts.items()
+            for batch in self._examples(self.index[number], _Cuts.whole(np.array(cuts)))
+        ]
+        return Segments([*segments.batches, *made])
+
+    def fits(self, number: int, document: int, start: int, stop: int, room: int) -> int:
+        """How many of the tokens [start, stop) of a document a segment of the objective of a registry id can
+        take from their start in so many positions."""
+        tokens = self.texts[document]
+        closes = stop == len(tokens) and bool(self.texts.closes[document])
+        objective = self.objectives[self.index[number]]
+        return objective.fit(tokens[start:stop], room, self.tokenizer, start == 0, closes)
 
     def _cut(self, document: int, start: int, stop: int, allowed: list[int]) -> None:
         """Cuts [start, stop) of a document into segments of the allowed objectives."""
@@ -133,10 +159,9 @@ class ExampleBuilder:
             self.exchanged[chosen] = _Cuts(cuts[stay], found.splits[stay], index[found.partners[stay]])
         return again
 
-    def _examples(self, chosen: int) -> Iterator[SegmentBatch]:
-        """The segments of an objective, batch by batch."""
+    def _examples(self, chosen: int, own: _Cuts) -> Iterator[SegmentBatch]:
+        """Segments of an objective, batch by batch."""
         objective = self.objectives[chosen]
-        own = self.exchanged.get(chosen) or _Cuts.whole(np.array(self.cuts[chosen]))
         keys = extend_all(self.document_keys[own.cuts[:, 0]], own.cuts[:, 1], objective.name)
         rng = RngBatch(keys)
         for first, stop in _batches(own.cuts[:, 2] - own.cuts[:, 1]):

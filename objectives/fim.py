@@ -29,6 +29,7 @@ class Fim(Objective):
     head: ClassVar[str] = "vocabulary"
     id: ClassVar[int] = 6
     density: ClassVar[float] = 1.0
+    least_room: ClassVar[int | None] = _MARKS + 1
 
     rate: float = 0.5
     spm: float = 0.5

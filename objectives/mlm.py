@@ -31,6 +31,7 @@ class Mlm(Objective):
     name: ClassVar[str] = "mlm"
     head: ClassVar[str] = "vocabulary"
     id: ClassVar[int] = 2
+    least_room: ClassVar[int | None] = 1
 
     select: float = 0.15
     mask: float = 0.8

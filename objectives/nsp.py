@@ -39,6 +39,8 @@ class Nsp(Objective):
     head: ClassVar[str] = "binary"
     answers: ClassVar[tuple[str, str]] = ("not the next", "the true next")
     id: ClassVar[int] = 3
+    least_room: ClassVar[int | None] = None
+    """A pair stays whole, also where its halves are its own: of a part either half would be shorter still."""
 
     mlm: Mlm = field(default_factory=Mlm)
     true_rate: float = 0.5

@@ -21,6 +21,9 @@ from objectives.example import Example, Examples, Source, Sources, TokenizerView
 from objectives.noise import pair_up
 from objectives.rng import Rng, RngBatch, extend, extend_all
 
+LEAST_ROOM = 8
+"""Positions in which every objective has place for a token and its marks."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlockSegments:
@@ -129,6 +132,13 @@ class Objective(Protocol):
         """Segments exchange their second parts. A segment of one token has none, so it is given to such an
         objective only where the mixture has no other."""
         return False
+
+    @property
+    def least_room(self) -> int | None:
+        """Positions of the least room of a row that a part of one of its segments may be cut for
+        (data/stream/padding.py): from there on `fit` keeps its promise. None: its segments stay whole, such
+        as those that exchange their parts, for a pair that is cut is another pair."""
+        return None if self.exchanges else LEAST_ROOM
 
     def exchange(self, own: BlockSegments) -> Exchange:
         """Who exchanges parts with whom, of the segments of a block that this objective got (at least one); a

@@ -24,6 +24,7 @@ class Prefix(Objective):
     name: ClassVar[str] = "prefix"
     head: ClassVar[str] = "vocabulary"
     id: ClassVar[int] = 4
+    least_room: ClassVar[int | None] = 1
 
     low: float = 0.1
     high: float = 0.9

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from objectives.example import Examples, Sources, TokenizerView, next_token
-from objectives.objective import Objective
+from objectives.objective import LEAST_ROOM, Objective
 from objectives.rng import RngBatch
 
 BROKEN = "\ufffd"
@@ -41,6 +41,10 @@ class Reverse(Objective):
     def density(self) -> float:
         """Spelt out anew, a token of English text becomes 1.7 to 1.9 of them, as measured."""
         return 1.0 if self.unit == "token" else 1.8
+
+    @property
+    def least_room(self) -> int | None:
+        return 2 if self.unit == "token" else LEAST_ROOM
 
     def fit(
         self,

@@ -96,6 +96,12 @@ class Rng:
         self._count += n
         return _mix_all(_counters(1 << n.bit_length())[:n] + np.uint64(state))
 
+    def at(self, numbers: np.ndarray) -> np.ndarray:
+        """uint64 [n]: of the raw numbers to come those that stand at these places; none of them is taken.
+        numbers: int64 or uint64 [n], from 0."""
+        state = (self._key + (self._count + 1) * _GOLDEN) & _MASK
+        return _mix_all(numbers.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(state))
+
     def number(self) -> float:
         """One float64 in [0, 1)."""
         self._count += 1

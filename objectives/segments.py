@@ -105,11 +105,12 @@ ExampleSlice = tuple[Examples, slice, int]
 class Segments(Sequence[Segment]):
     """The segments of a block, as arrays for the packing and one by one for the eye.
 
-    slices: where each lies. lengths, objectives: int64 [segments]. spans: int64 [spans, 3] (document, start,
-    stop); those of segment i are span_ends[i] … span_ends[i+1].
+    batches: as they were made; slices: where each lies. lengths, objectives: int64 [segments]. spans: int64
+    [spans, 3] (document, start, stop); those of segment i are span_ends[i] … span_ends[i+1].
     """
 
     def __init__(self, batches: Sequence[SegmentBatch]) -> None:
+        self.batches = tuple(batches)
         examples = [batch.examples for batch in batches]
         ids = np.array([several.maker for several in examples], dtype=np.int64)
         self._arrays_nbytes = sum(several.nbytes for several in examples)

@@ -104,6 +104,11 @@ class Span(Objective):
             for noise in self.noises
         )
 
+    @property
+    def least_room(self) -> int | None:
+        """A token, a sentinel on either side, and a mode."""
+        return 3 + any(noise.mode is not None for noise in self.noises)
+
     def fit(
         self,
         remaining: np.ndarray,

@@ -29,30 +29,41 @@ from data.plan.permutation import perm, perm_inverse
 from objectives.rng import extend
 
 
+def largest_first(text_bytes: np.ndarray) -> np.ndarray:
+    """int32 [N]: the blocks by their bytes of text, the largest first; of equal ones the first first.
+    text_bytes: int64 [N]."""
+    most, blocks = int(text_bytes.max(initial=0)), len(text_bytes)
+    if most >= 1 << 32:
+        return np.argsort(-text_bytes, kind="stable").astype(np.int32)
+    smallness = (most - text_bytes).astype(np.uint64) << np.uint64(32)
+    smallness |= np.arange(blocks, dtype=np.uint64)  # one number a block: it sorts faster than argsort
+    smallness.sort()
+    return smallness.astype(np.uint32).astype(np.int32)
+
+
 class Deal:
     """The epochs over N blocks. Slot i of an epoch, 0 … N−1, belongs to stream (first + i) mod S, `first`
     being the corpus's slot at which the epoch begins."""
 
-    def __init__(self, text_bytes: np.ndarray, streams: int, key: int) -> None:
-        """text_bytes: int64 [N], of each block; streams: S; key: of the corpus, for what holds in all
-        epochs."""
-        self.blocks, self.streams, self._key = len(text_bytes), streams, key
+    def __init__(self, ranked: np.ndarray, streams: int, key: int) -> None:
+        """ranked: int32 [N], the blocks, the largest first; streams: S, a single one gets all of them in
+        their own order; key: of the corpus, for what holds in all epochs."""
+        self.blocks, self.streams, self._key = len(ranked), streams, key
         self._strata = self.blocks // streams
-        self._bytes = text_bytes
-
-    @cached_property
-    def _ranked(self) -> np.ndarray:
-        """int32 [N]: the blocks, the largest first; one stream gets all of them in any case."""
-        if self.streams == 1:
-            return np.arange(self.blocks, dtype=np.int32)
-        return np.argsort(-self._bytes, kind="stable").astype(np.int32)
+        self._ranked = ranked
 
     @cached_property
     def _ranks(self) -> np.ndarray:
         """int32 [N]: the inverse of `_ranked`."""
-        ranks = np.empty_like(self._ranked)
+        ranks = np.empty(self.blocks, dtype=np.int32)
         ranks[self._ranked] = np.arange(self.blocks, dtype=np.int32)
         return ranks
+
+    def _of_rank(self, rank: int) -> int:
+        return rank if self.streams == 1 else int(self._ranked[rank])
+
+    def _rank_of(self, block: int) -> int:
+        return block if self.streams == 1 else int(self._ranks[block])
 
     def block(self, slot: int, epoch: int, first: int, key: int) -> int:
         """The block at slot 0 … N−1 of an epoch; first: where the epoch begins; key: of the epoch."""
@@ -63,11 +74,11 @@ class Deal:
             rank = stratum * self.streams + (stream + epoch + self._shift(stratum)) % self.streams
         else:
             rank = stratum * self.streams + behind
-        return int(self._ranked[rank])
+        return self._of_rank(rank)
 
     def slot(self, block: int, epoch: int, first: int, key: int) -> int:
         """The slot 0 … N−1 of an epoch at which a block stands: the inverse of `block`."""
-        stratum, member = divmod(int(self._ranks[block]), self.streams)
+        stratum, member = divmod(self._rank_of(block), self.streams)
         if stratum < self._strata:
             stream = (member - epoch - self._shift(stratum)) % self.streams
             behind = (stream - first) % self.streams

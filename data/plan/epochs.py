@@ -60,13 +60,13 @@ class BlockOrder:
     """Which (epoch, block) each slot of a corpus has, and which slots a block has, over all its eras."""
 
     def __init__(
-        self, seed: int, corpus: str, eras: Sequence[Era], streams: int, text_bytes: np.ndarray
+        self, seed: int, corpus: str, eras: Sequence[Era], streams: int, ranked: Sequence[np.ndarray]
     ) -> None:
-        """streams: S; text_bytes: int64, of each block of the last era."""
+        """streams: S; ranked: for each era int32 [its blocks], the largest first (Blocks.ranked)."""
         self._seed, self._corpus = seed, corpus
         self._runs: list[_Run] = []
-        for era in eras:
-            deal = Deal(text_bytes[: era.blocks], streams, key(seed, "deal", corpus))
+        for era, order in zip(eras, ranked, strict=True):
+            deal = Deal(order, streams, key(seed, "deal", corpus))
             self._runs.append(self._run(era, deal))
 
     def _run(self, era: Era, deal: Deal) -> _Run:

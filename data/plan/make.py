@@ -7,38 +7,26 @@ an era behind the last slot that any stream has reached (data/plan/epochs.py).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from data.errors import BadInput
 from data.plan.asked_rows import AskedRows
+from data.plan.block_file import blocks_of
 from data.plan.blocks import Blocks
 from data.plan.corpus_mix import STREAMS, streams_for
 from data.plan.epochs import Era
 from data.plan.held_out import held_out_documents
 from data.plan.plan import BatchRows, CorpusPlan, Normalise, OnBad, Plan, refuse_change
 from data.plan.positions import StreamPositions
-from data.shards.index import fingerprint
-from data.shards.units import UnitTable
+from data.shards.corpus import Corpus
 from objectives.mixture import Mixture
 from objectives.schedule import Schedule
-
-
-class HasText(Protocol):
-    """What the plan reads of a corpus: its table of units, and of few units the documents."""
-
-    @property
-    def table(self) -> UnitTable:
-        """Its units, in the order of the shards."""
-
-    def text_bytes_of(self, unit: int) -> list[int]:
-        """Bytes of text of each document of a unit, 0 where it has none."""
 
 
 @dataclass(frozen=True)
 class CorpusSettings:
     """A corpus as the user asks for it."""
 
-    corpus: HasText
+    corpus: Corpus
     weight: Schedule
     held_out: float
     coefficient: float = 1.0
@@ -79,6 +67,7 @@ class StreamSettings:
     on_bad: OnBad
     streams: int = STREAMS
     """The most that a corpus which enters may have."""
+    padding: float | None = None
 
 
 def make_plan(
@@ -89,6 +78,10 @@ def make_plan(
     block_bytes = settings.block_bytes
     if block_bytes is None:
         block_bytes = before.block_bytes if before else usual_block_bytes(settings.max_length)
+    if settings.length > settings.max_length:
+        raise BadInput(
+            f"sequence_length: {settings.length} is above max_sequence_length, {settings.max_length}"
+        )
     old = before.corpora if before else ()
     corpora = []
     for corpus in old:
@@ -96,8 +89,9 @@ def make_plan(
         if asked is None:
             corpora.append(replace(corpus, weight=DROPPED))
             continue
-        furthest = (state or StreamPositions()).furthest(corpus.name)
-        grown = _grown(corpus, asked, settings.seed, block_bytes, furthest)
+        # The last slot that an open block may reach, whichever plan it was opened under.
+        reached = (state or StreamPositions()).furthest(corpus.name) + before.reach - 1 if before else 0
+        grown = _grown(corpus, asked, settings.seed, block_bytes, reached)
         corpora.append(
             replace(grown, weight=asked.weight, coefficient=asked.coefficient, held_out=asked.held_out)
         )
@@ -120,7 +114,7 @@ def make_plan(
         tokenizer=settings.tokenizer,
         lanes=settings.lanes,
         block_bytes=block_bytes,
-        max_length=settings.max_length,
+        max_length=before.max_length if before else settings.max_length,
         length=settings.length,
         batch_rows=settings.batch_rows,
         corpora=tuple(corpora),
@@ -129,7 +123,9 @@ def make_plan(
         quarantine=tuple(sorted((corpus, sample) for corpus, sample in settings.quarantine)),
         on_bad=settings.on_bad,
         streams=settings.streams,
+        padding=settings.padding,
     )
+    plan = replace(plan, reach=max(plan.slots, before.reach if before else 1))
     if before:
         refuse_change(before, plan)
     return plan
@@ -138,15 +134,11 @@ def make_plan(
 def _entering(
     name: str, number: int, asked: CorpusSettings, settings: StreamSettings, block_bytes: int
 ) -> CorpusPlan:
-    table = asked.corpus.table
-    if not len(table):
+    units = len(asked.corpus)
+    if not units:
         raise BadInput(f"corpus {name}: its shards hold no text")
-    counts = [len(table)]
-    blocks = Blocks(settings.seed, name, table, counts, asked.held_out, block_bytes)
-    documents = held_out_documents(
-        settings.seed, name, table, counts, asked.held_out, blocks.held_out, asked.corpus.text_bytes_of
-    )
-    eras = (Era(0, len(table), len(blocks), fingerprint(table.units)),)
+    blocks, documents = _set_aside(asked, settings.seed, name, [units], asked.held_out, block_bytes)
+    eras = (Era(0, units, len(blocks), asked.corpus.fingerprint_of(units)),)
     streams = streams_for(settings.lanes, len(blocks), settings.streams)
     return CorpusPlan(name, number, asked.weight, asked.held_out, streams, eras, documents, asked.coefficient)
 
@@ -155,21 +147,29 @@ def _grown(
     corpus: CorpusPlan, asked: CorpusSettings, seed: int, block_bytes: int, furthest: int
 ) -> CorpusPlan:
     """The corpus as its index has it, which may list more shards than its plan."""
-    table, last = asked.corpus.table, corpus.eras[-1]
-    units = table.units
-    same = len(units) >= last.units and fingerprint(units[: last.units]) == last.fingerprint
-    if not same or len(units) == last.units:
-        return corpus if same else replace(corpus, eras=(Era(0, len(units), 0, fingerprint(units)),))
-    if units["shard"][last.units] == units["shard"][last.units - 1]:
+    text, last = asked.corpus, corpus.eras[-1]
+    same = len(text) >= last.units and text.fingerprint_of(last.units) == last.fingerprint
+    if not same or len(text) == last.units:
+        return corpus if same else replace(corpus, eras=(Era(0, len(text), 0, text.index.fingerprint),))
+    if text.table.shard_border(last.units) != last.units:
         raise BadInput(f"corpus {corpus.name}: its last shard has grown; append text as new shards")
-    counts = [*(era.units for era in corpus.eras), len(units)]
-    blocks = Blocks(seed, corpus.name, table, counts, corpus.held_out, block_bytes)
-    documents = held_out_documents(
-        seed, corpus.name, table, counts, corpus.held_out, blocks.held_out, asked.corpus.text_bytes_of
-    )
-    era = Era((furthest + 1) * corpus.streams, len(units), len(blocks), fingerprint(units))
+    counts = [*(era.units for era in corpus.eras), len(text)]
+    blocks, documents = _set_aside(asked, seed, corpus.name, counts, corpus.held_out, block_bytes)
+    era = Era((furthest + 1) * corpus.streams, len(text), len(blocks), text.index.fingerprint)
     return replace(
         corpus,
         eras=(*corpus.eras, era),
         held_out_documents=corpus.held_out_documents + documents,
+    )
+
+
+def _set_aside(
+    asked: CorpusSettings, seed: int, name: str, counts: Sequence[int], held_out: float, block_bytes: int
+) -> tuple[Blocks, tuple[tuple[int, tuple[int, ...]], ...]]:
+    """The blocks of a corpus that enters or grows, and the documents that are held out besides its units."""
+    corpus = asked.corpus
+    blocks = blocks_of(corpus, seed, name, counts, held_out, block_bytes)
+    era_text, sizes_of = blocks.era_text[-1], corpus.text_bytes_of
+    return blocks, held_out_documents(
+        seed, name, corpus.table, counts, held_out, blocks.held_out, era_text, sizes_of
     )

@@ -8,7 +8,7 @@ never change within a run is refused here, with what was and what is asked.
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,7 +92,6 @@ FIXED = {
     "lanes": "lanes",
     "block_bytes": "data.block_bytes",
     "streams": "data.streams",
-    "max_length": "max_sequence_length",
 }
 """What no edit can change in a run: the fields of Plan, and the config keys that ask for them."""
 
@@ -102,8 +101,11 @@ STREAM = 6
 
 @dataclass(frozen=True)
 class Plan:
-    """tokenizer: its hash; lanes: L; length: T; max_length: the longest T planned; streams: the most of
-    a corpus; quarantine: ((corpus, sample key), …); stream: the version that gives its rows."""
+    """tokenizer: its hash; lanes: L; length: T; max_length: the longest T planned when the run began, for
+    which its blocks are made; streams: the most of a corpus; quarantine: ((corpus, sample key), …); stream:
+    the version that gives its rows; padding: the bound on the share of a block's positions that is padding,
+    beside one row (None: no segment is cut for it); reach: the most slots that a block of this run has been
+    opened from so far."""
 
     seed: int
     tokenizer: str
@@ -119,6 +121,8 @@ class Plan:
     on_bad: OnBad
     streams: int = STREAMS
     stream: int = STREAM
+    padding: float | None = None
+    reach: int = 1
 
     def __post_init__(self) -> None:
         if self.stream != STREAM:
@@ -126,13 +130,14 @@ class Plan:
                 f"the run's stream is of version {self.stream}, this headrace gives other rows (version "
                 f"{STREAM}): go on with the headrace that began it, or begin a new run"
             )
-        if self.length > self.max_length:
-            raise BadInput(
-                f"sequence_length: {self.length} is above the longest planned, {self.max_length}; "
-                "a new run can plan a longer one"
-            )
         if [corpus.id for corpus in self.corpora] != list(range(len(self.corpora))):
             raise ValueError("corpora: ids must be 0, 1, 2, … in order")
+
+    @property
+    def slots(self) -> int:
+        """Consecutive slots of a stream that are opened as one block, so that one of rows longer than planned
+        has as many rows as were planned."""
+        return -(-self.length // self.max_length)
 
     def corpus(self, name: str) -> CorpusPlan | None:
         """The corpus of that name."""
@@ -147,21 +152,11 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the mixture's stand under `objectives`, as in a config."""
-        return {
-            "seed": self.seed,
-            "tokenizer": self.tokenizer,
-            "lanes": self.lanes,
-            "block_bytes": self.block_bytes,
-            "max_length": self.max_length,
-            "length": self.length,
-            "batch_rows": self.batch_rows,
+        plain = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "mixture"}
+        return plain | {
             "corpora": tuple(corpus.to_json() for corpus in self.corpora),
             "objectives": self.mixture.describe(),
-            "normalise": self.normalise,
-            "quarantine": self.quarantine,
             "on_bad": asdict(self.on_bad),
-            "streams": self.streams,
-            "stream": self.stream,
         }
 
     @staticmethod
@@ -199,7 +194,7 @@ def refuse_change(old: Plan, new: Plan) -> None:
             raise BadInput(
                 f"corpus {corpus.name}: its shards changed, or some are missing or in another order "
                 f"(fingerprint {corpus.eras[-1].fingerprint}, now {same.eras[-1].fingerprint}); "
-                "shards can only be appended"
+                "shards can only be appended, and an index made anew needs the --unit-kib that it had"
             )
 
 

@@ -1,8 +1,9 @@
 """Where every stream stands: all that a resume needs of the stream besides the row number and the plan.
 
-A stream's position is j, the number of the block that it draws from, and the build history of that block:
-for each time it was built, the global row at which and the rows emitted since. Between two blocks the
-history is empty, so equal positions have equal states. A stream that was never drawn from is absent: (0, ()).
+A stream's position is j, the number of the slot that it draws from (the first one, where a block is opened
+from several: the plan at its first build says how many), and the build history of that block: for each time
+it was built, the global row at which and the rows emitted since. Between two blocks the history is empty, so
+equal positions have equal states. A stream that was never drawn from is absent: (0, ()).
 """
 
 from collections.abc import Iterable, Mapping

@@ -16,15 +16,19 @@ from data.errors import BadInput, PassingTrouble
 from data.prepare.parallel import MEMORY_MIB, Progress, ordered_map
 from data.prepare.scan_shard import TarScan
 from data.shards.compression import packing_of, unpack
-from data.shards.corpus import identity
 from data.shards.index import Index, OldIndex, Shard, write
+from data.shards.listed import identities
 from data.shards.patience import Patience
 from data.shards.samples import USUAL, Reading
 from data.shards.store import CacheOptions, Store, find_shards, unpacked_key
 from data.shards.tar_fields import TarTrouble
-from data.shards.transports import shown
-from data.shards.units import UnitTable
+from data.shards.transports import is_local, shown
+from data.shards.trouble import ShardTrouble
+from data.shards.units import UnitTable, unit_text_for
 from data.shards.walk import Walk, unreadable
+
+_ASKED = 16
+"""Shards of which the size is asked, where each is a request."""
 
 
 @dataclass
@@ -45,6 +49,7 @@ class _ScanJob(NamedTuple):
     reading: Reading
     cache: CacheOptions
     memory: int
+    unit_text: int
     patience: Patience
 
 
@@ -62,12 +67,14 @@ def build_index(
     workers: int = 1,
     cache: CacheOptions | None = None,
     memory_mib: int = MEMORY_MIB,
+    unit_text: int | None = None,
     patience: Patience | None = None,
     progress: Progress | None = None,
 ) -> IndexReport:
     """Index shards (paths, globs, URLs, braces) where they lie and write the index to `path`.
 
     reading: which member or field of a sample is its text. memory_mib: about what is held of the shards.
+    unit_text: bytes, of a unit; by default as in an index that is there, else as `unit_text_for` says.
     progress: (shards done, shards). Raises BadInput for a shard that is missing, empty, cut off or no tar,
     PassingTrouble for one that could not be reached for as long as the patience lasts; the index is then not
     touched.
@@ -82,8 +89,11 @@ def build_index(
         raise BadInput(f"{path}: cannot be written: {path.parent} is a file") from error
     except OSError as error:
         raise BadInput(f"{path}: cannot be written: {error.strerror}") from error
-    known = _known(path, reading)
-    names = {identity(url, path): url for url in urls}
+    known, recorded = _known(path, reading)
+    if unit_text not in (None, recorded):
+        known = {}
+    unit_text = unit_text or recorded or unit_text_for(_total(urls, store))
+    names = dict(zip(identities(urls, path), urls))
     if len(names) != len(urls):
         raise BadInput(f"{path}: a shard is given twice")
     order = [name for name in known if name in names] + [name for name in names if name not in known]
@@ -92,7 +102,7 @@ def build_index(
     reused = {name: old for name in order if (old := _unchanged(known.get(name), names[name], store))}
     memory = (memory_mib << 20) // (2 * workers)
     tasks = [
-        _ScanJob(names[name], name, reading, store.options, memory, store.patience)
+        _ScanJob(names[name], name, reading, store.options, memory, unit_text, store.patience)
         for name in order
         if name not in reused
     ]
@@ -106,28 +116,44 @@ def build_index(
         results.append(result._replace(table=table))
         if progress is not None:
             progress(number + 1, len(order))
-    write(path, [one.shard for one in results], UnitTable.joined([one.table for one in results]), reading)
+    table = UnitTable.joined([one.table for one in results])
+    write(path, [one.shard for one in results], table, reading, unit_text)
     return IndexReport(Index.open(path), walk, len(tasks), [note for one in results for note in one.notes])
 
 
-def _known(path: Path, reading: Reading) -> dict[str, _Scanned]:
-    """What an index that is there already says of its shards, by name."""
+def _total(urls: Sequence[str], store: Store) -> int:
+    """Bytes of the shards as they lie; about, where they lie far away: there a few are asked for all."""
+    far = [url for url in urls if not is_local(url)]
+    few = far[:: max(len(far) // _ASKED, 1)]
+    near = sum(_size(url, store) for url in urls if is_local(url))
+    return near + sum(_size(url, store) for url in few) * len(far) // max(len(few), 1)
+
+
+def _size(url: str, store: Store) -> int:
+    try:
+        return max(store.status(url).size, 0)
+    except ShardTrouble:  # whoever scans it says so
+        return 0
+
+
+def _known(path: Path, reading: Reading) -> tuple[dict[str, _Scanned], int | None]:
+    """What an index that is there already says of its shards, by name, and what its units aim at."""
     if not path.exists():
-        return {}
+        return {}, None
     try:
         index = Index.open(path)
     except OldIndex:
-        return {}
+        return {}, None
     except BadInput as error:
         raise BadInput(
             f"{path}: exists and is no index that can be added to; remove it, or choose another --out"
         ) from error
     if index.reading != reading or not index.intact():
-        return {}
+        return {}, None
     found = {}
     for number, shard in enumerate(index.files):
         found[shard.name] = _Scanned(shard, index.table.of(*index.range_of(number)), [])
-    return found
+    return found, index.unit_text
 
 
 def _unchanged(old: _Scanned | None, url: str, store: Store) -> _Scanned | None:
@@ -164,7 +190,7 @@ def _scan(task: _ScanJob) -> _Scanned:
 def _scan_tar(file: BinaryIO, shard: Shard, frames: list[tuple[int, int]] | None, task: _ScanJob) -> _Scanned:
     where = None if frames is None else {unpacked: packed for packed, unpacked in reversed(frames)}
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as tar:
-        found = TarScan(tar, task.reading, where, task.memory)
+        found = TarScan(tar, task.reading, where, task.memory, task.unit_text)
         table = found.units()
         notes = [] if found.closed else [f"{shown(task.url)}: has no end mark; it may be cut off"]
     return _Scanned(replace(shard, balance=found.balance), table, notes)

@@ -36,7 +36,7 @@ from data.prepare.shard_writer import ShardWriter, WrittenUnit, compressed
 from data.shards.index import Shard, fingerprint, write
 from data.shards.parts import PART, parts
 from data.shards.tar_fields import BLOCK, padded
-from data.shards.units import Size, runs
+from data.shards.units import UNIT_TEXT, Size, runs, unit_text_for
 from data.shards.walk import Walk, printable
 
 SHARD_BYTES = 1 << 28
@@ -53,6 +53,7 @@ class PackReport:
     index: Path
     shards: list[Path] = field(default_factory=list)
     units: int = 0
+    unit_text: int = UNIT_TEXT
     text_bytes: int = 0
     fingerprint: str = ""
     balance: Balance = field(default_factory=Balance)
@@ -87,13 +88,15 @@ def pack(
     shard_bytes: int = SHARD_BYTES,
     workers: int = 1,
     memory_mib: int = MEMORY_MIB,
+    unit_text: int | None = None,
     progress: Progress | None = None,
 ) -> PackReport:
     """Pack files, folders, globs and `builtin:code|prose` into PREFIX-000000.tar … and PREFIX.index.
 
     field: where the text is in .jsonl and .parquet. zstd: write .tar.zst, one frame a unit. shard_bytes: a
     shard is closed when its tar exceeds this. memory_mib: about what is held of the inputs; of a longer text
-    or line no more than a part is, but in .json and .parquet, whose values are read whole. progress: called
+    or line no more than a part is, but in .json and .parquet, whose values are read whole. unit_text: bytes
+    of text that a unit aims at; by default what `unit_text_for` says of the inputs' bytes. progress: called
     with (bytes done, bytes in all) of the inputs. Raises BadInput where the target exists or an input cannot
     be read.
     """
@@ -104,13 +107,16 @@ def pack(
     )
     walk = find_files(others) if others else None
     if walk is not None:
-        total = None if names else sum(map(size_of, walk.files))
+        size = sum(map(size_of, walk.files))
+        unit_text, total = unit_text or unit_text_for(size), None if names else size
         limits = Limits(
             max(PART, (memory_mib << 20) // (_COPIES * (workers + 1))), _part_folder(Path(prefix))
         )
         read = read_files(walk.files, field, limits, _running(progress, total))
         documents = itertools.chain(documents, read)
-    report = pack_documents(documents, prefix, zstd=zstd, shard_bytes=shard_bytes, workers=workers)
+    report = pack_documents(
+        documents, prefix, zstd=zstd, shard_bytes=shard_bytes, workers=workers, unit_text=unit_text
+    )
     report.walk = walk
     return report
 
@@ -136,6 +142,7 @@ def pack_documents(
     zstd: bool = False,
     shard_bytes: int = SHARD_BYTES,
     workers: int = 1,
+    unit_text: int | None = None,
 ) -> PackReport:
     """Pack documents into PREFIX-000000.tar … and PREFIX.index; see `pack`."""
     if str(prefix).endswith("/") or Path(prefix).name in ("", ".."):
@@ -144,11 +151,11 @@ def pack_documents(
     prefix = Path(prefix)
     _refuse_existing(prefix)
     part = _part_folder(prefix)
-    report = PackReport(index=prefix.with_name(prefix.name + ".index"))
+    report = PackReport(index=prefix.with_name(prefix.name + ".index"), unit_text=unit_text or UNIT_TEXT)
     with writing(prefix):
         _sweep(prefix)
     with writing(prefix), folder_aside(part):
-        units = ordered_map(_Packer(zstd), _batches(_entries(documents, report)), workers)
+        units = ordered_map(_Packer(zstd), _batches(_entries(documents, report), unit_text), workers)
         writer = ShardWriter(part, prefix.name, ".tar.zst" if zstd else ".tar", shard_bytes)
         for packed in itertools.chain.from_iterable(units):
             if isinstance(packed, _Entry):
@@ -209,11 +216,11 @@ def _entries(documents: Iterable[Document], report: PackReport) -> Iterator[_Ent
         report.balance.used += 1
 
 
-def _batches(entries: Iterable[_Entry]) -> Iterator[list[list[_Entry]]]:
+def _batches(entries: Iterable[_Entry], unit_text: int | None) -> Iterator[list[list[_Entry]]]:
     """Units in batches that are worth sending to another process."""
     batch: list[list[_Entry]] = []
     waiting = 0
-    for unit in runs(entries, _Entry.size):
+    for unit in runs(entries, _Entry.size, unit_text):
         batch.append(unit)
         waiting += sum(entry.size().tar for entry in unit if not isinstance(entry.text, LongText))
         if waiting >= _BATCH_BYTES:
@@ -296,7 +303,7 @@ def _publish(prefix: Path, writer: ShardWriter, zstd: bool, report: PackReport) 
         shards.append(Shard(target.name, status.st_size, status.st_mtime_ns, packing, balance))
         report.shards.append(target)
     table = writer.table()
-    write(report.index, shards, table)
+    write(report.index, shards, table, unit_text=report.unit_text)
     report.units = len(table)
     report.text_bytes = int(table.units["text_bytes"].sum())
     report.fingerprint = fingerprint(table.units)

@@ -33,18 +33,29 @@ class TarScan:
     """The reading of one tar: `TarScan(…).units()` gives its table and fills `balance`."""
 
     def __init__(
-        self, tar: mmap.mmap, reading: Reading, frames: Mapping[int, int] | None, memory: int
+        self,
+        tar: mmap.mmap,
+        reading: Reading,
+        frames: Mapping[int, int] | None,
+        memory: int,
+        unit_text: int | None = None,
     ) -> None:
         """frames: unpacked → packed offset of the frames of a compressed shard, None for a plain tar. memory:
-        bytes of the tar that may be held."""
+        bytes of the tar that may be held. unit_text: bytes of text that a unit aims at."""
+        self._unit_text = unit_text
         self.tar, self.reading, self.frames, self.memory = tar, reading, frames, memory
         self.balance = Balance()
         self._builder = UnitTableBuilder()
+        self._starts = frozenset(frames or ())
+        headers = sum(self.tar[start + 257 : start + 262] == b"ustar" for start in self._starts)
+        self._by_frames = 2 * headers > len(self._starts) > len(tar) // UNIT_TAR
+        """Whether frames are small and begin with samples, as in our shards: whatever units aim at, they are
+        whole ones."""
         self._given_back = 0
 
     def units(self) -> UnitTable:
         """All units; their shard is 0. BadInput where there is no sample, TarTrouble where it is no tar."""
-        for unit in runs(self._samples(), lambda found: found.size):
+        for unit in runs(self._samples(), lambda found: found.size, self._unit_text):
             if unit[0].size.alone:
                 self._place(unit[0].extent)
             else:
@@ -69,7 +80,8 @@ class TarScan:
             longest = max((text.member.size for text in extent.texts), default=0)
             alone = tar > UNIT_TAR or longest > PART
             text = 0 if alone else sum(self._counted(text) for text in extent.texts)
-            yield _Found(extent, Size(text, tar, extent.start - end, alone))
+            inside = self._by_frames and extent.start not in self._starts
+            yield _Found(extent, Size(text, tar, extent.start - end, alone, inside))
             end = extent.end
 
     def _counted(self, text: TextMember) -> int:

@@ -16,8 +16,9 @@ from typing import NamedTuple
 from data.balance import Balance
 from data.errors import BadInput, PassingTrouble
 from data.prepare.parallel import ordered_map
-from data.shards.corpus import Corpus, ReadTrouble, match, remedy
+from data.shards.corpus import Corpus, ReadTrouble
 from data.shards.index import Index
+from data.shards.listed import match, remedy
 from data.shards.patience import Patience
 from data.shards.samples import Sample, samples
 from data.shards.store import CacheOptions, Store, expand

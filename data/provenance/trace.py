@@ -40,7 +40,8 @@ class Part:
 @dataclass(frozen=True)
 class TracedSegment:
     """A segment of a row. number: its number among the segments of its document in this build; first: its
-    first position; parts: the text that it uses (a false next-sentence pair has two)."""
+    first position; parts: the text that it uses (a false next-sentence pair has two); cut: what follows in
+    the text stands elsewhere only so that rows are filled (data/stream/padding.py)."""
 
     corpus: str
     number: int
@@ -48,6 +49,7 @@ class TracedSegment:
     first: int
     length: int
     parts: tuple[Part, ...]
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def describe(block: OpenBlock, index: int, corpus: Corpus) -> tuple[TracedSegmen
             int(table.offset[segment]),
             int(table.length[segment]),
             tuple(part(*span) for span in table.spans_of(segment)),
+            bool(table.cut[segment]),
         )
         for segment in table.segments_of(index)
     )
@@ -228,10 +231,11 @@ class Tracer:
         if block is None:
             return
         mine = self._openings[self._openings["corpus"] == plan.id]
-        limit = (int(mine["j"].max(initial=-1)) + 1) * plan.streams
-        for slot in self._opener.orders[plan.name].slots_of(block, limit):
-            stream = slot % plan.streams
-            records = mine[(mine["stream"] == stream) & (mine["j"] == slot // plan.streams)]
+        limit = (int(mine["j"].max(initial=-1)) + self._history.newest.reach) * plan.streams
+        slots = self._opener.orders[plan.name].slots_of(block, limit)
+        # A block of several slots may have the same text twice: it is looked into once.
+        for stream, j in dict.fromkeys(self._opened_with(plan, mine, slot) for slot in slots):
+            records = mine[(mine["stream"] == stream) & (mine["j"] == j)]
             for count in range(1, len(records) + 1):
                 following = int(records["row"][count]) if count < len(records) else end_row
                 opened = self._open(plan, records[:count])
@@ -245,6 +249,16 @@ class Tracer:
                     )
                     if row is not None and row < min(following, end_row):
                         yield row, NAMES[table.objective[segment]]
+
+    def _opened_with(self, plan: CorpusPlan, openings: np.ndarray, slot: int) -> tuple[int, int]:
+        """(stream, j) of the block among these openings that has a slot; j −1: none has."""
+        j, stream = divmod(slot, plan.streams)
+        before = openings[(openings["stream"] == stream) & (openings["j"] <= j)]
+        if not len(before):
+            return stream, -1
+        first = before[before["j"] == before["j"][-1]][0]
+        has = j < first["j"] + self._opener.slots_at(int(first["row"]))
+        return stream, int(first["j"]) if has else -1
 
     def _records(self, plan: CorpusPlan, stream: int) -> np.ndarray:
         return self._openings[(self._openings["corpus"] == plan.id) & (self._openings["stream"] == stream)]

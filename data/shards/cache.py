@@ -23,6 +23,7 @@ from data.shards.trouble import PASSING_ERRNO, Transient
 
 _TEMPORARY = "writing-"
 _ABANDONED = 3600.0
+_NOTE = 1 << 10
 
 
 class Cache:
@@ -59,7 +60,7 @@ class Cache:
                     total += len(chunk)
                     if total > self.limit:
                         raise BadInput(
-                            f"data.cache.bytes is {self.limit}, too little for one shard; raise it or set"
+                            f"data.cache.bytes is {self.limit}, too little for one file; raise it or set"
                             " data.cache.folder to a larger disk"
                         )
                     self._claim(len(chunk))
@@ -79,6 +80,23 @@ class Cache:
         except OSError as error:
             what = f"{self.folder} (data.cache.folder): {error.strerror or error}"
             raise (Transient(what) if error.errno in PASSING_ERRNO else BadInput(what)) from error
+
+    def noted(self, key: str) -> str | None:
+        """What was noted under a key."""
+        file = self.open(key)
+        if file is None:
+            return None
+        with file:
+            try:
+                note = file.read(_NOTE).decode()
+            except (OSError, ValueError):
+                return None
+        return note.removesuffix("\n") if note.endswith("\n") else None
+
+    def note(self, key: str, what: str) -> None:
+        """Keep a line that takes long to find out. Where it cannot be kept it is found out again."""
+        with suppress(BadInput, Transient):
+            self.put(key, [f"{what}\n".encode()]).close()
 
     def _path(self, key: str) -> Path:
         return self.folder / hashlib.sha256(key.encode()).hexdigest()[:40]
@@ -128,7 +146,7 @@ def default_folder() -> Path:
         above = Path(own) if os.path.isabs(own) else Path.home() / ".cache"  # a relative one does not count
     except RuntimeError:
         raise BadInput(
-            "data.cache.folder: is needed for shards that are remote or packed as a whole, and this user has "
-            "no home; set it, or HOME or XDG_CACHE_HOME in the environment"
+            "data.cache.folder: is needed for shards that are remote or packed as a whole and for the blocks "
+            "of large corpora, and this user has no home; set it, HOME or XDG_CACHE_HOME in the environment"
         ) from None
     return above / "headrace" / "shards"

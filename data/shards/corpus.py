@@ -8,17 +8,28 @@ checksums, decoded document by document. A unit is a run of samples, or one part
 
 import os
 import shlex
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import xxhash
 
 from data.errors import BadInput, PassingTrouble
 from data.shards.index import Index
+from data.shards.listed import (
+    GoneShard,
+    as_indexed,
+    find_index,
+    index_candidates,
+    listed_as_named,
+    match,
+    named,
+    remedy,
+)
 from data.shards.patience import Patience
 from data.shards.samples import USUAL, Reading, Sample, read_part, read_text, samples
 from data.shards.store import CacheOptions, CutOff, Store, expand
@@ -26,8 +37,11 @@ from data.shards.tar_fields import TarTrouble
 from data.shards.transports import is_local, shown
 from data.shards.trouble import ShardTrouble
 from data.shards.units import Placed, UnitTable
-from data.shards.walk import meant, unreadable
 
+Made = TypeVar("Made")
+
+LARGE = 1 << 18
+"""Units from which on what follows from a table is kept in a file; of fewer it is worked out in no time."""
 _NEAR = 1 << 16
 """Bytes of tar between two units up to which they are read together."""
 
@@ -43,24 +57,42 @@ class ReadTrouble(BadInput):
         return type(self), (self.corpus, self.shard, self.unit, self.offset, self.what)
 
 
-class GoneShard(BadInput):
-    """A shard that an index lists, or the index itself, is not there. To a run that has read it before that
-    is trouble that may pass: a file system that is not mounted."""
-
-    def at(self, place: str) -> "GoneShard":
-        """See BadInput.at."""
-        return GoneShard(f"{place}: {self}")
-
-
 class Corpus:
     """An open corpus. May be used from several threads."""
 
-    def __init__(self, name: str, index: Index, shards: Sequence[str], store: Store) -> None:
-        """shards: paths or URLs to read from, in the order of the index."""
+    def __init__(
+        self, name: str, index: Index, shards: Sequence[str], store: Store, *, looked_at: bool = True
+    ) -> None:
+        """shards: paths or URLs to read from, in the order of the index. looked_at: this process has verified
+        the table and the shards; else it takes another's word."""
         self.name = name
         self.index = index
         self.shards = tuple(shards)
         self.store = store
+        self.looked_at = looked_at
+        self._remembered: dict[Hashable, Any] = {}
+
+    def with_store(self, store: Store) -> "Corpus":
+        """The same, not looked at again, read through another store."""
+        corpus = Corpus(self.name, self.index, self.shards, store, looked_at=self.looked_at)
+        corpus._remembered = self._remembered
+        return corpus
+
+    def remembered(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """make(), once for each key: what follows from the table, and takes long to work out."""
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        return self._remembered[key]
+
+    def fingerprint_of(self, units: int) -> str:
+        """Of its first units. Of a grown table's beginning it is worked out once, and noted in the cache."""
+        if units == len(self):
+            return self.index.fingerprint
+        make = partial(self.index.fingerprint_of, units)
+        if units < LARGE:
+            return make()
+        key = f"fingerprint {self.index.checksum} {units}"
+        return str(self.remembered(key, lambda: self.store.found_out(key, make)))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -76,7 +108,7 @@ class Corpus:
 
     def shard_of(self, unit: int) -> str:
         """The name, in the index, of the shard in which a unit lies."""
-        return self.index.files[int(self.index.units["shard"][unit])].name
+        return self.index.shards[int(self.index.units["shard"][unit])]
 
     def read_unit(self, unit: int) -> list[Sample]:
         """The documents of a unit, bad ones included with their problem. Raises ReadTrouble."""
@@ -110,7 +142,7 @@ class Corpus:
         for fresh in (False, True):  # bytes that arrived wrong once may come right a second time
             try:
                 data = memoryview(
-                    self.store.read(self.shards[shard], self.index.files[shard], rows, fresh=fresh)
+                    self.store.read(self.shards[shard], self.index.stored[shard], rows, fresh=fresh)
                 )
             except ShardTrouble as error:
                 if isinstance(error, CutOff) and not fresh:
@@ -159,138 +191,101 @@ def open_corpus(
     reading: Reading = USUAL,
     location: str | None = None,
     patience: Patience | None = None,
+    *,
+    look: bool = True,
 ) -> Corpus:
     """Open the corpus `name` in `shards` (paths, globs, URLs, braces {000..099}).
 
     index: its path; by default NAME.index, or that of the shards' common prefix, beside the first shard.
     BadInput where a shard or the index is missing, or the index is not of these shards; its line begins with
     `location`, the key of a config that names the corpus, or with the corpus. patience: with trouble that
-    passes, here and in all reads; PassingTrouble at its end.
+    passes, here and in all reads; PassingTrouble at its end. look: verify the table and look at each shard;
+    False where another process of this machine has done it.
     """
+    store = Store(cache, patience)
     try:
-        return _open(name, shards, index, Store(cache, patience), reading)
+        return _as_listed(name, shards, index, store, reading, look) or _open(
+            name, shards, index, store, reading
+        )
     except BadInput as error:
         raise error.at(location or f"corpus {name}") from error
+
+
+def _as_listed(
+    name: str, shards: Sequence[str], index: str | Path | None, store: Store, reading: Reading, look: bool
+) -> Corpus | None:
+    """The corpus where its shards are local and as they were indexed, name by name, as in nearly every start:
+    one look at each. None where anything is otherwise."""
+    try:
+        names = named(shards)
+        if not names:
+            return None
+        opened = Index.open(find_index(name, names, index))
+        urls = listed_as_named(opened, names)
+        if urls is None or _other_reading(opened, reading) or (look and not as_indexed(opened, urls)):
+            return None
+        if look and not _intact(opened, store):
+            return None
+    except BadInput:
+        return None
+    return Corpus(name, opened, urls, store, looked_at=look)
 
 
 def _open(
     name: str, shards: Sequence[str], index: str | Path | None, store: Store, reading: Reading
 ) -> Corpus:
+    """The same where it takes a careful look, and says what is wrong."""
     try:
         found = expand(shards, store.patience)
     except PassingTrouble:
         raise
     except BadInput as error:
-        known = [path for path in _index_candidates(name, shards, index) if os.path.exists(path)]
+        known = [path for path in index_candidates(name, shards, index) if os.path.exists(path)]
         listed = f" (its index: {known[0]})" if known else ""
         raise GoneShard(f"{error}{listed}") from error
-    path = _find_index(name, found, index)
+    path = find_index(name, found, index)
     opened = Index.open(path)
-    for key, asked in asdict(reading).items():
-        made = getattr(opened.reading, key)
-        if asked is not None and asked != made:
-            option = f"--{key.replace('_', '-')} {shlex.quote(asked)}"
-            raise BadInput(
-                f"{path}: was made for {key} {made!r}, the corpus asks for {asked!r}; make it again: "
-                f"{remedy(path, shards)} {option}"
-            )
-    corpus = Corpus(name, opened, match(opened, found, remedy(path, shards)), store)
-    if not opened.intact():
-        raise BadInput(f"{path}: its table is damaged; make it again: {remedy(path, shards)}")
-    for number, (url, shard) in enumerate(zip(corpus.shards, opened.files, strict=True)):
+    again = remedy(path, shards, opened.unit_text)
+    if other := _other_reading(opened, reading):
+        key, made, asked = other
+        option = f"--{key.replace('_', '-')} {shlex.quote(asked)}"
+        raise BadInput(
+            f"{path}: was made for {key} {made!r}, the corpus asks for {asked!r}; make it again: "
+            f"{again} {option}"
+        )
+    corpus = Corpus(name, opened, match(opened, found, again), store)
+    if not _intact(opened, store):
+        raise BadInput(f"{path}: its table is damaged; make it again: {again}")
+    for number, (url, shard) in enumerate(zip(corpus.shards, opened.stored, strict=True)):
         if is_local(url):
-            _verify_age(corpus, number, remedy(path, shards))
+            _verify_age(corpus, number, again)
         elif shard.size < 0:
             raise BadInput(f"{path}: its entry for {shard.name} is damaged")
     return corpus
 
 
-def remedy(index: str | Path, shards: Sequence[str]) -> str:
-    """The command that makes the index of these shards."""
-    given = " ".join(f"'{shown(shard)}'" for shard in shards[:3]) + (" …" if len(shards) > 3 else "")
-    return f"headrace data index {given} --out {shlex.quote(str(index))}"
+def _other_reading(index: Index, reading: Reading) -> tuple[str, str | None, str] | None:
+    """(which, what the index was made for, what is asked) where these differ."""
+    for key, asked in asdict(reading).items():
+        made = getattr(index.reading, key)
+        if asked is not None and asked != made:
+            return key, made, asked
+    return None
 
 
-def default_index(name: str | None, first: str) -> list[str]:
-    """Where the index of shards that begin with `first` is looked for, in this order."""
-    folder, _, base = first.rpartition("/")
-    stem = base.split(".")[0].rstrip("0123456789").rstrip("-_")
-    names = [candidate for candidate in dict.fromkeys((name, stem)) if candidate]
-    return [os.path.join(folder, candidate + ".index") for candidate in names]
-
-
-def _index_candidates(name: str, shards: Sequence[str], index: str | Path | None) -> list[str]:
-    if index is not None:
-        return [str(index)]
-    return default_index(name, shards[0]) if shards and is_local(shards[0]) else []
-
-
-def _find_index(name: str, shards: Sequence[str], index: str | Path | None) -> Path:
-    candidates = _index_candidates(name, shards, index)
-    if not candidates:
-        raise BadInput(
-            f"shards that are not local need `index`, a local path; make it:"
-            f" {remedy(name + '.index', shards)}"
-        )
-    for candidate in candidates:
-        if os.path.exists(candidate):
-            return Path(candidate)
-    raise GoneShard(f"no index at {' or '.join(candidates)}; make it: {remedy(candidates[0], shards)}")
-
-
-def identity(url: str, index: Path) -> str:
-    """A shard's name in an index: relative to the index where it lies below its folder."""
-    if not is_local(url):
-        return shown(url)
-    path = Path(os.path.abspath(url))
-    folder = Path(os.path.abspath(index)).parent
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
-
-
-def match(index: Index, urls: Sequence[str], remedy: str) -> list[str]:
-    """The given shards in the order of the index: by name, or by last part of the name where they moved."""
-    by_name = _without_passed_over(index, {identity(url, index.path): url for url in urls})
-    if set(by_name) != set(index.shards):
-        by_base = {name.rsplit("/", 1)[-1]: url for name, url in by_name.items()}
-        bases = [name.rsplit("/", 1)[-1] for name in index.shards]
-        if len(by_base) == len(by_name) and len(set(bases)) == len(bases) and set(by_base) == set(bases):
-            return [by_base[base] for base in bases]
-        missing = sorted(set(index.shards) - set(by_name))
-        extra = sorted(set(by_name) - set(index.shards))
-        more = f" (and {len(missing or extra) - 1} more)" if len(missing or extra) > 1 else ""
-        if missing:
-            what = f"lists {missing[0]}, which is not among the shards{more}: bring it back, or"
-        else:
-            what = f"does not list {extra[0]}{more}:"
-        raise (GoneShard if missing else BadInput)(f"{index.path}: {what} make the index again: {remedy}")
-    repeated = [name for name, count in Counter(identity(u, index.path) for u in urls).items() if count > 1]
-    if repeated:
-        raise BadInput(f"{repeated[0]}: is given twice")
-    return [by_name[name] for name in index.shards]
-
-
-def _without_passed_over(index: Index, urls: dict[str, str]) -> dict[str, str]:
-    """`urls` without what `data index` passed over too: further names of a file that the index lists, and
-    what cannot be read."""
-    bases = {name.rsplit("/", 1)[-1] for name in index.shards}
-    listed = {name for name in index.shards if name in urls} or {
-        name for name in urls if name.rsplit("/", 1)[-1] in bases
-    }
-    if len(listed) == len(urls):
-        return urls
-    met = {found.identity for name in listed if is_local(urls[name]) for found in meant(urls[name])}
-    return {
-        name: url
-        for name, url in urls.items()
-        if name in listed
-        or not is_local(url)
-        or not (unreadable(url) or any(found.identity in met for found in meant(url)))
-    }
+def _intact(index: Index, store: Store) -> bool:
+    """Whether the table is the one that was written. Of a large one that is noted in the cache, and holds
+    until its file is written again."""
+    if len(index) < LARGE:
+        return index.intact()
+    size, mtime_ns = index.written
+    key = f"intact {os.path.abspath(index.path)} {size} {mtime_ns} {index.checksum}"
+    return store.found_out(key, lambda: "intact" if index.intact() else None) is not None
 
 
 def _verify_age(corpus: Corpus, number: int, remedy: str) -> None:
     """BadInput where a local shard is not the one that was indexed: by size, then by mtime or content."""
-    url, shard = corpus.shards[number], corpus.index.files[number]
+    url, shard = corpus.shards[number], corpus.index.stored[number]
     try:
         size, mtime_ns = corpus.store.status(url)
     except ShardTrouble as error:

@@ -1,17 +1,51 @@
-"""Where documents lie in a corpus, by their names: KEY or SHARD/KEY (data/shards/names.py).
+"""The names of documents, and where these lie in a corpus.
+
+A name is KEY, or SHARD/KEY where a key is not unique: other people's shards often number their samples from 0
+each, so a key may mean one document of every shard. SHARD is the last part of the shard's name, or as many of
+its last parts as tell it from others.
 
 The index has the keys of long documents alone (it stays small at any size). Shards that headrace packed
 number their samples, so the key of a shard's first sample tells where in the shard a number lies; any other
 key costs a look through the shard that the name says, or through the whole corpus.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from data.shards.corpus import Corpus, ReadTrouble
-from data.shards.names import full_name, may_lie_in, names_of
+
+
+def names_of(shard: str, key: str) -> Iterator[str]:
+    """All names of the document `key` of a shard (its name in the index)."""
+    yield key
+    name, rest = key, shard
+    while rest:
+        rest, _, last = rest.rpartition("/")
+        name = f"{last}/{name}"
+        yield name
+
+
+def full_name(shard: str, key: str) -> str:
+    """How a document is shown."""
+    return f"{shard.rpartition('/')[2]}/{key}"
+
+
+def is_named(shard: str, key: str, names: Container[str]) -> bool:
+    """Whether a document is among those that are named."""
+    return any(name in names for name in names_of(shard, key))
+
+
+def may_lie_in(name: str, shard: str) -> bool:
+    """Whether a name begins with a name of this shard, so that the document lies in it or in one named
+    alike."""
+    stem = name
+    while "/" in stem:
+        stem = stem.rpartition("/")[0]
+        if shard == stem or shard.endswith("/" + stem):
+            return True
+    return False
 
 
 class Located(NamedTuple):
@@ -76,7 +110,7 @@ def _shards(corpus: Corpus) -> Iterator[tuple[str, int, int]]:
     units = corpus.index.units
     numbers, firsts = np.unique(units["shard"], return_index=True)
     for number, first, end in zip(numbers.tolist(), firsts.tolist(), [*firsts[1:].tolist(), len(units)]):
-        yield corpus.index.files[number].name, first, end
+        yield corpus.index.shards[number], first, end
 
 
 def _likely(corpus: Corpus, names: list[str], first: int, end: int) -> Sequence[int]:

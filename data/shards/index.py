@@ -15,9 +15,12 @@ import hashlib
 import json
 import mmap
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,16 +28,19 @@ from data.balance import Balance
 from data.durable import writing, written_aside
 from data.errors import BadInput
 from data.shards.samples import USUAL, Reading
-from data.shards.units import PLACED, UNITS, Placed, Unit, UnitTable
+from data.shards.units import PLACED, UNIT_TEXT, UNITS, Placed, Unit, UnitTable
 
 VERSION = 2
 _MAGIC = b"HEADRACE"
 _HEAD = 16
+_PIECE = 1 << 20
+"""Units that are looked at together."""
+_AGAIN = "make it again with headrace data index"
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
-    """A shard as it was when it was indexed."""
+class Stored:
+    """A shard's file as it was when it was indexed."""
 
     name: str
     """Its path relative to the index (absolute where it lies elsewhere), or its URL without credentials."""
@@ -43,6 +49,12 @@ class Shard:
     """0 where the store does not tell."""
     packing: str
     """'plain', 'gzip' or 'zstd'."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard(Stored):
+    """The same with the account of what is in it."""
+
     balance: Balance = field(default_factory=Balance)
     """Of its members: documents, and what was left out."""
 
@@ -54,26 +66,39 @@ class OldIndex(BadInput):
 class Index:
     """A memory-mapped index. `units` is an array of UNITS, in the order of the shards."""
 
-    def __init__(self, path: Path, header: dict, table: UnitTable) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, header: dict, text: memoryview, table: UnitTable, written: tuple[int, int]
+    ) -> None:
+        """header: as `_header` reads it of its `text`. written: size and mtime in ns of the file."""
+        self.path, self.written = path, written
         self.name: str = path.name.removesuffix(".index")
-        self.files = tuple(
-            Shard(**{**shard, "balance": Balance.from_json(shard["balance"])}) for shard in header["shards"]
-        )
+        self.stored: tuple[Stored, ...] = tuple(header["shards"])
+        self.shards = tuple(shard.name for shard in self.stored)
+        """The shards' names, in the order in which `units` counts them."""
         self.reading = Reading(**header["reading"])
+        self.unit_text = int(header.get("unit_text", UNIT_TEXT))
+        """Bytes of text that its units aim at."""
         self.fingerprint: str = header["fingerprint"]
         self.checksum: str = header["checksum"]
         self.table = table
+        self._text = text
+
+    @cached_property
+    def files(self) -> tuple[Shard, ...]:
+        """The shards with their accounts: of thousands these fill many times the memory of the rest, and no
+        start needs them. BadInput where they are damaged."""
+        try:
+            return tuple(
+                Shard(**{**shard, "balance": Balance.from_json(shard["balance"])})
+                for shard in json.loads(bytes(self._text))["shards"]
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadInput(f"{self.path}: its header is damaged; {_AGAIN}") from error
 
     @property
     def units(self) -> np.ndarray:
         """An array of UNITS."""
         return self.table.units
-
-    @property
-    def shards(self) -> tuple[str, ...]:
-        """The shards' names, in the order in which `units` counts them."""
-        return tuple(shard.name for shard in self.files)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -104,16 +129,29 @@ class Index:
             total.add(shard.balance, f"{shard.name.rsplit('/', 1)[-1]}/")
         return total
 
+    @property
+    def has_text(self) -> bool:
+        """Whether any of its documents has a text: of most tables the very beginning tells."""
+        low, count, texts = 0, 1 << 10, self.units["text_bytes"]
+        while low < len(texts):
+            if texts[low : low + count].any():
+                return True
+            low, count = low + count, min(2 * count, _PIECE)
+        return False
+
     def range_of(self, shard: int) -> tuple[int, int]:
         """(first, stop) of the units of a shard."""
-        first, stop = np.searchsorted(self.units["shard"], [shard, shard + 1])
-        return int(first), int(stop)
+        return self.table.range_of(shard)
+
+    def fingerprint_of(self, units: int) -> str:
+        """Of its first units. The fingerprint of all stands in the header; that of fewer is worked out, which
+        takes a second for a table of a gigabyte."""
+        return self.fingerprint if units == len(self) else fingerprint(self.units[:units])
 
     @staticmethod
     def open(path: str | Path) -> "Index":
         """Map an index. BadInput where there is none, or it is damaged or of another version."""
         path = Path(path)
-        again = "make it again with headrace data index"
         try:
             with path.open("rb") as file:
                 head = file.read(_HEAD)
@@ -123,32 +161,45 @@ class Index:
                 if version != VERSION:
                     raise OldIndex(
                         f"{path}: is an index of version {version}, this headrace reads version {VERSION}; "
-                        f"{again}"
+                        f"{_AGAIN}"
                     )
-                header = json.loads(file.read(length))
-                size = os.fstat(file.fileno()).st_size
+                header = _header(file.read(length))
+                status = os.fstat(file.fileno())
                 if unknown := sorted(header["reading"].keys() - {*Reading.__dataclass_fields__}):
                     raise OldIndex(
                         f"{path}: was made by another headrace, which reads samples by "
-                        f"{unknown[0]!r}; {again}"
+                        f"{unknown[0]!r}; {_AGAIN}"
                     )
                 starts = [_HEAD + length]
                 for count, each in _sections(header):
                     starts.append(starts[-1] + count * each)
-                if size != starts[-1]:
-                    raise BadInput(f"{path}: is cut off at byte {size}; {again}")
+                if status.st_size != starts[-1]:
+                    raise BadInput(f"{path}: is cut off at byte {status.st_size}; {_AGAIN}")
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             units = np.frombuffer(mapped, UNITS, header["units"], starts[0])
             placed = np.frombuffer(mapped, PLACED, header["placed"], starts[1])
-            return Index(path, header, UnitTable(units, placed, mapped[starts[2] :]))
+            whole = memoryview(mapped)
+            table = UnitTable(units, placed, whole[starts[2] :], mapped)
+            return Index(path, header, whole[_HEAD : starts[0]], table, (status.st_size, status.st_mtime_ns))
         except OSError as error:
             raise BadInput(f"{path}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInput(f"{path}: its header is damaged; {again}") from error
+            raise BadInput(f"{path}: its header is damaged; {_AGAIN}") from error
 
     def intact(self) -> bool:
         """Whether the table is the one that was written: reads all of it."""
         return self.table.checksum() == self.checksum
+
+
+def _header(text: bytes) -> dict:
+    """The header without the accounts of the shards. These become Stored."""
+
+    def compact(value: dict) -> Any:
+        if "packing" in value and "balance" in value:
+            return Stored(value["name"], value["size"], value["mtime_ns"], sys.intern(value["packing"]))
+        return None if "used" in value and "left_out" in value else value
+
+    return json.loads(text, object_hook=compact)
 
 
 def _described(shard: Shard) -> dict:
@@ -170,7 +221,8 @@ def fingerprint(units: np.ndarray) -> str:
     checksum; no paths. Two readings of the same bytes differ in their bytes of text."""
     digest = hashlib.sha256(b"headrace units 2")
     for name in ("shard", "samples", "length", "text_bytes", "checksum"):
-        digest.update(units[name].tobytes())
+        for low in range(0, len(units), _PIECE):
+            digest.update(units[name][low : low + _PIECE].tobytes())
     return digest.hexdigest()[:32]
 
 
@@ -179,8 +231,10 @@ def write(
     shards: Sequence[Shard],
     table: UnitTable,
     reading: Reading = USUAL,
+    unit_text: int = UNIT_TEXT,
 ) -> None:
-    """Write an index: it is whole or it is not there. BadInput where it cannot be written."""
+    """Write an index: it is whole or it is not there. unit_text: bytes of text that its units aim at.
+    BadInput where it cannot be written."""
     path = Path(path)
     header = {
         "shards": [_described(shard) for shard in shards],
@@ -191,6 +245,8 @@ def write(
         "fingerprint": fingerprint(table.units),
         "checksum": table.checksum(),
     }
+    if unit_text != UNIT_TEXT:
+        header["unit_text"] = unit_text
     text = json.dumps(header).encode()
     text += b" " * (-(_HEAD + len(text)) % 64)  # the table begins on a cache line
     with writing(path), written_aside(path) as file:

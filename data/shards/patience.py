@@ -116,6 +116,10 @@ class Patience:
                 self._succeeded(place)
                 return result
 
+    def tell(self, line: str) -> None:
+        """A line for the user that is about no wait."""
+        self._tell(line)
+
     def _wait_until(self, until: float, what: str, why: str) -> None:
         while (left := until - time.monotonic()) > 0:
             if self._asked_to_stop() or self._ended.is_set():

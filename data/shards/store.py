@@ -24,7 +24,7 @@ from data.errors import BadInput
 from data.shards.cache import Cache, default_folder
 from data.shards.compression import unpack
 from data.shards.http import Http
-from data.shards.index import Shard
+from data.shards.index import Stored
 from data.shards.patience import Patience
 from data.shards.transports import Fsspec, NoRanges, Pipe, Status, Transport, is_local, place, shown
 from data.shards.trouble import ShardTrouble, Transient, of_local
@@ -37,7 +37,8 @@ _REQUEST = 8 << 20
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """`data.cache` of the config: for shards that are remote or packed as a whole."""
+    """`data.cache` of the config: for shards that are remote or packed as a whole, and for what follows from
+    the tables of large corpora."""
 
     folder: str | None = None
     """Where files are kept; by default ~/.cache/headrace/shards."""
@@ -71,12 +72,7 @@ def expand(shards: Sequence[str], patience: Patience | None = None) -> list[str]
 def find_shards(shards: Sequence[str], walk: Walk, patience: Patience | None = None) -> Walk:
     """The walk that has met the shards, each file once; see `expand`."""
     for pattern in shards:
-        try:
-            names = list(braceexpand(pattern)) if re.search(r"\{.*(\.\.|,).*\}", pattern) else [pattern]
-        except ValueError as error:
-            raise BadInput(f"{shown(pattern)}: unbalanced braces") from error
-        for name in names:
-            name = name.removeprefix("file://")
+        for name in braces(pattern):
             if is_local(name):
                 walk.add(_local(name))
             else:
@@ -86,6 +82,15 @@ def find_shards(shards: Sequence[str], walk: Walk, patience: Patience | None = N
         given = ", ".join(map(shown, shards))
         raise BadInput(f"{given}: no shard to read: {passed}" if passed else "no shards were given")
     return walk
+
+
+def braces(pattern: str) -> list[str]:
+    """The names that braces stand for, without file://. BadInput where they are not balanced."""
+    try:
+        names = list(braceexpand(pattern)) if re.search(r"\{.*(\.\.|,).*\}", pattern) else [pattern]
+    except ValueError as error:
+        raise BadInput(f"{shown(pattern)}: unbalanced braces") from error
+    return [name.removeprefix("file://") for name in names]
 
 
 def _local(name: str) -> list[Found]:
@@ -138,6 +143,18 @@ class Store:
         BadInput where its folder is not known."""
         return Cache(self.options.folder or default_folder(), self.options.bytes)
 
+    def found_out(self, key: str, make: Callable[[], str | None]) -> str | None:
+        """make(), a line that follows from what `key` names alone; or what the cache has noted of it. None is
+        not noted."""
+        try:
+            cache = self.cache
+        except BadInput:  # no folder for it
+            return make()
+        known = cache.noted(key)
+        if known is None and (known := make()) is not None:
+            cache.note(key, known)
+        return known
+
     def status(self, url: str) -> Status:
         """Size and mtime of a shard. Raises ShardTrouble."""
 
@@ -150,7 +167,7 @@ class Store:
             return self._pipe.status(url)  # runs nothing, so it is no sign that the command works again
         return self._patiently(url, local if is_local(url) else lambda: self._transport(url).status(url))
 
-    def read(self, url: str, shard: Shard, units: np.ndarray, *, fresh: bool = False) -> bytes:
+    def read(self, url: str, shard: Stored, units: np.ndarray, *, fresh: bool = False) -> bytes:
         """The tar bytes of consecutive units of one shard (rows of index.UNITS).
 
         fresh: do not trust the cache, fetch again. Raises ShardTrouble, never returns too few bytes.
@@ -183,12 +200,12 @@ class Store:
             return self._patiently(url, local)
         return self._keep(url, _whole(url, self.status(url).size), lambda: self._chunks(url), fresh=True)
 
-    def unpacked(self, url: str, shard: Shard, *, fresh: bool = False) -> BinaryIO:
+    def unpacked(self, url: str, shard: Stored, *, fresh: bool = False) -> BinaryIO:
         """The tar of a shard that was packed as a whole, opened in the cache."""
         key = unpacked_key(url, shard.size, shard.mtime_ns)
         return self._keep(url, key, lambda: unpack(self._chunks(url), shard.packing), fresh)
 
-    def _range(self, url: str, shard: Shard, offset: int, length: int, fresh: bool) -> bytes:
+    def _range(self, url: str, shard: Stored, offset: int, length: int, fresh: bool) -> bytes:
         def local() -> bytes:
             with _local_errors(listed=True), open(url, "rb", buffering=0) as file:
                 return _pread(file, offset, length)

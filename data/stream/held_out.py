@@ -14,17 +14,19 @@ Bytes are those of the text as it was read, whatever the tokenizer makes of it: 
 between tokenizers only if one that drops characters does not count them as spelled.
 """
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
 from data.errors import BadInput
-from data.plan.held_out import held_out_units
+from data.plan.block_file import blocks_of
+from data.plan.blocks import Blocks
 from data.plan.plan import CorpusPlan, Plan
 from data.shards.corpus import Corpus
-from data.shards.names import is_named
+from data.shards.find import is_named
+from data.shards.units import UnitTable
 from data.stream.block import remainder
 from data.stream.packing import best_fit, pack, write_rows
 from data.stream.reading import Bad, Encoder, UnitTrouble, read_documents
@@ -35,6 +37,8 @@ from objectives.segments import Texts
 
 _DOCUMENTS = 8
 """At least so many documents, where the text has them."""
+_FIRST, _PIECE = 1 << 14, 1 << 17
+"""Of held-out units: how many are drawn first, and how many are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,9 @@ def held_out_text(
     holds nothing out. Bad and quarantined samples are skipped. BadInput for a unit that cannot be read."""
     quarantined = {sample for name, sample in plan.quarantine if name == corpus_plan.name}
     some = corpus_plan.set_aside
-    held = np.union1d(_whole_units(corpus, corpus_plan, plan), sorted(some)).astype(np.int64)
+    rng = Rng(key(plan.seed, "evaluate", corpus_plan.name))
+    blocks = _blocks(corpus, corpus_plan, plan)
+    held = _drawn(rng, corpus.table, blocks, np.array(sorted(some), np.int64))
     try:
         return _read(corpus, held, plan, encoder, limit_bytes, _DOCUMENTS, quarantined, some)
     except UnitTrouble as trouble:
@@ -111,11 +117,18 @@ def text_outside(
 ) -> EvaluationText:
     """The same of a corpus that is in no plan: of all its units."""
     units = np.arange(len(corpus))
-    units = units[corpus.table.first_parts() == units]
+    units = units[corpus.table.first_parts(units) == units]
     documents = int(corpus.index.units["samples"][units].sum())
+    units = units[Rng(key(plan.seed, "evaluate", corpus.name)).at(units).argsort()]
     try:
         return _read(
-            corpus, units, plan, encoder, limit_bytes, max(1, min(_DOCUMENTS, documents)), quarantined
+            corpus,
+            units.tolist(),
+            plan,
+            encoder,
+            limit_bytes,
+            max(1, min(_DOCUMENTS, documents)),
+            quarantined,
         )
     except UnitTrouble as trouble:
         raise BadInput(f"{trouble}; there is no evaluation without it") from trouble
@@ -123,7 +136,7 @@ def text_outside(
 
 def _read(
     corpus: Corpus,
-    units: np.ndarray,
+    units: Iterable[int],
     plan: Plan,
     encoder: Encoder,
     limit_bytes: int,
@@ -131,16 +144,15 @@ def _read(
     quarantined: Set[str],
     some: Mapping[int, Collection[int]] = MappingProxyType({}),
 ) -> EvaluationText:
-    """Of the units in keyed order. documents: no one gives more than its share of so many; some: of a unit,
+    """Of the units in this order. documents: no one gives more than its share of so many; some: of a unit,
     the numbers of the only documents that are meant. Raises UnitTrouble."""
     most = -(-limit_bytes // documents)
-    order = Rng(key(plan.seed, "evaluate", corpus.name)).bits(len(corpus))[units].argsort()
     kept: list[np.ndarray] = []
     stops: list[int] = []
     rng_keys: list[int] = []
     bad: list[Bad] = []
     total = 0
-    for unit in units[order].tolist():
+    for unit in units:
         read = read_documents(corpus, encoder, plan.seed, corpus.name, -1, [unit], keep_texts=True)
         if unit not in some:
             bad += [one for one in read.bad if not is_named(one.shard, one.key, quarantined)]
@@ -161,11 +173,34 @@ def _read(
     return EvaluationText(corpus.name, texts, used, rng_keys, total, tuple(bad))
 
 
-def _whole_units(corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan) -> np.ndarray:
-    """int64: the held-out units; of a long document the first part alone, for no document gives much."""
+def _blocks(corpus: Corpus, corpus_plan: CorpusPlan, plan: Plan) -> Blocks:
     counts = [era.units for era in corpus_plan.eras]
-    held = held_out_units(plan.seed, corpus_plan.name, corpus.table, counts, corpus_plan.held_out)
-    return held[corpus.table.first_parts()[held] == held]
+    whose = (plan.seed, corpus_plan.name, counts, corpus_plan.held_out, plan.block_bytes)
+    return blocks_of(corpus, *whose)
+
+
+def _drawn(rng: Rng, table: UnitTable, blocks: Blocks, some: np.ndarray) -> Iterator[int]:
+    """Held-out units, and those in which single documents are, in the order of their draws: of a long
+    document the first part alone, for no document gives much. The first ones are what is wanted, so of a
+    large set each turn takes the next few of all."""
+    held_out = blocks.held_out
+    low, share = 0, min(1.0, _FIRST / max(len(held_out), 1))
+    while low < 1 << 64:
+        high = min(int(share * 2.0**64), 1 << 64)
+        found, draws = [some], [rng.at(some)]
+        for first in range(0, len(held_out), _PIECE):
+            units = held_out[first : first + _PIECE]
+            bits = rng.at(units)
+            near = (bits >= low) & (bits <= high - 1)
+            begins = table.first_parts(units[near]) == units[near]
+            found.append(units[near][begins])
+            draws.append(bits[near][begins])
+            blocks.release()
+        near = (draws[0] >= low) & (draws[0] <= high - 1)
+        found[0], draws[0] = some[near], draws[0][near]
+        units, at = np.unique(np.concatenate(found), return_index=True)
+        yield from units[np.concatenate(draws)[at].argsort()].tolist()
+        low, share = high, share * 16
 
 
 def _beginning(ends: np.ndarray, most: int) -> int:

@@ -43,7 +43,8 @@ class Batch:
     micro-batch; numbers: int64, the global row of each, −1 for blank ones; source_tokens: int64 [objectives,
     corpora] of these rows; state: after this batch, of the streams that this rank reports; history: the
     plan's, with all that was skipped up to this batch; skipped: samples and units that this rank left out for
-    it, and told of; drawn: from what the step draws, of the streams that this rank reports."""
+    it, and told of; drawn: from what the step draws, of the streams that this rank reports; cuts: how many
+    segments of these rows were cut only to fill rows."""
 
     first_row: int
     rows_global: int
@@ -55,6 +56,7 @@ class Batch:
     history: History
     skipped: tuple[Identity, ...] = ()
     drawn: StepDraws = field(default_factory=StepDraws)
+    cuts: int = 0
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ class Loader:
         numbers = np.full(height, -1, dtype=np.int64)
         numbers[: mine.sum()] = rows[mine]
         source_tokens = np.zeros((len(OBJECTIVES), len(plan.corpora)), dtype=np.int64)
-        batch, tokens = self._draw(plan, rows, corpora, mine, height)
+        batch, tokens, cuts = self._draw(plan, rows, corpora, mine, height)
         np.add.at(source_tokens.T, corpora[mine], tokens)
         self._row = first + count
         return Batch(
@@ -234,13 +236,14 @@ class Loader:
             history=self._plan_segments.history,
             skipped=self._streams.take_skipped(),
             drawn=self._streams.take_drawn(),
+            cuts=cuts,
         )
 
     def _draw(
         self, plan: Plan, rows: np.ndarray, corpora: np.ndarray, mine: np.ndarray, height: int
-    ) -> tuple[Rows, np.ndarray]:
+    ) -> tuple[Rows, np.ndarray, int]:
         """Draws rows, those of other ranks too where they move a stream that this one follows. Returns its
-        own, in order and padded to `height`, and int64 [own, objectives]: their source tokens.
+        own, in order and padded to `height`; int64 [own, objectives]: their source tokens; and their cuts.
 
         Until rows are written out their blocks stay in memory, those too that are used up or were dropped:
         so it is done as soon as these hold half of what open blocks may.
@@ -250,6 +253,7 @@ class Loader:
         drawn: list[tuple[PackedBlock, int]] = []
         held: set[int] = set()
         room = self._memory_bytes // 2
+        cuts = 0
 
         def write_out(count: int) -> None:
             parts.append(write_rows(drawn, count, plan.length, self._pad))
@@ -264,6 +268,7 @@ class Loader:
             if found and own:
                 packed, index = found[0].built.rows, found[1]
                 drawn.append((packed, index))
+                cuts += int(packed.table.cuts[index])
                 if id(packed) not in held:
                     held.add(id(packed))
                     room -= found[0].nbytes
@@ -271,4 +276,5 @@ class Loader:
                         write_out(len(drawn))
                         room = self._memory_bytes // 2
         write_out(height - sum(map(len, parts)))
-        return Rows.join(parts), np.concatenate([part.reshape(-1, len(OBJECTIVES)) for part in tokens])
+        every = np.concatenate([part.reshape(-1, len(OBJECTIVES)) for part in tokens])
+        return Rows.join(parts), every, cuts

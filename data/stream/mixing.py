@@ -55,21 +55,22 @@ class Tally:
 
     def __init__(self, corpora: Sequence[CorpusPlan]) -> None:
         self._starts = np.cumsum([0, *(corpus.streams for corpus in corpora)]).tolist()
-        self._noted: dict[tuple[int, int, int], list[np.ndarray]] = {}
+        self._noted: dict[tuple[int, int, int, int], list[np.ndarray]] = {}
 
-    def add(self, corpus: int, stream: int, j: int, documents: np.ndarray) -> None:
-        """Rows of a block were drawn, in which these documents (int64, numbers within it) have a part."""
-        self._noted.setdefault((corpus, stream, j), []).append(documents)
+    def add(self, corpus: int, stream: int, j: int, slots: int, documents: np.ndarray) -> None:
+        """Rows of a block of so many slots were drawn, in which these documents (int64, numbers within it)
+        have a part."""
+        self._noted.setdefault((corpus, stream, j, slots), []).append(documents)
 
     def take(self) -> StepDraws:
         """All of it since the last call."""
         reach = np.zeros((self._starts[-1], 2), dtype=np.int64)
         documents = 0
-        for (corpus, stream, j), parts in self._noted.items():
+        for (corpus, stream, j, slots), parts in self._noted.items():
             documents += len(np.unique(np.concatenate(parts)))
             place = self._starts[corpus] + stream
             first, end = reach[place].tolist()
-            reach[place] = (min(first, j) if end else j), max(end, j + 1)
+            reach[place] = (min(first, j) if end else j), max(end, j + slots)
         blocks = len(self._noted)
         self._noted.clear()
         return StepDraws(documents, blocks, reach)

@@ -10,7 +10,7 @@ usually are, and where a segment says otherwise over that. For a call of numpy c
 positions: most are paid once a batch, and once a segment only what is not usual.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -24,8 +24,9 @@ from objectives.registry import OBJECTIVES
 from objectives.segments import ExampleSlice, Segments
 
 
-def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
-    """Rows as lists of indices into `lengths` (int [n], each from 1 to capacity).
+def best_fit(lengths: np.ndarray, capacity: int, first: np.ndarray | None = None) -> list[list[int]]:
+    """Rows as lists of indices into `lengths` (int [n], each from 1 to capacity), in the order in which they
+    are opened. first: bool [n], those that are placed before all others.
 
         capacity 8        room left      rooms, as bits      rows_by_room
         row 0  ######··   2              bit 2               2: [0, 2]
@@ -34,7 +35,7 @@ def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
 
     A segment of 2 goes to the lowest bit from 2 on, so into row 2, which is full then and leaves the game.
     """
-    order = np.argsort(-lengths, kind="stable")
+    order = np.argsort(-lengths, kind="stable") if first is None else np.lexsort((-lengths, ~first))
     sizes = lengths[order]
     ends = np.flatnonzero(np.diff(sizes, append=0)) + 1
     segments = order.tolist()
@@ -68,8 +69,9 @@ class SegmentTable:
     """Where the segments of a build lie and which source tokens they used, in the order of the rows.
 
     Per segment: row, offset (first position), length, objective (registry id). spans: int64 [spans, 3]
-    (document, start, stop), those of segment i being span_ends[i] … span_ends[i+1]. tokens: int64 [rows,
-    objectives], source tokens of each row by objective.
+    (document, start, stop), those of segment i being span_ends[i] … span_ends[i+1]. cut: bool [segments],
+    behind those the text was cut for no other reason than to fill rows. tokens: int64 [rows, objectives],
+    source tokens of each row by objective. cuts: int64 [rows], how many segments of each were cut so.
     """
 
     row: np.ndarray
@@ -78,7 +80,9 @@ class SegmentTable:
     objective: np.ndarray
     span_ends: np.ndarray
     spans: np.ndarray
+    cut: np.ndarray
     tokens: np.ndarray
+    cuts: np.ndarray
 
     def used(self, rows: int) -> np.ndarray:
         """int64 [spans, 3]: what the first `rows` rows used."""
@@ -125,9 +129,16 @@ class PackedBlock:
         return self.segments.nbytes + self.table.nbytes
 
 
-def pack(segments: Segments, rows: Sequence[Sequence[int]], length: int, corpus: int) -> PackedBlock:
-    """Rows of T = length positions of these segments, each a list of their numbers; corpus: its id."""
-    table = _table(segments, rows)
+def pack(
+    segments: Segments,
+    rows: Sequence[Sequence[int]],
+    length: int,
+    corpus: int,
+    cut: Collection[int] = (),
+) -> PackedBlock:
+    """Rows of T = length positions of these segments, each a list of their numbers; corpus: its id; cut: the
+    numbers of those that are parts of one and not its last."""
+    table = _table(segments, rows, cut)
     used = np.bincount(table.row, table.length, len(rows)).astype(np.int64)
     slices = [[segments.slices[segment] for segment in row] for row in rows]
     return PackedBlock(segments, length, slices, (length - used).tolist(), corpus, table)
@@ -189,7 +200,7 @@ def _padding(length: int, pad: int) -> Examples:
     return Examples(-1, *whole, blank.tokens[0], blank.targets[0])
 
 
-def _table(segments: Segments, rows: Sequence[Sequence[int]]) -> SegmentTable:
+def _table(segments: Segments, rows: Sequence[Sequence[int]], cut: Collection[int]) -> SegmentTable:
     """Where the segments lie in these rows, each a list of their numbers.
 
     rows        [2, 0]  [1]           order      2 0 1
@@ -208,6 +219,7 @@ def _table(segments: Segments, rows: Sequence[Sequence[int]]) -> SegmentTable:
     spans = segments.spans[from_]
     objective = segments.objectives[order]
     cell = np.repeat(row_of * len(OBJECTIVES) + objective, counts)
+    is_cut = np.isin(order, list(cut)) if cut else np.zeros(len(order), dtype=bool)
     tokens = np.bincount(cell, spans[:, 2] - spans[:, 1], minlength=len(rows) * len(OBJECTIVES))
     return SegmentTable(
         row=row_of,
@@ -216,5 +228,7 @@ def _table(segments: Segments, rows: Sequence[Sequence[int]]) -> SegmentTable:
         objective=objective,
         span_ends=ends,
         spans=spans,
+        cut=is_cut,
         tokens=tokens.astype(np.int64).reshape(len(rows), len(OBJECTIVES)),
+        cuts=np.bincount(row_of[is_cut], minlength=len(rows)),
     )

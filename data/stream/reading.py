@@ -6,13 +6,14 @@ A sample without usable text is set apart, not dropped in silence: what to do ab
 
 from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from data.shards.corpus import Corpus, ReadTrouble
-from data.shards.names import full_name, is_named
+from data.shards.find import full_name, is_named
 from data.shards.samples import Sample
 from objectives.example import TokenizerView
 from objectives.rng import extend_all, key
@@ -27,11 +28,11 @@ class Encoder(TokenizerView, Protocol):
 
 
 class UnitTrouble(Exception):
-    """A unit could not be read, after all retries."""
+    """A unit could not be read, after all retries. block_slot: that of the block which needs it."""
 
-    def __init__(self, unit: int, reason: str) -> None:
+    def __init__(self, unit: int, reason: str, block_slot: int = 0) -> None:
         super().__init__(reason)
-        self.unit = unit
+        self.unit, self.block_slot = unit, block_slot
 
 
 class Bad(NamedTuple):
@@ -52,7 +53,8 @@ class Bad(NamedTuple):
 class Documents:
     """The documents of a block, in the order of the shard, whose name in the index is `shard`; a part of a
     long one like a document. numbers: of the document in its unit; rng_keys: uint64, their keys in this
-    epoch; texts: as they were read, where they were asked for."""
+    epoch; texts: as they were read, where they were asked for; shards: that of each document, where they are
+    of several (data/stream/joining.py)."""
 
     shard: str
     keys: list[str]
@@ -62,10 +64,12 @@ class Documents:
     rng_keys: np.ndarray
     bad: tuple[Bad, ...]
     texts: tuple[str, ...] = ()
+    shards: tuple[str, ...] = ()
 
     def named(self, names: Container[str]) -> np.ndarray:
         """bool [documents]: those that are among these names."""
-        return np.array([is_named(self.shard, key, names) for key in self.keys], dtype=bool)
+        shards = self.shards or repeat(self.shard)
+        return np.array([is_named(shard, key, names) for shard, key in zip(shards, self.keys)], dtype=bool)
 
 
 def read_documents(

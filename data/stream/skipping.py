@@ -17,7 +17,7 @@ from data.errors import BadInput
 from data.plan.plan import Skip
 from data.plan.segments import PlanSegments
 from data.shards.corpus import Corpus
-from data.shards.names import is_named
+from data.shards.find import is_named
 from data.stream.block import OpenBlock
 from data.stream.reading import UnitTrouble
 

@@ -28,8 +28,8 @@ from data.stream.skipping import Identity, LeftOut, SkipNotice, Skipping
 
 
 class Opening(NamedTuple):
-    """A block was opened or built anew at a global row, and gave rows. corpus: its id; j: the number of the
-    block in its stream; build: 0 for the first; rows: how many."""
+    """A block was opened or built anew at a global row, and gave rows. corpus: its id; j: the number of its
+    first slot in its stream; build: 0 for the first; rows: how many."""
 
     corpus: int
     stream: int
@@ -220,14 +220,18 @@ class Streams:
         if stream.reported and stream.block is not None and emitted > stream.noted:
             documents = stream.block.built.rows.table.documents(stream.noted, emitted)
             origin = stream.block.documents.tokens.origin
-            self._tally.add(stream.plan.id, stream.number, stream.j, origin[documents])
+            self._tally.add(stream.plan.id, stream.number, stream.j, stream.block.slots, origin[documents])
             stream.noted = emitted
 
     def _finish(self, stream: _Stream) -> None:
         self._drop(stream)
-        stream.j += 1
+        stream.j = self._next_j(stream)
         stream.builds = []
         self._order_ahead()
+
+    def _next_j(self, stream: _Stream) -> int:
+        """That of the block behind the open one, which may have several slots."""
+        return stream.j + self._opener.slots_at(stream.builds[0][0])
 
     # Memory and work ahead: nothing below changes what is drawn.
 
@@ -242,7 +246,7 @@ class Streams:
         build = block.built
         need = self._plan_segments.draw_after(stream.plan, stream.number, build.row, len(build.rows))
         if need is not None:
-            heapq.heappush(self._wanted, (need, *at, stream.j + 1))
+            heapq.heappush(self._wanted, (need, *at, self._next_j(stream)))
         self._order_ahead()
 
     def _drop(self, stream: _Stream) -> None:
@@ -258,7 +262,7 @@ class Streams:
             block_slot = number + j * stream.plan.streams
             stale = j < stream.j or (corpus, number, j) in self._pending or (j == stream.j and stream.block)
             if not stale:
-                size = self._opener.expected_nbytes(stream.plan.name, block_slot)
+                size = self._opener.expected_nbytes(stream.plan.name, block_slot, need)
                 if self.held_bytes + size > self._memory:
                     return
                 self._pending[corpus, number, j] = size
@@ -286,7 +290,9 @@ class Streams:
             self.openings += 1
             try:
                 block = self._prefetcher.take(key)
-                return block or self._opener.open(stream.plan.name, stream.block_slot, builds)
+                if block and block.slots == self._opener.slots_at(builds[0][0]):
+                    return block  # else it was ordered for a row of another plan
+                return self._opener.open(stream.plan.name, stream.block_slot, builds)
             except UnitTrouble as trouble:
                 obstacle = stream.unit_needed_by
-                self._skipping.unit(stream.plan.name, stream.block_slot, trouble, row, obstacle)
+                self._skipping.unit(stream.plan.name, trouble.block_slot, trouble, row, obstacle)

@@ -23,6 +23,16 @@ MemoryMib = Annotated[
     int | None,
     typer.Option("--memory-mib", min=16, help="About what is held of texts, however long (default 256)."),
 ]
+UnitKib = Annotated[
+    int | None,
+    typer.Option(
+        "--unit-kib",
+        min=16,
+        max=1024,
+        help="Text a unit: at most a quarter of max_sequence_length (default 64; from 256 GiB on 128, from "
+        "512 GiB on 256).",
+    ),
+]
 TextField = Annotated[
     str | None, typer.Option("--text-field", help="For .json members: the field that holds the text.")
 ]
@@ -62,6 +72,7 @@ def pack(
     ] = 256,
     workers: Workers = 1,
     memory_mib: MemoryMib = None,
+    unit_kib: UnitKib = None,
 ) -> None:
     """Pack text into tar shards with an index. Deterministic; never overwrites.
 
@@ -86,11 +97,13 @@ def pack(
             shard_bytes=shard_mib << 20,
             workers=workers,
             memory_mib=memory_mib or MEMORY_MIB,
+            unit_text=unit_kib and unit_kib << 10,
             progress=report,
         )
     output.say(
         f"{output.counted(done.samples, 'document')}, {output.size(done.text_bytes)} of text, in "
-        f"{output.counted(len(done.shards), 'shard')} with {output.counted(done.units, 'unit')}: {done.index}"
+        f"{output.counted(len(done.shards), 'shard')} with {output.counted(done.units, 'unit')} of about "
+        f"{done.unit_text >> 10} KiB: {done.index}"
     )
     if done.walk is not None:
         _say_walk(done.walk, "file", "read")
@@ -118,6 +131,7 @@ def index(
     text_member: TextMember = None,
     workers: Workers = 1,
     memory_mib: MemoryMib = None,
+    unit_kib: UnitKib = None,
     patience: PatienceMinutes = MINUTES,
 ) -> None:
     """Index shards of other people's making, in place.
@@ -140,13 +154,14 @@ def index(
             reading=reading,
             workers=workers,
             memory_mib=memory_mib or MEMORY_MIB,
+            unit_text=unit_kib and unit_kib << 10,
             patience=Patience(patience, setting="--patience"),
         )
     made = built.index
     output.say(
         f"{output.counted(made.balance.used, 'document')}, {output.size(made.text_bytes)} of text, in "
         f"{output.counted(len(made.shards), 'shard')} ({built.read} read now) with "
-        f"{output.counted(len(made), 'unit')}: {made.path}"
+        f"{output.counted(len(made), 'unit')} of about {made.unit_text >> 10} KiB: {made.path}"
     )
     _say_walk(built.walk, "shard", "used")
     _say(built.notes)

@@ -194,9 +194,18 @@ def load_kept(path: Path) -> Config:
 
 
 def edit(config: Config, overrides: Sequence[str]) -> Config:
-    """The config with 'key.sub=value' edits."""
+    """The config with 'key.sub=value' edits. One that asks for rows above max_sequence_length raises that
+    with them; BadInput where the model has no positions there."""
     layers = with_overrides(YamlDocument(plain(config), {}), overrides)
-    return build(layers.data, layers.locations, "the run's config")
+    length, most = layers.data["sequence_length"], config.max_sequence_length
+    longer = isinstance(length, int) and length > most == layers.data["max_sequence_length"]
+    if longer and config.model.positions == "learned":
+        raise BadInput(
+            f"sequence_length: {length} is above max_sequence_length ({most}), and with learned positions "
+            "(model.positions) the model has none beyond it; begin another run"
+        )
+    data = {**layers.data, "max_sequence_length": length} if longer else layers.data
+    return build(data, layers.locations, "the run's config")
 
 
 def build(data: Mapping[str, Any], locations: Locations, name: str) -> Config:
@@ -256,7 +265,7 @@ def require_same_run(old: Config, new: Config) -> None:
 def other_model(old: ModelConfig, new: ModelConfig) -> str | None:
     """Which key makes the weights of one config mean nothing under the other, though all shapes may agree;
     None where none does. What is not listed may change in a run: dropout, losses, the way attention is
-    computed, rope_base for longer rows."""
+    computed, and where positions are rotary max_sequence_length and rope_base."""
     for key in (
         *("layers", "width", "heads", "num_kv_heads", "mlp_features", "stack", "norm", "norm_placement"),
         *("positions", "activation", "qk_norm", "tie_embeddings"),
@@ -265,6 +274,9 @@ def other_model(old: ModelConfig, new: ModelConfig) -> str | None:
         if was != now:
             name = {"num_kv_heads": "kv_heads", "mlp_features": "mlp_width"}.get(key, key)
             return f"model.{name}: expected {was}, which the weights were trained with, got {now}"
+    was, now = old.max_sequence_length, new.max_sequence_length
+    if old.positions == "learned" and was != now:
+        return f"max_sequence_length: expected {was}, the learned positions that the weights have, got {now}"
     return None
 
 

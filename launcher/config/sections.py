@@ -7,6 +7,7 @@ that it does not know, and converts nothing but what stands here: a path becomes
 be resumed from another folder, and a single shard may be written without brackets.
 """
 
+import json
 import os
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -100,6 +101,14 @@ def _batch_rows(value: Any) -> int | tuple[tuple[int, int], ...]:
     return tuple(points)
 
 
+def _padding(value: Any) -> Any:
+    if value == "never" or (
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+    ):
+        return value
+    raise ValueError(f"expected a share from 0 to below 1, or never, got {json.dumps(value)}")
+
+
 MOST_ROWS = 2**24
 """Of a step: its rows are told apart by an array."""
 LocalPath = Annotated[str, StringConstraints(min_length=1), AfterValidator(absolute)]
@@ -160,6 +169,9 @@ class DataConfig(Section):
     16384 positions at most 16 MiB, or 64 times max_sequence_length."""
     streams: Annotated[int, Field(ge=1)] = STREAMS
     """The most streams of a corpus: each holds an open block, in every process that follows it."""
+    padding: Annotated[Literal["never"] | float, BeforeValidator(_padding)] = 0.01
+    """The share of the positions packed together, besides one row, that may be padding: documents are cut
+    where it needs that; with `never` only where they are longer than a row."""
     cache: CacheOptions = CacheOptions()
     patience: Annotated[float, Field(ge=0, le=MOST_MINUTES)] = MINUTES
     """Minutes for which a shard that cannot be reached is waited for, before the run is saved and leaves."""

@@ -2,7 +2,7 @@
 
 Exact: parameters, rows, units, blocks, streams, shares, checkpoint sizes. Estimated, and said to be: tokens
 (a sample of each corpus is encoded, for the bytes a token and for what the tokenizer loses of it), epochs,
-padding (about 0.6 row a block, as was measured), memory. Needs no torch: the model's figures are formulas
+padding (a few blocks are packed), memory. Needs no torch: the model's figures are formulas
 over its config.
 """
 
@@ -26,7 +26,9 @@ from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
 from launcher.preflight import achieved, corpus_shares, estimates, evaluation, mixing
 from launcher.preflight.lossy import measure, refuse_lossy
+from launcher.preflight.packed_blocks import look_into, packing_lines, packing_warnings
 from launcher.preflight.prompts import require_room
+from launcher.preflight.unit_sizes import coarse
 from launcher.preflight.writable import require_writable
 from launcher.runs.beginning import beginning, not_compared
 from launcher.runs.lr_change import lr_change_from
@@ -100,7 +102,7 @@ def report(
     measured = np.array([objective["measured"] for objective in facts["objectives"]])
     short = achieved.shortfalls(config.objectives, row, measured)
     moved = [*([lr.line] if lr else []), *([strange] if strange else [])]
-    said = [*passed_over, *moved, *read, *told, *corpus_shares.uncounted(history)]
+    said = [*passed_over, *moved, *read, *told, *corpus_shares.uncounted(history), *coarse(plan, corpora)]
     return facts | {"warnings": [*said, *short, *few, *_warnings(config, facts)]}
 
 
@@ -122,8 +124,7 @@ def _estimate(
     processes = facts["step"]["processes"]
     shapes, segment = {}, opener.plan_segments.last
     for corpus in facts["corpora"]:
-        block, text_bytes = estimates.first_block(opener, corpus["name"])
-        corpus["open_bytes"] = block.nbytes / text_bytes if block else estimates.OPEN_BYTES
+        block = look_into(opener, corpus)
         shapes[corpus["name"]] = mixing.block_shape(block, corpus, segment.plan.length)
     facts["mixing"] = mixing.foretell(segment, row, facts["corpora"], shapes)
     facts["open_blocks"] = estimates.open_blocks(
@@ -133,7 +134,8 @@ def _estimate(
     facts["stages"] = estimates.stages(config, tokenizer.size, processes, facts["step"]["micro_batches"])
     facts["memory"] = max((stage["memory"] for stage in facts["stages"]), key=itemgetter("total"))
     facts["bubble"] = estimates.bubble(config.layout.pipeline, facts["step"]["micro_batches"])
-    return mixing.warnings(segment.plan, row, facts["mixing"], facts["corpora"])
+    few = mixing.warnings(segment.plan, row, facts["mixing"], facts["corpora"])
+    return [*few, *packing_warnings(segment.plan, facts["corpora"])]
 
 
 def _stream(
@@ -286,6 +288,8 @@ def show(facts: dict[str, Any]) -> None:
     output.say(f"checkpoints  {output.size(saves['bytes'])} each; {kept}: {room}")
     output.say("")
     corpus_shares.show(facts["corpora"])
+    for line in packing_lines(facts["corpora"]):
+        output.say(f"packing      {line}")
     for corpus in facts["corpora"]:
         if corpus["held_out_asked"]:
             output.say(

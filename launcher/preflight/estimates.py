@@ -1,7 +1,7 @@
 """The figures of `headrace check`: what a step, a corpus, the memory and the checkpoints come to.
 
 Exact: rows, micro-batches, blocks, streams, checkpoint sizes. Estimated: tokens, from the bytes a token of
-a sample of each corpus; padding, about 0.6 row a block (measured on packed blocks); memory.
+a sample of each corpus; padding; memory.
 """
 
 import shutil
@@ -13,14 +13,12 @@ from typing import Any
 import numpy as np
 
 from data.errors import BadInput
-from data.plan.blocks import Blocks
+from data.plan.block_file import blocks_of
 from data.plan.ownership import Ownership
 from data.plan.plan import CorpusPlan, Plan
 from data.shards.corpus import Corpus, ReadTrouble
 from data.shards.units import UNIT_TEXT
-from data.stream.block import OpenBlock, Opener
 from data.stream.loader import RowShares
-from data.stream.reading import UnitTrouble
 from data.tokenization.check import CheckReport
 from launcher.checkpoint.retention import Retention
 from launcher.config.run_config import Config
@@ -30,12 +28,7 @@ from model.accounting import PLAIN_BYTES, largest_parameter, layer_flops, parame
 from model.accounting import memory as model_memory
 
 WASTE = 0.6
-"""Rows of padding a block."""
-OPEN_BYTES = 6
-"""A byte of text in an open block, at most about (data/stream/block.py): next-sentence; causal takes 1.4.
-Where no block is opened to see."""
-OPENED = 4 << 20
-"""Bytes of text of the largest block that is opened to see what it holds."""
+"""Rows of padding a block, where none is packed to see (packed_blocks.py)."""
 ENCODING = 56
 """Bytes that SentencePiece holds for a byte of the text that it encodes, at most: byte pairs, measured 46 and
 its room; unigrams 25 to 43. Of one text at a time, and texts are cut at 1 MiB (data/shards/parts.py)."""
@@ -78,9 +71,9 @@ def corpus(
     shares: what is known of it from corpus_shares.py."""
     units = corpus.index.units
     counts = [era.units for era in part.eras]
-    blocks = Blocks(plan.seed, part.name, corpus.table, counts, part.held_out, plan.block_bytes)
+    blocks = blocks_of(corpus, plan.seed, part.name, counts, part.held_out, plan.block_bytes)
     documents = [corpus.text_bytes_of(unit)[n] for unit, some in part.held_out_documents for n in some]
-    held_out = int(units["text_bytes"][blocks.held_out].sum()) + sum(documents)
+    held_out = sum(aside for _, aside in blocks.era_text) + sum(documents)
     text_bytes = corpus.index.text_bytes - held_out
     tokens = text_bytes / (sample.bytes_per_token or 1.0)
     full = tokens / plan.length
@@ -117,7 +110,8 @@ def open_blocks(plan: Plan, corpora: list[dict[str, Any]], ranks: int) -> dict[s
         streams = max(len(ownership.streams_of(rank, corpus["streams"])) for rank in range(ranks))
         corpus["encoded"] = followed(ownership, corpus["streams"])
         number += streams
-        size += int(streams * corpus["open_bytes"] * corpus["text_bytes"]) // max(corpus["blocks"], 1)
+        text = plan.slots * corpus["text_bytes"] // max(corpus["blocks"], 1)
+        size += int(streams * corpus["open_bytes"] * text)
     return {"number": number, "bytes": size}
 
 
@@ -125,19 +119,6 @@ def followed(ownership: Ownership, streams: int) -> float:
     """How many ranks follow a stream, and so encode each of its blocks."""
     ranks = [len(ownership.followers(stream, streams)) for stream in range(streams)]
     return sum(ranks) / streams
-
-
-def first_block(opener: Opener, name: str) -> tuple[OpenBlock | None, int]:
-    """The first block of a corpus and its bytes of text; None where it is too large to be opened here, or
-    cannot be read, of which the start will say more."""
-    number = opener.orders[name].resolve(0)[1] if len(opener.blocks[name]) else None
-    text = 0 if number is None else int(opener.blocks[name].text_bytes[number])
-    if not 0 < text <= OPENED:
-        return None, text
-    try:
-        return opener.open(name, 0, [(0, 0)]), text
-    except UnitTrouble:
-        return None, text
 
 
 def data_memory(config: Config, corpora: list[dict[str, Any]], blocks: dict[str, int]) -> dict[str, int]:

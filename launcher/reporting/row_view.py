@@ -90,8 +90,10 @@ def segment_title(row: TracedRow, segment: TracedSegment) -> str:
         sees = f"all see the first {int(bound[0]) + 1}, else those before"
     parts = " + ".join(map(_part, segment.parts))
     last = segment.first + segment.length - 1
+    cut = ", cut to fill the row" if segment.cut else ""
     return (
         f"{segment.objective}, positions {segment.first}–{last}, {sees} · {parts}, segment {segment.number}"
+        f"{cut}"
     )
 
 

@@ -21,8 +21,7 @@ from data.plan.steps import rows_of_step
 from data.provenance.openings import merge_openings, read_openings
 from data.provenance.trace import TracedRow, TracedSegment, Tracer, Use, walk
 from data.shards.corpus import Corpus
-from data.shards.find import Located, find_documents, is_ambiguous, several
-from data.shards.names import full_name
+from data.shards.find import Located, find_documents, full_name, is_ambiguous, several
 from data.stream.rows import DTYPES, step_fingerprint
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
@@ -216,6 +215,7 @@ def _segment(segment: TracedSegment) -> dict[str, Any]:
         "objective": segment.objective,
         "first": segment.first,
         "length": segment.length,
+        "cut": segment.cut,
         "parts": parts,
     }
 

@@ -19,18 +19,26 @@ from data.shards.corpus import Corpus
 from data.shards.patience import Patience
 from data.shards.transports import is_local, shown
 from launcher.config.run_config import Config
-from launcher.runs.stream_settings import open_text, require_text
+from launcher.runs.stream_settings import OpenedCorpora, open_text, require_text
 
 _CHUNK = 1 << 20
 """Units of a training corpus that are looked at together."""
 
 
 def open_eval_corpora(
-    config: Config, patience: Patience | None = None, *, read_before: Container[str] = ()
+    config: Config,
+    patience: Patience | None = None,
+    *,
+    read_before: Container[str] = (),
+    known: OpenedCorpora | None = None,
 ) -> dict[str, Corpus]:
     """Every corpus of `eval.corpora`; the rest as in `open_corpora`."""
     patience = patience or Patience(config.data.patience)
-    opened = {name: open_text(config, name, patience, name in read_before) for name in config.eval.corpora}
+    known = {} if known is None else known
+    opened = {
+        name: open_text(config, name, patience, read_before=name in read_before, known=known, look=True)
+        for name in config.eval.corpora
+    }
     for name, corpus in opened.items():
         require_text(corpus, config.location(name))
     return opened

@@ -3,44 +3,82 @@
 One place, so that `check`, `data show`, training and a resume cannot ask for different streams.
 """
 
-from collections.abc import Container, Mapping
+import socket
+from collections.abc import Container, Hashable, Mapping
 
 from data.errors import BadInput
-from data.plan.held_out import held_out_units
+from data.plan.block_file import blocks_of
 from data.plan.make import CorpusSettings, StreamSettings
 from data.plan.plan import Plan
-from data.shards.corpus import Corpus, GoneShard, open_corpus
+from data.shards.corpus import Corpus, open_corpus
+from data.shards.listed import GoneShard
 from data.shards.patience import Patience
 from data.shards.samples import Reading
+from data.shards.store import Store
 from data.shards.trouble import Transient
 from launcher.config.run_config import Config
 
+OpenedCorpora = dict[Hashable, Corpus]
+"""Corpora that this process has opened, by what the config says of them."""
+
 
 def open_corpora(
-    config: Config, patience: Patience | None = None, *, read_before: Container[str] = ()
+    config: Config,
+    patience: Patience | None = None,
+    *,
+    read_before: Container[str] = (),
+    known: OpenedCorpora | None = None,
+    look: bool = True,
 ) -> dict[str, Corpus]:
     """Every corpus of the config, dropped ones (weight 0) included. BadInput names what is missing; trouble
     that passes is waited for, here and in all reads, with the config's patience unless one is given.
     read_before: the corpora that this run has read, so that a shard which is not there is such trouble
-    too."""
+    too. known: what was opened before and is taken as it is; gets what is opened now. look: as of
+    open_corpus."""
     patience = patience or Patience(config.data.patience)
-    opened = {name: open_text(config, name, patience, name in read_before) for name in config.data.corpora}
+    known = {} if known is None else known
+    opened = {
+        name: open_text(config, name, patience, read_before=name in read_before, known=known, look=look)
+        for name in config.data.corpora
+    }
     for name, corpus in opened.items():
         require_text(corpus, f"corpus {name}")
     return opened
 
 
+def open_text(
+    config: Config, name: str, patience: Patience, *, read_before: bool, known: OpenedCorpora, look: bool
+) -> Corpus:
+    """A corpus of the config, trained on or not, as `open_corpora` does it."""
+    text = config.texts[name]
+    asked = (name, *text.shards, text.index, text.text_field, text.text_member, config.data.cache)
+    if asked in known:
+        return known[asked].with_store(Store(config.data.cache, patience))
+    known[asked] = opened = _opened(config, name, patience, read_before, look)
+    return opened
+
+
 def require_text(corpus: Corpus, named: str) -> None:
     """BadInput, beginning with what it is named, where a corpus has no text."""
-    if not corpus.index.text_bytes:
+    if not corpus.index.has_text:
         raise BadInput(
             f"{named}: no text in its {len(corpus.shards)} shards; why: "
             f"headrace data verify {corpus.index.path}"
         )
 
 
-def open_text(config: Config, name: str, patience: Patience, read_before: bool) -> Corpus:
-    """A corpus of the config, trained on or not, as `open_corpora` does it."""
+def require_same(corpora: Mapping[str, Corpus], checksums: Mapping[str, str]) -> None:
+    """BadInput where a corpus is not the one that rank 0 reads. checksums: of its tables, by name."""
+    for name, corpus in corpora.items():
+        if corpus.index.checksum != checksums[name]:
+            raise BadInput(
+                f"data.corpora.{name}: {corpus.index.path} on {socket.gethostname()} is not the index that "
+                f"rank 0 reads (checksum {corpus.index.checksum[:8]}, there {checksums[name][:8]}); all "
+                "machines need the same index and shards"
+            )
+
+
+def _opened(config: Config, name: str, patience: Patience, read_before: bool, look: bool) -> Corpus:
     corpus, location = config.texts[name], config.location(name)
 
     def attempt() -> Corpus:
@@ -53,6 +91,7 @@ def open_text(config: Config, name: str, patience: Patience, read_before: bool) 
                 Reading(corpus.text_field, corpus.text_member),
                 location=location,
                 patience=patience,
+                look=look,
             )
         except GoneShard as error:
             if not read_before:
@@ -67,8 +106,9 @@ def require_held_out(config: Config, plan: Plan, corpora: Mapping[str, Corpus]) 
     for part in plan.corpora:
         if not config.eval.every or not part.held_out or part.name not in corpora or part.held_out_documents:
             continue
-        table, counts = corpora[part.name].table, [era.units for era in part.eras]
-        if not len(held_out_units(plan.seed, part.name, table, counts, part.held_out)):
+        counts = [era.units for era in part.eras]
+        whose = (plan.seed, part.name, counts, part.held_out, plan.block_bytes)
+        if not len(blocks_of(corpora[part.name], *whose).held_out):
             raise BadInput(
                 f"data.corpora.{part.name}.held_out: nothing can be held out: its text is a single document; "
                 "set it to 0, add text, or leave eval.every out"
@@ -94,4 +134,5 @@ def stream_settings(config: Config, corpora: dict[str, Corpus], tokenizer: str) 
         quarantine=[(name, key) for name, c in config.data.corpora.items() for key in c.quarantine],
         on_bad=config.data.on_bad,
         streams=config.data.streams,
+        padding=None if config.data.padding == "never" else config.data.padding,
     )

@@ -75,6 +75,10 @@ class StepRecord:
     memory_gib: float | None
     """The most that any process held: of the GPU, or resident where there is none."""
     fingerprint: str | None
+    padding: float = 0.0
+    """Of the positions of this step's rows, the share that holds no text."""
+    cuts: int = 0
+    """Of segments in this step's rows, made only to fill rows (data.padding)."""
     time: float = field(default_factory=lambda: round(time.time(), 3))
 
 

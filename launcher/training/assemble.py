@@ -35,6 +35,7 @@ from launcher.inference.trained_model import plain_model
 from launcher.runs.beginning import on_record
 from launcher.runs.eval_corpora import open_eval_corpora, refuse_trained_on
 from launcher.runs.eval_rows import rows_before, rows_changed
+from launcher.runs.longer_rows import longer_rows
 from launcher.runs.lr_change import lr_change_from
 from launcher.runs.plan_history import keep, left_out_before, record_skip
 from launcher.runs.progress import Progress
@@ -155,6 +156,9 @@ def _begin(
         tracker.note(line)
     if lr:
         tracker.note(lr.line)
+    before = stream.history.before(stream.at.row)
+    if (longer := longer_rows(stream.plan)) and not (before and before.slots == stream.plan.slots):
+        tracker.note(f"{longer}; padding is in metrics (headrace check foretells it)")
     if restored.average_note:
         tracker.note(restored.average_note)
     return tracker
@@ -169,17 +173,20 @@ def _evaluation(
     tracker: Tracker | None,
 ) -> HeldOut | None:
     """The rows of evaluations, made on all ranks, and on rank 0 told of. A collective."""
-    held_out = at_length(world, lambda: _held_out(world, claimed.config, restored, patience), stop)
+    held_out = at_length(world, lambda: _held_out(world, claimed, restored, patience), stop)
     together(world, lambda: _tell_evaluation(claimed, held_out, tracker))
     return held_out
 
 
-def _held_out(world: World, config: Config, restored: Restored, patience: Patience) -> HeldOut | None:
+def _held_out(
+    world: World, claimed: ClaimedAttempt, restored: Restored, patience: Patience
+) -> HeldOut | None:
+    config = claimed.config
     if not config.eval.every:
         return None
     stream = restored.stream
     read_before = config.eval.corpora if restored.checkpoint else ()
-    evaluated = open_eval_corpora(config, patience, read_before=read_before)
+    evaluated = open_eval_corpora(config, patience, read_before=read_before, known=claimed.opened)
     if world.rank == 0:
         refuse_trained_on(config, stream.corpora, evaluated)
     require_held_out(config, stream.plan, stream.corpora)

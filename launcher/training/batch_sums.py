@@ -34,6 +34,10 @@ class BatchSums:
     """Ranks that were asked to stop."""
     skipped: float = 0.0
     """Samples and units left out for these rows."""
+    padding: float = 0.0
+    """Positions of these rows that hold no text."""
+    cuts: float = 0.0
+    """Of segments, made only to fill rows (data.padding)."""
     drawn: np.ndarray = field(default_factory=lambda: StepDraws().vector)
     """float64 [as the plan has streams]: the vector of a StepDraws (data/stream/mixing.py)."""
     waiting: np.ndarray = field(default_factory=lambda: np.zeros(1))
@@ -44,6 +48,7 @@ class BatchSums:
         """float64: everything, flat, for one all-reduce."""
         tables = [self.weight.ravel(), self.targets.ravel(), self.source.ravel()]
         numbers = [self.tokens, self.unknown, self.failures, self.stops, self.skipped]
+        numbers += [self.padding, self.cuts]
         return np.concatenate([*tables, self.rows, self.finished_blocks, numbers, self.drawn, self.waiting])
 
     @staticmethod
@@ -51,9 +56,9 @@ class BatchSums:
         """The inverse of `vector`, under the plan of the step."""
         corpora = len(plan.corpora)
         table = len(NAMES) * corpora
-        borders = np.cumsum([table, table, table, corpora, corpora, 5, vector_length(plan.corpora)])
+        borders = np.cumsum([table, table, table, corpora, corpora, 7, vector_length(plan.corpora)])
         weight, targets, source, rows, finished_blocks, numbers, drawn, waiting = np.split(vector, borders)
-        tokens, unknown, failures, stops, skipped = numbers.tolist()
+        tokens, unknown, failures, stops, skipped, padding, cuts = numbers.tolist()
         shape = (len(NAMES), corpora)
         return BatchSums(
             weight=weight.reshape(shape),
@@ -66,6 +71,8 @@ class BatchSums:
             failures=failures,
             stops=stops,
             skipped=skipped,
+            padding=padding,
+            cuts=cuts,
             drawn=drawn,
             waiting=waiting,
         )
@@ -101,5 +108,7 @@ def count(batch: Batch, plan: Plan, unknown: int, *, counts: bool) -> BatchSums:
         tokens=float(np.count_nonzero(rows.corpus >= 0)),
         unknown=float(np.count_nonzero((rows.tokens == unknown) & (rows.corpus >= 0))),
         skipped=float(len(batch.skipped)),
+        padding=float(np.count_nonzero(rows.corpus[real] < 0)),
+        cuts=float(batch.cuts),
         drawn=batch.drawn.vector,
     )

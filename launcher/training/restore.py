@@ -14,7 +14,7 @@ run is written before one is loaded, so an attempt's first line names what it re
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from launcher.runs.plan_history import go_on, run_tokenizer
 from launcher.runs.progress import Progress
 from launcher.runs.resume_point import StartPoint, start_point
 from launcher.runs.run_folder import Attempt, RunFolder
-from launcher.runs.stream_settings import open_corpora
+from launcher.runs.stream_settings import OpenedCorpora, open_corpora, require_same
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class ClaimedAttempt:
     """On rank 0, which alone writes the run."""
     point: StartPoint | None
     """On rank 0: the first choice, made before the attempt was claimed."""
+    opened: OpenedCorpora = field(default_factory=dict)
+    """What this process has opened so far."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def restore(
         choice = _choose(world, claimed, point, damaged)
         try:
             stored = _open(world, choice)
-            stream = at_length(world, partial(_open_stream, claimed, patience, stored), stop)
+            stream = _open_stream(world, claimed, patience, stored, stop)
             if engine is None:  # of one shape whatever the step, so one serves all tries
                 engine = _build(world, claimed.config, stream)
                 stack.callback(engine.close)
@@ -192,13 +194,43 @@ def _open(world: World, choice: _Choice) -> StoredCheckpoint | None:
     return undamaged(world, lambda: choice.stored or StoredCheckpoint(path))
 
 
-def _open_stream(claimed: ClaimedAttempt, patience: Patience, stored: StoredCheckpoint | None) -> Stream:
-    """The text from the checkpoint's row on. BadInput for whatever of it is not as the run needs it."""
+def _open_stream(
+    world: World,
+    claimed: ClaimedAttempt,
+    patience: Patience,
+    stored: StoredCheckpoint | None,
+    stop: StopRequest,
+) -> Stream:
+    """The text from the checkpoint's row on. One process of each machine verifies tables, looks at shards and
+    works out blocks; then the others open the same, and take its word. A collective. BadInput on all ranks
+    for whatever of it is not as the run needs it."""
+    leads = world.local_rank == 0 or world.rank == 0
+    stream = at_length(world, lambda: _stream(claimed, patience, stored, look=True) if leads else None, stop)
+    checksums = from_first(world, lambda: _checksums(stream))
+
+    def follow() -> Stream:
+        own = stream or _stream(claimed, patience, stored, look=False)
+        require_same(own.corpora, checksums)
+        return own
+
+    return at_length(world, follow, stop)
+
+
+def _checksums(stream: Stream | None) -> dict[str, str]:
+    corpora = stream.corpora if stream else {}
+    return {name: corpus.index.checksum for name, corpus in corpora.items()}
+
+
+def _stream(
+    claimed: ClaimedAttempt, patience: Patience, stored: StoredCheckpoint | None, look: bool
+) -> Stream:
+    """This process's."""
     config = claimed.config
     at = Progress.from_json(stored.progress) if stored else None
     tokenizer = run_tokenizer(claimed.run, at.history.newest.tokenizer if at else None)
     require_room(config, tokenizer)
-    corpora = open_corpora(config, patience, read_before=config.data.corpora if stored else ())
+    read_before = config.data.corpora if stored else ()
+    corpora = open_corpora(config, patience, read_before=read_before, known=claimed.opened, look=look)
     history = go_on(claimed.run, config, corpora, tokenizer.hash, at)
     return Stream(tokenizer, corpora, history, at or Progress(history))
 

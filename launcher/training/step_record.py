@@ -59,7 +59,43 @@ def step_record(
         )
         for o in used
     }
-    by_corpus = {
+    return StepRecord(
+        step=progress.step,
+        attempt=attempt,
+        rows=progress.row,
+        tokens=progress.tokens,
+        target_tokens=progress.target_tokens,
+        unknown=_share(batch_sums.unknown, batch_sums.tokens),
+        loss=float(sums.sum()),
+        objectives=objectives,
+        corpora=_by_corpus(step, corpora, blocks, shares, plain, optimised),
+        drawn=drawn,
+        lr=step.lr,
+        grad_norm=step.grad_norm,
+        tokens_per_second=batch_sums.tokens / step.seconds,
+        mfu=mfu,
+        data_wait=step.global_batch.waited / step.seconds,
+        step_seconds=step.seconds,
+        memory_gib=step.outcome.memory_gib,
+        fingerprint=fingerprint,
+        padding=_share(batch_sums.padding, batch_sums.padding + batch_sums.tokens),
+        cuts=round(batch_sums.cuts),
+    )
+
+
+def _by_corpus(
+    step: Step,
+    corpora: Sequence[str],
+    blocks: Sequence[int],
+    shares: tuple[np.ndarray, np.ndarray],
+    plain: np.ndarray,
+    optimised: np.ndarray,
+) -> dict[str, CorpusRecord]:
+    """plain, optimised: float64 [objectives, corpora], Σ weight · cross-entropy, and the weight, of what has
+    a part in the loss."""
+    batch_sums = step.global_batch.batch_sums
+    source, every = batch_sums.source, float(batch_sums.source.sum())
+    return {
         name: CorpusRecord(
             loss=_mean(plain[:, c], optimised[:, c]),
             rows=round(batch_sums.rows[c]),
@@ -70,26 +106,6 @@ def step_record(
         )
         for c, name in enumerate(corpora)
     }
-    return StepRecord(
-        step=progress.step,
-        attempt=attempt,
-        rows=progress.row,
-        tokens=progress.tokens,
-        target_tokens=progress.target_tokens,
-        unknown=_share(batch_sums.unknown, batch_sums.tokens),
-        loss=float(sums.sum()),
-        objectives=objectives,
-        corpora=by_corpus,
-        drawn=drawn,
-        lr=step.lr,
-        grad_norm=step.grad_norm,
-        tokens_per_second=batch_sums.tokens / step.seconds,
-        mfu=mfu,
-        data_wait=step.global_batch.waited / step.seconds,
-        step_seconds=step.seconds,
-        memory_gib=step.outcome.memory_gib,
-        fingerprint=fingerprint,
-    )
 
 
 def drawn_record(step: Step, shards_of: Callable[[StepDraws], int]) -> DrawnRecord:

@@ -42,7 +42,7 @@ from launcher.runs.progress import Progress
 from launcher.runs.quarantine import refuse_unknown
 from launcher.runs.resume_point import StartPoint, start_point
 from launcher.runs.run_folder import Attempt, RunFolder
-from launcher.runs.stream_settings import open_corpora
+from launcher.runs.stream_settings import OpenedCorpora, open_corpora
 from launcher.standard_streams import expendable
 from launcher.training.assemble import assemble
 from launcher.training.gc_schedule import collected_by_step
@@ -59,39 +59,46 @@ Loop = Callable[[Session, Progress], End]
 
 def train(config: Config) -> int:
     """Start the run that a config names, or go on with it. The exit code; BadInput for the command line."""
-    return _in_world(lambda stop: start(config, stop), step=None)
+    opened: OpenedCorpora = {}
+    return _in_world(lambda stop: start(config, stop, opened), step=None, opened=opened)
 
 
-def start(config: Config, stop: StopRequest) -> tuple[RunFolder, Config]:
-    """run_folder.start; before a new run is written, that what its config names can be opened."""
+def start(config: Config, stop: StopRequest, opened: OpenedCorpora | None = None) -> tuple[RunFolder, Config]:
+    """run_folder.start; before a new run is written, that what its config names can be opened. opened: gets
+    the corpora that were."""
     if not run_folder.exists(RunFolder(config.path).config_file):
         tokenizer = Tokenizer.load(config.tokenizer.model)
         require_room(config, tokenizer)
         beginning(config, tokenizer)
-        opened = _open_all(config, stop)
-        _warn(refuse_unknown(config, opened))
-        _warn(require_spelling(config, tokenizer, lambda: opened))
+        corpora = _open_all(config, stop, opened)
+        _warn(refuse_unknown(config, corpora))
+        _warn(require_spelling(config, tokenizer, lambda: corpora))
     return run_folder.start(config)
 
 
 def resume(run: RunFolder, config: Config, step: int | None = None) -> int:
     """Go on with a run under an edited config, from its newest checkpoint or from that of `step`."""
 
+    known: OpenedCorpora = {}
+
     def choose(stop: StopRequest) -> tuple[RunFolder, Config]:
         current = run.current_config()
         if config.data != current.data or config.eval.corpora != current.eval.corpora:
             same = [name for name, text in config.texts.items() if current.texts.get(name) == text]
-            _warn(refuse_unknown(config, _open_all(config, stop, read_before=same), before=current))
+            opened = _open_all(config, stop, known, read_before=same)
+            _warn(refuse_unknown(config, opened, before=current))
         return run, config
 
-    return _in_world(choose, step=step)
+    return _in_world(choose, step=step, opened=known)
 
 
-def _open_all(config: Config, stop: StopRequest, *, read_before: Container[str] = ()) -> dict[str, Corpus]:
+def _open_all(
+    config: Config, stop: StopRequest, known: OpenedCorpora | None, *, read_before: Container[str] = ()
+) -> dict[str, Corpus]:
     """All text of a config, by name. BadInput also where what is evaluated on is trained on."""
     patience = Patience(config.data.patience, asked_to_stop=lambda: bool(stop))
-    corpora = open_corpora(config, patience, read_before=read_before)
-    evaluated = open_eval_corpora(config, patience, read_before=read_before)
+    corpora = open_corpora(config, patience, read_before=read_before, known=known)
+    evaluated = open_eval_corpora(config, patience, read_before=read_before, known=known)
     refuse_trained_on(config, corpora, evaluated)
     return {**corpora, **evaluated}
 
@@ -101,26 +108,33 @@ def _warn(lines: Sequence[str]) -> None:
         print(f"headrace: warning: {line}", file=sys.stderr, flush=True)
 
 
-def _in_world(choose: Choose, step: int | None) -> int:
+def _in_world(choose: Choose, step: int | None, opened: OpenedCorpora) -> int:
     """Connect the ranks, claim an attempt, train; leave nothing connected."""
     world = discover()
     try:
         connect(world)
         with redirect_stdout(expendable(sys.stdout)):
-            return run_rank(world, choose, step)
+            return run_rank(world, choose, step, opened=opened)
     except ToldByOtherRank as told:
         return told.code
     finally:
         disconnect()
 
 
-def run_rank(world: World, choose: Choose, step: int | None = None, loop: Loop = fit) -> int:
+def run_rank(
+    world: World,
+    choose: Choose,
+    step: int | None = None,
+    loop: Loop = fit,
+    opened: OpenedCorpora | None = None,
+) -> int:
     """This rank's part, in a world that is connected. `choose`, asked on rank 0, names the run and the config
-    to go on with; `loop` trains. The exit code; BadInput on the rank that has the line to show."""
+    to go on with; `loop` trains; opened: the corpora that `choose` opens. The exit code; BadInput on the rank
+    that has the line to show."""
     try:
         with ExitStack() as stack:
             stop = stack.enter_context(stop_request())
-            claimed = _claim(world, choose, step, stop, stack)
+            claimed = _claim(world, choose, step, stop, stack, {} if opened is None else opened)
             if claimed is None:
                 return End.FINISHED.value
             world = replace(world, degrees=claimed.config.layout.degrees)
@@ -130,7 +144,12 @@ def run_rank(world: World, choose: Choose, step: int | None = None, loop: Loop =
 
 
 def _claim(
-    world: World, choose: Choose, step: int | None, stop: StopRequest, stack: ExitStack
+    world: World,
+    choose: Choose,
+    step: int | None,
+    stop: StopRequest,
+    stack: ExitStack,
+    known: OpenedCorpora,
 ) -> ClaimedAttempt | None:
     """This start's attempt. None: the run is complete already."""
     held: list[tuple[Attempt, StartPoint]] = []
@@ -145,7 +164,7 @@ def _claim(
             return {"complete": True}
         if run.attempts():  # a new run was asked in `start`, before it was written
             tokenizer = run_tokenizer(run, None)
-            opened = partial(_open_all, config, stop, read_before=config.texts)
+            opened = partial(_open_all, config, stop, known, read_before=config.texts)
             _warn(require_spelling(config, tokenizer, opened))
         attempt = run_folder.claim(run, config)
         stack.callback(attempt.close)
@@ -168,6 +187,7 @@ def _claim(
         step=step,
         attempt=attempt,
         point=point,
+        opened=known,
     )
 
 

@@ -28,7 +28,7 @@ from launcher.engine.parallel.sequence import sequence_columns
 from model.config import ModelConfig
 from model.initialise import initialise
 from model.transformer import Transformer
-from tests.bench.start import measured
+from tests.support.memory import measured
 from tests.support.ranks import run
 
 VOCABULARY = 512

@@ -1,171 +1,196 @@
-"""What a start, a save and a load take of a process's memory, in bytes a parameter.
+"""What a start takes of a large corpus before the first row is read: seconds, CPU seconds and memory.
 
-    python -m tests.bench.start [--ranks N] [--zero Z ...] [--precision P] [--layers L] [--width D]
-        [--vocabulary V]
+    python -m tests.bench.start FOLDER [--unit-kb 512 64] [--lanes 12 960] [--terabytes 10] [--shards 50000]
+        [--length 1024] [--keep]
 
-One line of JSON for each ZeRO stage, the worst of the ranks. start: an engine with its initial weights; at
-rest: what stays of it. save: the first. load: an engine in new processes, from that checkpoint. Of each the
-most that was resident, over what was before it began; a tiny model is started before, so the pages of
-libraries do not count. On a CPU the device is the host, so the layout's own share is in start and load;
-`formula` has what comes on top by `headrace check` (launcher/preflight/estimates.py). The usual size has 159
-million parameters, and needs 7 GiB for two ranks.
+A synthetic corpus in FOLDER: an index of that many units, and its shards as sparse files, which are looked at
+and never read (64 KB units at 10 TB are an index of 8 GiB). Its fingerprint is made up, as nothing works it
+out again. One line of JSON for each size of unit and number of lanes, each start a new process on one core:
+
+    first    there is no file of blocks; the index is not in the page cache
+    again    the machine's first process of a later start: it looks at every shard and finds the file, which
+             is not in the page cache either
+    rank     any other process of that machine
+
+A start opens the corpus, makes the plan, opens the stream (Opener), takes the held-out units in the order of
+an evaluation and finds the first thousand slots. Memory is what was resident at most, and what still is, over
+what was before.
 """
 
 import argparse
-import gc
 import json
 import os
-import socket
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from multiprocessing import get_context
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+import xxhash
 
-from launcher.checkpoint.load import load
-from launcher.checkpoint.read import StoredCheckpoint
-from launcher.checkpoint.retention import Retention
-from launcher.checkpoint.save import Checkpoints
-from launcher.distributed.process_group import connect, disconnect
-from launcher.distributed.world import World
-from launcher.engine.engine import Engine
-from launcher.engine.layout import LayoutConfig
-from launcher.engine.optimizer import OptimizerConfig
-from launcher.engine.stages import stage_borders
-from model.accounting import largest_parameter, parameters
-from model.config import ModelConfig
-from model.share import Share
-from model.transformer import Transformer
+from data.plan.make import CorpusSettings, StreamSettings, make_plan
+from data.plan.plan import History, OnBad
+from data.plan.segments import PlanSegments
+from data.shards.corpus import open_corpus
+from data.shards.store import CacheOptions
+from data.shards.units import UNITS
+from data.stream import held_out
+from data.stream.block import Opener
+from objectives.mixture import Mixture
+from objectives.rng import Rng, key
+from tests.support.fake_tokenizer import FakeTokenizer
+from tests.support.memory import measured
 
-
-def resident(field: str) -> int:
-    """Bytes: VmRSS, what is resident; VmHWM, the most since `measured` began."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) << 10
+MTIME = 1_700_000_000
+HELD_OUT = 0.02
 
 
-def measured(work: Callable[[], Any]) -> tuple[Any, int, int]:
-    """What `work` gives; the most that was resident meanwhile, and what is still, over what was before."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
-    before = resident("VmRSS")
-    result = work()
-    most = resident("VmHWM") - before
-    gc.collect()
-    return result, most, resident("VmRSS") - before
+def rows(first: int, stop: int, units: int, unit_bytes: int, shards: int) -> np.ndarray:
+    """Entries of the table: text of about `unit_bytes` each, as many in each shard."""
+    made = np.zeros(stop - first, UNITS)
+    numbers = np.arange(first, stop)
+    made["shard"] = numbers * shards // units
+    made["samples"] = 1 + unit_bytes // 4_000
+    within = numbers - (made["shard"].astype(np.int64) * units + shards - 1) // shards
+    made["text_bytes"] = unit_bytes * 7 // 8 + Rng(1).at(numbers) % np.uint64(unit_bytes // 4)
+    made["length"] = made["stored_length"] = unit_bytes * 3 // 2
+    made["offset"] = made["stored_offset"] = within * (unit_bytes * 3 // 2)
+    made["checksum"] = Rng(2).at(numbers)
+    return made
 
 
-def engine_of(config: ModelConfig, vocabulary: int, layout: LayoutConfig, world: World) -> Engine:
-    """An engine whose weights are not filled."""
-
-    def build(part: range, share: Share) -> Transformer:
-        return Transformer(config, vocabulary, ("vocabulary",), 1, part=part, share=share)
-
-    borders = stage_borders(layout, config, vocabulary, config.max_sequence_length)
-    return Engine(build, borders, OptimizerConfig(), layout, world, seed=0)
-
-
-def started(*arguments: Any) -> Engine:
-    """An engine with its initial weights."""
-    engine = engine_of(*arguments)
-    engine.initialise(0)
-    return engine
-
-
-def loaded(path: Path, *arguments: Any) -> Engine:
-    """An engine with what a checkpoint holds."""
-    engine = engine_of(*arguments)
-    load(engine.world, StoredCheckpoint(path), engine.state)
-    return engine
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What is measured."""
-
-    config: ModelConfig
-    vocabulary: int
-    layout: LayoutConfig
-    ranks: int
-    folder: Path
-    """Of checkpoints."""
+def make_index(path: Path, units: int, unit_bytes: int, shards: int) -> None:
+    """An index of synthetic units, written piece by piece."""
+    pieces = [(low, min(low + (1 << 20), units)) for low in range(0, units, 1 << 20)]
+    digest = xxhash.xxh3_128()
+    for low, high in pieces:
+        digest.update(rows(low, high, units, unit_bytes, shards).view(np.uint8).data)
+    size = -(-units // shards) * unit_bytes * 3 // 2
+    balance = {"used": units // shards, "left_out": {}, "names": {}}
+    listed = [
+        {"name": name, "size": size, "mtime_ns": MTIME * 10**9, "packing": "plain", "balance": balance}
+        for name in names_of(shards)
+    ]
+    reading = {"text_field": None, "text_member": None}
+    header = {"shards": listed, "reading": reading, "units": units, "placed": 0, "names": 0}
+    text = json.dumps(header | {"fingerprint": "made up", "checksum": digest.hexdigest()}).encode()
+    text += b" " * (-(16 + len(text)) % 64)
+    with path.open("wb") as file:
+        file.write(b"HEADRACE" + np.array([2, len(text)], "<u4").tobytes() + text)
+        for low, high in pieces:
+            file.write(rows(low, high, units, unit_bytes, shards).tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    for name in names_of(shards):
+        shard = path.parent / name
+        shard.touch()
+        os.truncate(shard, size)
+        os.utime(shard, (MTIME, MTIME))
 
 
-Part = Callable[[Cell, World], dict[str, int]]
+def names_of(shards: int) -> Iterator[str]:
+    return (f"web-{number:06d}.tar" for number in range(shards))
 
 
-def of_start(cell: Cell, world: World) -> dict[str, int]:
-    """A rank's bytes for start and save."""
-    engine, start, rest = measured(lambda: started(cell.config, cell.vocabulary, cell.layout, world))
-    saves = Checkpoints(cell.folder, world, 1, engine.reducer, Retention(keep=1))
-
-    def save() -> None:
-        saves.save(engine, 1, {})
-        saves.finish()
-
-    _, most, _ = measured(save)
-    engine.close()
-    return {"start": start, "at_rest": rest, "save": most}
+def forget(folder: Path) -> None:
+    """Take index and files of blocks out of the page cache, as far as the system does it for us."""
+    for path in [*folder.glob("*.index"), *(folder / "cache").glob("*")]:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def of_load(cell: Cell, world: World) -> dict[str, int]:
-    """A rank's bytes for the load of what `of_start` saved."""
-    path = cell.folder / "step-00000001"
-    engine, most, _ = measured(lambda: loaded(path, cell.config, cell.vocabulary, cell.layout, world))
-    engine.close()
-    return {"load": most}
+def start(folder: Path, lanes: int, length: int, look: bool) -> Opener:
+    """What a start does."""
+    cache = CacheOptions(str(folder / "cache"))
+    corpus = open_corpus("web", [str(folder / "web-*.tar")], folder / "web.index", cache, look=look)
+    assert corpus.index.has_text
+    settings = StreamSettings(
+        seed=1,
+        tokenizer="none",
+        lanes=lanes,
+        length=length,
+        max_length=length,
+        batch_rows=1024,
+        corpora={"web": CorpusSettings(corpus, 1.0, HELD_OUT)},
+        mixture=Mixture.parse({"causal": {"weight": 1.0}}),
+        block_bytes=None,
+        normalise="global",
+        quarantine=[],
+        on_bad=OnBad(),
+    )
+    plan = make_plan(settings)
+    opener = Opener(PlanSegments(History(((0, plan),))), {"web": corpus}, FakeTokenizer())
+    blocks = held_out._blocks(corpus, plan.corpora[0], plan)
+    some = np.empty(0, np.int64)
+    rng = Rng(key(1, "evaluate", "web"))
+    list(islice(held_out._drawn(rng, corpus.table, blocks, some), 100))
+    for slot in range(1000):
+        opener.expected_nbytes("web", slot)
+    return opener
 
 
-def in_rank(part: Part, cell: Cell, rank: int, port: int, out: Any) -> None:
-    """A process of a part; what libraries print goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    torch.set_num_threads(1)
-    world = World(rank, cell.ranks, rank, rendezvous=f"tcp://127.0.0.1:{port}")
-    connect(world)
-    started(ModelConfig(layers=1, width=64, heads=1), 64, cell.layout, world).close()
-    out.put(part(cell, world))
-    disconnect()
+def report(arguments: argparse.Namespace) -> None:
+    """In a process of its own: one start, as JSON."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    wall, cpu = time.perf_counter(), time.process_time()
+    opener, most, rest = measured(
+        lambda: start(arguments.folder, *arguments.lanes, arguments.length, not arguments.rank)
+    )
+    found: dict[str, Any] = {
+        "wall": round(time.perf_counter() - wall, 2),
+        "cpu": round(time.process_time() - cpu, 2),
+        "peak_mib": most >> 20,
+        "kept_mib": rest >> 20,
+        "blocks": len(opener.blocks["web"]),
+        "streams": opener.plans["web"].streams,
+    }
+    print(json.dumps(found))
 
 
-def worst(part: Part, cell: Cell) -> dict[str, int]:
-    """Each figure of a part, of the rank that needs the most."""
-    spawn = get_context("spawn")
-    out = spawn.Queue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = [spawn.Process(target=in_rank, args=(part, cell, r, port, out)) for r in range(cell.ranks)]
-    for process in ranks:
-        process.start()
-    found = [out.get(timeout=600) for _ in ranks]
-    for process in ranks:
-        process.join()
-    return {name: max(one[name] for one in found) for name in found[0]}
+def of_process(arguments: argparse.Namespace, lanes: int, *more: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.bench.start", str(arguments.folder), "--start", *more]
+    command += ["--lanes", str(lanes), "--length", str(arguments.length)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--zero", type=int, nargs="+", default=[1, 3])
-    parser.add_argument("--precision", default="bf16")
-    for name, default in (("layers", 10), ("width", 1024), ("vocabulary", 32000)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    options = parser.parse_args()
-    config = ModelConfig(layers=options.layers, width=options.width, heads=options.width // 64)
-    count = parameters(config, options.vocabulary)
-    drawn = 4 * largest_parameter(config, options.vocabulary) / count
-    for zero in options.zero:
-        layout = LayoutConfig(zero=zero, precision=options.precision)
-        with tempfile.TemporaryDirectory() as folder:
-            cell = Cell(config, options.vocabulary, layout, options.ranks, Path(folder))
-            found = worst(of_start, cell) | worst(of_load, cell)
-        line = {"parameters": count, "ranks": options.ranks, "zero": zero, "precision": options.precision}
-        line |= {name: round(size / count, 2) for name, size in found.items()}
-        line |= {"formula": {"start": round(drawn, 2), "save": round(12 / options.ranks, 2)}}
-        print(json.dumps(line), flush=True)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--unit-kb", type=int, nargs="+", default=[512, 64])
+    parser.add_argument("--lanes", type=int, nargs="+", default=[12, 960])
+    parser.add_argument("--terabytes", type=float, default=10.0)
+    parser.add_argument("--shards", type=int, default=50_000)
+    parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--keep", action="store_true", help="leave the corpus there")
+    for name in ("--start", "--rank"):
+        parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.start:
+        report(arguments)
+        return
+    arguments.folder.mkdir(parents=True)
+    for unit_kb in arguments.unit_kb:
+        unit_bytes = unit_kb << 10
+        units = int(arguments.terabytes * 1e12) // unit_bytes
+        index = arguments.folder / "web.index"
+        make_index(index, units, unit_bytes, arguments.shards)
+        for lanes in arguments.lanes:
+            shutil.rmtree(arguments.folder / "cache", ignore_errors=True)
+            forget(arguments.folder)
+            line: dict[str, Any] = {"unit_kb": unit_kb, "units": units, "lanes": lanes}
+            line["first"] = of_process(arguments, lanes)
+            forget(arguments.folder)
+            line["again"] = of_process(arguments, lanes)
+            line["rank"] = of_process(arguments, lanes, "--rank")
+            kept = (arguments.folder / "cache").glob("*")
+            line["file_mib"] = sum(path.stat().st_size for path in kept) >> 20
+            print(json.dumps(line), flush=True)
+    if not arguments.keep:
+        shutil.rmtree(arguments.folder)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.errors import BadInput
-from data.plan.blocks import Blocks
+from data.plan.blocks import make_blocks
 from data.plan.make import CorpusSettings
 from data.plan.plan import History, Plan
 from data.plan.positions import StreamPositions
@@ -92,7 +92,9 @@ def test_no_document_gives_more_than_an_eighth_so_false_pairs_are_there(corpora:
 
 def test_held_out_text_never_enters_the_stream(corpora: Corpora, plan: Plan) -> None:
     code = corpora.open("code")
-    blocks = Blocks(plan.seed, "code", code.table, [len(code)], plan.corpora[0].held_out, plan.block_bytes)
+    blocks = make_blocks(
+        plan.seed, "code", code.table, [len(code)], plan.corpora[0].held_out, plan.block_bytes
+    )
     streamed = {unit for block in range(len(blocks)) for unit in blocks.units_of(block)}
     assert len(blocks.held_out)
     assert not streamed & set(blocks.held_out.tolist())
@@ -140,7 +142,7 @@ def test_the_share_is_held_out_to_a_tenth_or_a_document(
         asked_for = replace(given, seed=seed, corpora={"a": CorpusSettings(corpus, Schedule.parse(1), asked)})
         plan = start(asked_for).at(0)
         part = plan.corpora[0]
-        blocks = Blocks(seed, "a", corpus.table, [len(corpus)], asked, 1_000)
+        blocks = make_blocks(seed, "a", corpus.table, [len(corpus)], asked, 1_000)
         held = [size for unit in blocks.held_out.tolist() for size in corpus.text_bytes_of(unit)]
         held += [
             corpus.text_bytes_of(unit)[number] for unit, some in part.held_out_documents for number in some

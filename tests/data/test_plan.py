@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from data.errors import BadInput
-from data.plan.blocks import Blocks
+from data.plan.blocks import make_blocks
 from data.plan.corpus_mix import streams_for
+from data.plan.dealing import largest_first
 from data.plan.epochs import BlockOrder, Era
 from data.plan.history_file import append_skip, read_history
 from data.plan.make import CorpusSettings, usual_block_bytes
@@ -46,7 +47,7 @@ def units(shards: list[list[int]]) -> np.ndarray:
 
 def test_blocks_are_even_runs_of_a_shards_units() -> None:
     table = units([[100] * 10, [50], [], [100] * 7, [1000, 1, 1]])
-    blocks = Blocks(1, "a", UnitTable(table), [len(table)], 0.0, 300)
+    blocks = make_blocks(1, "a", UnitTable(table), [len(table)], 0.0, 300)
     found = [blocks.units_of(block) for block in range(len(blocks))]
     assert [unit for block in found for unit in block] == list(range(len(table)))
     for block in found:
@@ -59,16 +60,16 @@ def test_blocks_are_even_runs_of_a_shards_units() -> None:
 
 def test_held_out_units_are_set_aside_first_and_appending_changes_none_of_the_old() -> None:
     table = units([[100] * 40, [100] * 60, [100] * 50])
-    old = Blocks(1, "a", UnitTable(table), [100], 0.1, 300)
-    new = Blocks(1, "a", UnitTable(table), [100, 150], 0.1, 300)
+    old = make_blocks(1, "a", UnitTable(table), [100], 0.1, 300)
+    new = make_blocks(1, "a", UnitTable(table), [100, 150], 0.1, 300)
     assert len(old.held_out) == 10
     assert len(new.held_out) == 15
     assert new.held_out[:10].tolist() == old.held_out.tolist()
     assert new.count(100) == len(old)
     assert [new.units_of(block) for block in range(len(old))] == [old.units_of(b) for b in range(len(old))]
     assert all(new.block_of(unit) is None for unit in new.held_out.tolist())
-    assert len(Blocks(1, "a", UnitTable(units([[1, 1]])), [2], 0.001, 300).held_out) == 1
-    assert len(Blocks(1, "a", UnitTable(units([[1]])), [1], 0.5, 300).held_out) == 0
+    assert len(make_blocks(1, "a", UnitTable(units([[1, 1]])), [2], 0.001, 300).held_out) == 1
+    assert len(make_blocks(1, "a", UnitTable(units([[1]])), [1], 0.5, 300).held_out) == 0
 
 
 @pytest.mark.parametrize("streams", [1, 2, 7, 12])
@@ -77,7 +78,8 @@ def test_every_block_stands_once_in_every_epoch_and_is_found_back(appended: list
     """Blocks 0 … 99, and 30 more at each slot of `appended`."""
     eras = [Era(place, 0, 100 + 30 * number, "") for number, place in enumerate([0, *appended])]
     sizes = np.random.default_rng(0).integers(1, 50, eras[-1].blocks)
-    order = BlockOrder(1, "a", eras, streams, sizes)
+    ranked = [largest_first(sizes[: era.blocks]) for era in eras]
+    order = BlockOrder(1, "a", eras, streams, ranked)
     limit = 1_500
     resolved = [order.resolve(place) for place in range(limit)]
     epochs = [epoch for epoch, _ in resolved]
@@ -91,7 +93,7 @@ def test_every_block_stands_once_in_every_epoch_and_is_found_back(appended: list
     for block in range(100 + 30 * len(appended)):
         expected = [place for place, (_, b) in enumerate(resolved) if b == block]
         assert sorted(order.slots_of(block, limit)) == expected
-    before = BlockOrder(1, "a", eras[:-1] or eras, streams, sizes)
+    before = BlockOrder(1, "a", eras[:-1] or eras, streams, ranked[:-1] or ranked)
     assert [before.resolve(place) for place in range(eras[-1].slot)] == resolved[: eras[-1].slot]
 
 
@@ -100,7 +102,7 @@ def test_streams_are_dealt_the_same_text(streams: int, blocks: int) -> None:
     """In an epoch streams differ by less than the largest block and one that was left over; after S epochs,
     where S divides the blocks, not at all: nothing adds up."""
     sizes = np.random.default_rng(2).lognormal(4, 0.7, blocks).astype(np.int64)
-    order = BlockOrder(1, "a", [Era(0, 0, blocks, "")], streams, sizes)
+    order = BlockOrder(1, "a", [Era(0, 0, blocks, "")], streams, [largest_first(sizes)])
     got = np.zeros((2 * streams, streams), dtype=np.int64)
     for place in range(2 * streams * blocks):
         got[place // blocks, place % streams] += sizes[order.resolve(place)[1]]

@@ -127,6 +127,7 @@ EDITS: list[tuple[dict[str, Any], bool]] = [
     ({"weights": {"a": 0.5, "b": 0.5}}, False),
     ({"weights": {"a": 0.7, "b": 0.3, "c": 0.1}}, False),
     ({"normalise": "objective"}, False),
+    ({"padding": 0.01}, False),
     ({"objectives": {"causal": {"coefficient": 2.0}, "mlm": {}}}, False),
     ({"objectives": {"causal": {"weight": 1.1}, "mlm": {}}}, False),
     ({"objectives": {"causal": {"weight": 2.0}, "mlm": {}}}, True),

@@ -48,7 +48,7 @@ model: {layers: 1, width: 32, heads: 2}
 optimizer: {}
 """
 
-PIECE = {"corpus", "shard", "key", "piece", "objective", "first", "length", "parts"}
+PIECE = {"corpus", "shard", "key", "piece", "objective", "first", "length", "cut", "parts"}
 
 
 @pytest.fixture(scope="module")

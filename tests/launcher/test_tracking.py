@@ -63,7 +63,7 @@ STEP = StepRecord(
 NAMES = {
     *("step", "attempt", "time", "rows", "tokens", "target_tokens", "loss", "objectives", "corpora", "lr"),
     *("grad_norm", "tokens_per_second", "mfu", "data_wait", "step_seconds", "memory_gib", "fingerprint"),
-    *("unknown", "drawn"),
+    *("unknown", "drawn", "padding", "cuts"),
 }
 EVAL = EvalRecord(
     1, 1, {"code": {"causal": EvalCell(6.4, 0.1, 2.5, 300), "nsp": EvalCell(0.7, 0.5, None, 9)}}, 1.0

@@ -1,6 +1,7 @@
 """The index of foreign shards, and how a corpus is opened: what is accepted, what is refused and how."""
 
 import gzip
+import json
 import os
 import shutil
 import tarfile
@@ -12,11 +13,15 @@ import zstandard
 
 from data.errors import BadInput, PassingTrouble
 from data.prepare.build_index import build_index
+from data.prepare.pack import pack
+from data.shards import units
 from data.shards.corpus import ReadTrouble, open_corpus
 from data.shards.index import Index, fingerprint
+from data.shards.listed import remedy
 from data.shards.patience import Patience
 from data.shards.samples import Reading
 from data.shards.store import CacheOptions, expand
+from data.shards.units import unit_text_for
 from tests.shards.test_pack import TEXTS, read
 from tests.shards.test_tar import LONG, tar_of
 from tests.support.helpers import make_corpus, pack_texts
@@ -219,3 +224,43 @@ def test_braces_and_globs(tmp_path: Path) -> None:
     assert expand(["https://h/a-{0..2}.tar"]) == [f"https://h/a-{number}.tar" for number in range(3)]
     with pytest.raises(BadInput, match=r"s-0012\.tar: no such shard"):
         expand([str(tmp_path / "s-{0011..0012}.tar")])
+
+
+def test_units_grow_with_the_corpus_and_stay_as_the_index_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [0, 1, 256 << 30, (256 << 30) + 1, 512 << 30, (512 << 30) + 1, 10**13, 10**15]
+    assert [unit_text_for(size) >> 10 for size in sizes] == [64, 64, 64, 128, 128, 256, 256, 256]
+    monkeypatch.setattr(units, "_MANY", 8)  # half a megabyte is a large corpus
+    for name, given in (("small", TEXTS[:20]), ("large", TEXTS)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in given))
+    small, large = (
+        pack([tmp_path / f"{name}.jsonl"], tmp_path / name, shard_bytes=1_000_000)
+        for name in ("small", "large")
+    )
+    made = [Index.open(report.index) for report in (small, large)]
+    assert [index.unit_text >> 10 for index in made] == [64, 256]
+    assert made[1].text_bytes / len(made[1]) > 1.5 * made[0].text_bytes / len(made[0])
+    again = build_index([str(path) for path in large.shards], tmp_path / "again" / "large.index").index
+    assert np.array_equal(again.units, made[1].units)
+    grown = build_index([str(path) for path in [*small.shards, *large.shards]], small.index)
+    assert grown.read == len(large.shards), "those that it knew are not read"
+    assert grown.index.unit_text == 64 << 10
+    names = [str(tmp_path / name) for name in grown.index.shards]
+    at_once = build_index(names, tmp_path / "at-once.index", unit_text=64 << 10).index
+    assert at_once.fingerprint == grown.index.fingerprint
+    asked = build_index([str(path) for path in small.shards], small.index, unit_text=32 << 10)
+    assert (asked.read, asked.index.unit_text) == (len(small.shards), 32 << 10)
+    assert "--unit-kib 32" in remedy(small.index, ["a.tar"], asked.index.unit_text)
+
+
+@pytest.mark.parametrize(("packed", "asked"), [(64, 256), (256, 64), (64, 100)])
+def test_units_of_another_size_are_still_whole_frames(tmp_path: Path, packed: int, asked: int) -> None:
+    """Else a shard of zstd would be unpacked whole for each of them."""
+    report = pack_texts(tmp_path, "c", TEXTS, zstd=True, unit_text=packed << 10)
+    shards, name = [str(path) for path in report.shards], tmp_path / "again" / "c.index"
+    again = build_index(shards, name, unit_text=asked << 10).index
+    assert again.units["stored_length"].all()
+    assert len(again) == len(Index.open(report.index)) or asked > packed
+    assert len(again) < len(Index.open(report.index)) or asked < packed
+    assert read(open_corpus("c", shards, name)) == TEXTS

@@ -507,7 +507,10 @@ def test_what_is_no_run(headrace: Commands, home: Path, arguments: list[str]) ->
             ["resume", "one", "model.width=32", "steps=9"],
             "model.width: expected 16, which the weights were trained with, got 32",
         ),
-        (["resume", "one", "max_sequence_length=128", "steps=9"], "the run was started with 64, got 128"),
+        (
+            ["resume", "one", "max_sequence_length=32", "steps=9"],
+            "max_sequence_length: expected at least sequence_length (64), got 32",
+        ),
         (["wandb", "one"], "wandb: no key; set WANDB_API_KEY"),
     ],
 )
@@ -622,7 +625,8 @@ def test_shards_of_a_run_that_were_replaced(headrace: Commands, unfinished: Path
         line = headrace.refused(*command, cwd=work)
         assert re.fullmatch(
             r"headrace: corpus a: its shards changed, or some are missing or in another order \(fingerprint "
-            r"(\w+), now (?!\1)\w+\); shards can only be appended",
+            r"(\w+), now (?!\1)\w+\); shards can only be appended, and an index made anew needs the "
+            r"--unit-kib that it had",
             line,
         )
 
