@@ -2,5 +2,5 @@
 
 Doors: `plan`, `make.make_plan` and its settings, `positions`, `segments`, `steps`, `timeline.Timeline`,
 `batch_rows.BatchRows`, `blocks.Blocks`, `block_file.blocks_of`, `epochs.BlockOrder`, `asked_rows`,
-`corpus_mix.STREAMS`, `ownership.Ownership`, `history_file`.
+`corpus_mix.STREAMS/streams_for`, `ownership.Ownership`, `history_file`.
 """

@@ -11,7 +11,7 @@ assembles the next batches, so that the caller finds them ready (prefetch.py).
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -24,6 +24,7 @@ from data.plan.segments import PlanSegments
 from data.plan.steps import step_length
 from data.shards.corpus import Corpus
 from data.stream.block import OpenBlock, Opener
+from data.stream.mixing import ShardsOf, StepDraws
 from data.stream.packing import PackedBlock, write_rows
 from data.stream.prefetch import Prefetcher
 from data.stream.reading import Encoder
@@ -42,7 +43,8 @@ class Batch:
     micro-batch; numbers: int64, the global row of each, −1 for blank ones; source_tokens: int64 [objectives,
     corpora] of these rows; state: after this batch, of the streams that this rank reports; history: the
     plan's, with all that was skipped up to this batch; skipped: samples and units that this rank left out for
-    it, and told of; cuts: how many segments of these rows were cut only to fill rows."""
+    it, and told of; drawn: from what the step draws, of the streams that this rank reports; cuts: how many
+    segments of these rows were cut only to fill rows."""
 
     first_row: int
     rows_global: int
@@ -53,6 +55,7 @@ class Batch:
     state: StreamPositions
     history: History
     skipped: tuple[Identity, ...] = ()
+    drawn: StepDraws = field(default_factory=StepDraws)
     cuts: int = 0
 
 
@@ -138,6 +141,8 @@ class Loader:
         self._pad, self._memory_bytes = encoder.control.pad, memory_bytes
         self._closing = threading.Event()
         self._opener = Opener(self._plan_segments, corpora, encoder)
+        self.shards_of = ShardsOf(self._opener)
+        """In how many shards a step's blocks lie."""
         self._blocks: Prefetcher[OpenBlock] = Prefetcher(threads, f"open {rank}")
         self._streams = Streams(
             self._plan_segments,
@@ -230,6 +235,7 @@ class Loader:
             state=self._streams.state(),
             history=self._plan_segments.history,
             skipped=self._streams.take_skipped(),
+            drawn=self._streams.take_drawn(),
             cuts=cuts,
         )
 

@@ -88,6 +88,11 @@ class SegmentTable:
         """int64 [spans, 3]: what the first `rows` rows used."""
         return self.spans[: self.span_ends[np.searchsorted(self.row, rows)]]
 
+    def documents(self, first: int, end: int) -> np.ndarray:
+        """int64: those that have a part in rows first … end−1, some of them several times."""
+        begin, stop = self.span_ends[np.searchsorted(self.row, [first, end])]
+        return self.spans[begin:stop, 0]
+
     def segments_of(self, row: int) -> range:
         """The segments of a row."""
         first, end = np.searchsorted(self.row, [row, row + 1])

@@ -21,6 +21,7 @@ from data.plan.plan import CorpusPlan
 from data.plan.positions import START, Position, StreamPositions
 from data.plan.segments import PlanSegment, PlanSegments
 from data.stream.block import OpenBlock, Opener
+from data.stream.mixing import StepDraws, Tally
 from data.stream.prefetch import Prefetcher
 from data.stream.reading import UnitTrouble
 from data.stream.skipping import Identity, LeftOut, SkipNotice, Skipping
@@ -41,7 +42,7 @@ class Opening(NamedTuple):
 class _Stream:
     """One stream and its open block, if it is in memory."""
 
-    __slots__ = ("block", "builds", "checked", "j", "number", "plan", "reported", "shared")
+    __slots__ = ("block", "builds", "checked", "j", "noted", "number", "plan", "reported", "shared")
 
     def __init__(
         self, plan: CorpusPlan, number: int, position: Position, reported: bool, shared: bool
@@ -49,6 +50,7 @@ class _Stream:
         self.plan, self.number = plan, number
         self.j, builds = position
         self.builds = list(builds)
+        self.noted = self.builds[-1][1] if builds else 0  # rows of the newest build that are in the tally
         self.reported, self.shared = reported, shared
         self.block: OpenBlock | None = None
         self.checked: PlanSegment | None = None
@@ -90,6 +92,7 @@ class Streams:
         self._plan_segments, self._opener, self._prefetcher = plan_segments, opener, prefetcher
         self._memory, self._log = memory_bytes, log
         self._skipping = Skipping(plan_segments, opener.corpora, on_skip, left_out or LeftOut())
+        self._tally = Tally(plan_segments.last.plan.corpora)
         self._streams: dict[tuple[int, int], _Stream] = {}
         self._kept: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._held = self._pending_bytes = 0
@@ -124,6 +127,12 @@ class Streams:
     def take_skipped(self) -> tuple[Identity, ...]:
         """The samples and units that this rank has left out, and told of, since the last call."""
         return self._skipping.take_told()
+
+    def take_drawn(self) -> StepDraws:
+        """What was drawn since the last call, from the streams that this rank reports."""
+        for at in self._kept:
+            self._note(self._streams[at])
+        return self._tally.take()
 
     def start(self, row: int) -> None:
         """Has the blocks that rows from `row` on need opened by the threads, the first needed first."""
@@ -177,6 +186,7 @@ class Streams:
         assert stream.block is not None
         block = stream.block
         if self._outdated(stream, block, plan_segment, row):
+            self._note(stream)
             self._opener.rebuild(block, stream.builds[-1][1], row)
             self._begin(stream, block, row)
         stream.checked = plan_segment
@@ -197,15 +207,25 @@ class Streams:
     def _begin(self, stream: _Stream, block: OpenBlock, row: int) -> None:
         """A new build: on the record, and in the log where it gave rows."""
         stream.builds.append((row, 0))
+        stream.noted = 0
         self._keep(stream, block)
         rows = len(block.built.rows)
         if rows and stream.reported and self._log:
             build = len(stream.builds) - 1
             self._log(Opening(stream.plan.id, stream.number, stream.j, row, build, rows))
 
+    def _note(self, stream: _Stream) -> None:
+        """The rows drawn of the open block since it was last noted, while it is in memory."""
+        emitted = stream.builds[-1][1] if stream.builds else 0
+        if stream.reported and stream.block is not None and emitted > stream.noted:
+            documents = stream.block.built.rows.table.documents(stream.noted, emitted)
+            origin = stream.block.documents.tokens.origin
+            self._tally.add(stream.plan.id, stream.number, stream.j, stream.block.slots, origin[documents])
+            stream.noted = emitted
+
     def _finish(self, stream: _Stream) -> None:
-        stream.j = self._next_j(stream)
         self._drop(stream)
+        stream.j = self._next_j(stream)
         stream.builds = []
         self._order_ahead()
 
@@ -230,6 +250,7 @@ class Streams:
         self._order_ahead()
 
     def _drop(self, stream: _Stream) -> None:
+        self._note(stream)
         self._held -= self._kept.pop((stream.plan.id, stream.number))
         stream.block = stream.checked = None
 

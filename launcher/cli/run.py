@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from launcher import output
-from launcher.cli.options import AsJson, RunPath
+from launcher.cli.options import AsJson, Overrides, RunPath
 from launcher.cli.system_errors import require_working_folder
 
 checkpoint = typer.Typer(help="List, verify and average the checkpoints of a run.", no_args_is_help=True)
@@ -80,20 +80,22 @@ def metrics(
         output.table(titles, rows)
 
 
-def evaluate(run: RunPath, step: AtStep = None, json: AsJson = False) -> None:
+def evaluate(run: RunPath, overrides: Overrides = None, step: AtStep = None, json: AsJson = False) -> None:
     """Measure the losses on held-out text.
 
-    The rows are fixed: the same numbers, to rounding, on any machine.
+    The rows are fixed: the same numbers, to rounding, on any machine. Further text is named as in a config:
+    shards that were never trained on.
 
     \b
-    Example:
+    Examples:
       headrace evaluate runs/first --json
+      headrace evaluate runs/first eval.corpora.wiki.shards=wiki-*.tar
     """
     require_working_folder()
     from launcher.inference.evaluate import evaluate as run_evaluation
     from launcher.runs.run_folder import open_run
 
-    run_evaluation(open_run(run), step=step, json=json)
+    run_evaluation(open_run(run), overrides or [], step=step, json=json)
 
 
 def generate(

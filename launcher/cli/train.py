@@ -8,6 +8,7 @@ import typer
 from launcher import output
 from launcher.cli.options import AsJson, ConfigFile, DryRun, Overrides, Processes, RunPath
 from launcher.cli.system_errors import require_working_folder
+from launcher.config.require import require_files, require_processes, require_same_run
 
 if TYPE_CHECKING:
     from launcher.config.run_config import Config
@@ -41,7 +42,7 @@ def train(
     from launcher.runs.run_folder import going_on
 
     loaded = run_config.load(config, overrides or [])
-    run_config.require_files(loaded)
+    require_files(loaded)
     run = None
     if dry_run or discover().size == 1:  # ranks that were started together ask when they have met
         run, loaded = going_on(loaded) or (None, loaded)
@@ -84,7 +85,7 @@ def resume(
     folder = open_run(run)
     current = folder.current_config()
     edited = run_config.edit(current, overrides or [])
-    run_config.require_same_run(current, edited)
+    require_same_run(current, edited)
     arguments = ["resume", run, *(overrides or [])] + ([] if step is None else ["--step", str(step)])
     if dry_run:
         _show_start(edited, processes, arguments, folder, step)
@@ -121,7 +122,8 @@ def check(
       headrace check configs/ul2-124m.yaml optimizer.lr=1e-3 --resolved
     """
     from launcher.config import run_config
-    from launcher.preflight.check import report, show
+    from launcher.preflight.check import report
+    from launcher.preflight.check_view import show
     from launcher.runs.run_folder import going_on
 
     loaded = run_config.load(config, overrides or [])
@@ -163,7 +165,7 @@ def _count(config: "Config", processes: int | None) -> int:
             f"--processes: {world.started_by} has already started {world.size} processes"
         )
     count = world.size if processes is None else processes
-    run_config.require_processes(config, count)
+    require_processes(config, count)
     return count
 
 
@@ -175,7 +177,8 @@ def _show_start(
     step: int | None = None,
 ) -> None:
     """What `--dry-run` prints. run, step: what would be gone on with."""
-    from launcher.preflight.check import report, show
+    from launcher.preflight.check import report
+    from launcher.preflight.check_view import show
 
     count = _count(config, processes)
     facts = report(config, count, run, step)

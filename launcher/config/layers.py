@@ -12,7 +12,7 @@ from typing import Any
 from data.errors import BadInput
 from launcher.config.yaml_reader import Key, YamlDocument, parse_value, read
 
-NAMED = (("data", "corpora"), ("objectives",))
+NAMED = (("data", "corpora"), ("eval", "corpora"), ("objectives",))
 """Sections whose keys are names: over a base or an override, `name: null` takes one out."""
 
 COMMAND_LINE = "command line"

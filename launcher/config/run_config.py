@@ -9,7 +9,6 @@ called by whoever starts something. After `load` a Config never changes; what a 
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,6 +31,7 @@ from launcher.config.sections import (
     ReplicaConfig,
     Run,
     Section,
+    TextConfig,
     TokenizerFile,
     WandbConfig,
 )
@@ -41,7 +41,6 @@ from launcher.engine.ema import EmaConfig
 from launcher.engine.layout import LayoutConfig, require_shares
 from launcher.engine.optimizer import OptimizerConfig
 from launcher.engine.stages import stage_borders
-from launcher.output import counted
 from model.config import ModelConfig
 from objectives.example_builder import SHORTEST
 from objectives.mixture import Mixture
@@ -113,9 +112,16 @@ class Config(Section):
         except ValueError as error:
             raise ValueError(f"objectives: {error}") from None
         self._require_weights()
-        if self.eval.every and not any(corpus.held_out for corpus in self.data.corpora.values()):
+        if twice := [name for name in self.eval.corpora if name in self.data.corpora]:
             raise ValueError(
-                "eval.every: needs held-out text; give a corpus 'held_out: 0.01', or leave eval.every out"
+                f"eval.corpora.{twice[0]}: data.corpora has one of this name too, and losses go by name; "
+                f"give it another, such as {twice[0]}-eval"
+            )
+        held_out = any(corpus.held_out for corpus in self.data.corpora.values())
+        if self.eval.every and not held_out and not self.eval.corpora:
+            raise ValueError(
+                "eval.every: needs held-out text; give a corpus 'held_out: 0.01', name shards that are never "
+                "trained on under eval.corpora, or leave eval.every out"
             )
         if self.eval.samples.prompts and not self.eval.every:
             raise ValueError("eval.samples.prompts: are written at evaluations; set eval.every as well")
@@ -166,6 +172,15 @@ class Config(Section):
                     f"model.{key}: expected 0 with layout.sequence {parts}, got {rate:g}: each process would "
                     "draw masks for its part of a row, which are not those of a whole one"
                 )
+
+    @property
+    def texts(self) -> dict[str, TextConfig]:
+        """All text that is read, by name: what is trained on, and what is evaluated on alone."""
+        return {**self.data.corpora, **self.eval.corpora}
+
+    def location(self, name: str) -> str:
+        """The key under which a text of this name stands."""
+        return f"{'eval' if name in self.eval.corpora else 'data'}.corpora.{name}"
 
     @property
     def path(self) -> Path:
@@ -262,52 +277,3 @@ def plain(config: Config) -> dict[str, Any]:
 def dump(config: Config) -> str:
     """The complete config as YAML that `load` reads."""
     return dump_yaml(plain(config))
-
-
-def require_files(config: Config) -> None:
-    """BadInput unless the tokenizer that the config names is there."""
-    path = config.tokenizer.model
-    # pathlib's is_file() raises for a name that is too long. A folder is refused where it is read, with more.
-    if not os.path.isfile(path) and not os.path.isdir(path):
-        raise BadInput(f"tokenizer.model: no file {path}; make one with 'headrace tokenizer train'")
-
-
-def require_same_run(old: Config, new: Config) -> None:
-    """BadInput where an edit names another run than the one that it edits."""
-    if new.run != old.run:
-        raise BadInput(
-            "run: names the folder of a run and cannot be edited; begin another run with "
-            f"'headrace train CONFIG run.name={new.run.name}'"
-        )
-    if line := other_model(old.model, new.model):
-        raise BadInput(f"{line}; it cannot be edited: begin another run")
-
-
-def other_model(old: ModelConfig, new: ModelConfig) -> str | None:
-    """Which key makes the weights of one config mean nothing under the other, though all shapes may agree;
-    None where none does. What is not listed may change in a run: dropout, losses, the way attention is
-    computed, and where positions are rotary max_sequence_length and rope_base."""
-    for key in (
-        *("layers", "width", "heads", "num_kv_heads", "mlp_features", "stack", "norm", "norm_placement"),
-        *("positions", "activation", "qk_norm", "tie_embeddings"),
-    ):
-        was, now = getattr(old, key), getattr(new, key)
-        if was != now:
-            name = {"num_kv_heads": "kv_heads", "mlp_features": "mlp_width"}.get(key, key)
-            return f"model.{name}: expected {was}, which the weights were trained with, got {now}"
-    was, now = old.max_sequence_length, new.max_sequence_length
-    if old.positions == "learned" and was != now:
-        return f"max_sequence_length: expected {was}, the learned positions that the weights have, got {now}"
-    return None
-
-
-def require_processes(config: Config, processes: int) -> None:
-    """BadInput where this many processes cannot share the run's rows."""
-    if processes < 1:
-        raise BadInput(f"--processes: expected 1 or more, got {processes}")
-    together = config.layout.degrees.ranks
-    if processes % together:
-        raise BadInput(
-            f"layout: {config.layout.degrees} cannot be made of {counted(processes, 'process', 'es')}; "
-            f"start a multiple of {together} (--processes {together})"
-        )

@@ -162,13 +162,24 @@ class TokenizerFile(Section):
     a hundredth of its documents does not come back from them as it was."""
 
 
-class CorpusConfig(Section):
-    """One corpus."""
+class TextConfig(Section):
+    """Text in shards: where they lie and what is read of them."""
 
     shards: Annotated[tuple[str, ...], BeforeValidator(_shards)]
     """Globs, paths or URLs of its tar shards."""
     index: LocalPath | None = None
     """Its unit index; by default NAME.index beside the shards."""
+    text_field: str | None = None
+    """For shards with .json members: the field that holds the text."""
+    text_member: str | None = None
+    """The extension of the one member of each sample that is read, such as en.txt."""
+    quarantine: Annotated[tuple[str, ...], BeforeValidator(_keys)] = ()
+    """Documents to skip from now on: by KEY, or SHARD/KEY where several have the key."""
+
+
+class CorpusConfig(TextConfig):
+    """One corpus that is trained on."""
+
     weight: Weight = Schedule.parse(1)
     """Its share of the rows, relative to the other corpora; 0 drops it and keeps its place. Or [[row,
     weight], …], ['1B tokens', weight], …: between these rows the shares go straight from one to the next."""
@@ -176,12 +187,6 @@ class CorpusConfig(Section):
     """What its losses are multiplied by; what the loss of a step is divided by stays the same."""
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """The share of its text that is set aside for evaluation and never trained on."""
-    text_field: str | None = None
-    """For shards with .json members: the field that holds the text."""
-    text_member: str | None = None
-    """The extension of the one member of each sample that is read, such as en.txt."""
-    quarantine: Annotated[tuple[str, ...], BeforeValidator(_keys)] = ()
-    """Documents to skip from now on: by KEY, or SHARD/KEY where several have the key."""
 
 
 class DataConfig(Section):
@@ -242,13 +247,15 @@ class Samples(Section):
 
 
 class EvalConfig(Section):
-    """Losses on the held-out units, the same rows on any number of processes."""
+    """Losses on text that is not trained on, the same rows on any number of processes."""
 
     every: Interval = None
     """Steps (or tokens) between evaluations, with one before the first and one after the last step; none:
     never."""
     bytes: Annotated[int, Field(ge=1)] = 262144
-    """At most so much held-out text of each corpus."""
+    """About so much text of each corpus, held out or of its own."""
+    corpora: dict[Name, TextConfig] = {}
+    """Shards that are never trained on, such as a public validation set, beside what corpora hold out."""
     samples: Samples = Samples()
 
 

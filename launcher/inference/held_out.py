@@ -1,8 +1,11 @@
 """Held-out losses: a fixed set of rows for each corpus and objective, the same on any number of ranks.
 
-The rows are made once at the start (data/stream/held_out.py) and shared out, row i of a set to rank i mod D;
-their sums are added up in one all-reduce. So a loss on 4 ranks equals the one on 1 to the rounding of a sum,
-and two evaluations differ by the weights alone.
+    what corpora of the plan hold out     ┐
+    eval.corpora, which are in no plan    ┴▶ rows (data/stream/held_out.py) ▶ row i to rank i mod D ▶ sums
+
+The rows are made once at the start; their sums are added up in one all-reduce. So a loss on 4 ranks equals
+the one on 1 to the rounding of a sum, and two evaluations of the same rows differ by the weights alone. Which
+rows they are, each loss says by their fingerprint.
 """
 
 import math
@@ -15,14 +18,17 @@ import numpy as np
 
 from data.plan.plan import Plan
 from data.shards.corpus import Corpus
-from data.stream.held_out import held_out_rows
-from data.stream.rows import Rows
+from data.stream.held_out import evaluation_rows, held_out_text
+from data.stream.rows import Rows, step_fingerprint
 from data.tokenization.tokenizer import Tokenizer
+from launcher.config.run_config import Config
 from launcher.distributed.host_reduce import HostSums
 from launcher.distributed.world import World
 from launcher.engine.ema import WeightAverage
 from launcher.engine.interface import Evaluation
 from launcher.output import Report
+from launcher.runs.eval_corpora import trained_on_before
+from launcher.runs.eval_text import lines_of, read_outside
 from launcher.tracking.records import EvalCell, EvalRecord
 from objectives.registry import objective_id
 
@@ -42,37 +48,58 @@ class _Set:
     objective: str
     micro_batches: list[Rows]
     text_bytes: int | None
+    fingerprint: str
+    """Of the rows of all ranks."""
 
 
 class HeldOut:
-    """All held-out rows of a run, this rank's part of them."""
+    """All rows that a run is evaluated on, this rank's part of them."""
 
     def __init__(
         self,
+        config: Config,
         plan: Plan,
         corpora: Mapping[str, Corpus],
+        evaluated: Mapping[str, Corpus],
         tokenizer: Tokenizer,
-        *,
-        limit_bytes: int,
-        micro_batch: int,
         world: World,
     ) -> None:
-        """limit_bytes: of text, for each corpus; corpora that hold nothing out take no part."""
-        self._sets = [
-            _Set(
-                corpus=part.name,
-                objective=held.objective,
-                micro_batches=_micro_batches(held.rows, micro_batch, world),
-                text_bytes=held.text_bytes,
-            )
+        """corpora: of the plan; those that hold nothing out take no part. evaluated: those of eval.corpora.
+        BadInput for text that cannot be read, or is none."""
+        limit = config.eval.bytes
+        texts = [
+            (held_out_text(corpora[part.name], part, plan, tokenizer, limit), part.id)
             for part in plan.corpora
             if part.name in corpora
-            for held in held_out_rows(corpora[part.name], part, plan, tokenizer, limit_bytes=limit_bytes)
+        ]
+        for name, corpus in evaluated.items():
+            texts.append((read_outside(config, name, corpus, plan, tokenizer), 0))
+        self.lines = trained_on_before(plan, evaluated)
+        """What is to be told of the text: of what could not be used, and where a loss does not say much."""
+        self.lines += [line for text, _ in texts for line in lines_of(config, text, tokenizer)]
+        self._sets = [
+            _Set(
+                corpus=text.name,
+                objective=built.objective,
+                micro_batches=_micro_batches(built.rows, config.layout.micro_batch, world),
+                text_bytes=built.text_bytes,
+                fingerprint=step_fingerprint(built.rows.fingerprints()),
+            )
+            for text, corpus_id in texts
+            for built in evaluation_rows(text, plan, tokenizer, corpus_id)
         ]
 
     def __len__(self) -> int:
-        """Sets: one for each objective on each corpus that holds text out."""
+        """Sets: one for each objective on each corpus that is evaluated on."""
         return len(self._sets)
+
+    @property
+    def fingerprints(self) -> dict[str, dict[str, str]]:
+        """[corpus][objective]: of the rows that the losses are of."""
+        found: dict[str, dict[str, str]] = {}
+        for part in self._sets:
+            found.setdefault(part.corpus, {})[part.objective] = part.fingerprint
+        return found
 
     def record(
         self,
@@ -108,6 +135,7 @@ class HeldOut:
                 accuracy=correct / targets if targets else None,
                 bits_per_byte=loss / math.log(2) / part.text_bytes if part.text_bytes else None,
                 tokens=round(targets),
+                rows=part.fingerprint,
             )
         return cells
 

@@ -8,6 +8,7 @@ over its config.
 
 import math
 import os
+from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -19,15 +20,17 @@ from data.plan.segments import PlanSegments
 from data.plan.steps import rows_of_step
 from data.shards.corpus import Corpus
 from data.stream.block import Opener
+from data.tokenization.check import CheckReport
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
-from launcher.config.run_config import Config, require_files, require_processes
+from launcher.config.require import require_files, require_processes
+from launcher.config.run_config import Config
 from launcher.config.timetable import Timetable
-from launcher.preflight import achieved, corpus_shares, estimates
+from launcher.preflight import achieved, corpus_shares, estimates, evaluation, mixing
 from launcher.preflight.lossy import measure, refuse_lossy
-from launcher.preflight.packed_blocks import look_into, packing_lines, packing_warnings
+from launcher.preflight.packed_blocks import look_into, packing_warnings
 from launcher.preflight.prompts import require_room
-from launcher.preflight.schedule import schedule, show_schedule
+from launcher.preflight.schedule import schedule
 from launcher.preflight.unit_sizes import coarse
 from launcher.preflight.writable import require_writable
 from launcher.runs.beginning import beginning, not_compared
@@ -62,9 +65,9 @@ def report(
     plan = history.newest
     require_held_out(config, plan, corpora)
     row = at.row if at else 0
-    unknown = refuse_unknown(config, corpora, most=math.inf)
-    spelled, troubles = measure(config, tokenizer, corpora)
-    lossy = [*troubles, *refuse_lossy(config, tokenizer, corpora, spelled)]
+    evaluated = evaluation.opened(config, corpora)
+    spelled, read = _read(config, tokenizer, {**corpora, **evaluated})
+    outside, told = evaluation.report(config, plan, evaluated, spelled, tokenizer)
     timetable = config.timetable(history)
     rows = sum(rows_of_step(history, timetable.steps))  # those before the last step, and its own
     shares = corpus_shares.shares(history, row, rows)
@@ -91,37 +94,53 @@ def report(
             for part in plan.corpora
             if part.name in corpora  # a run's plan keeps those that an edit took away
         ],
+        "eval_corpora": outside,
         "objectives": _objectives(plan.mixture, row, rows, achieved.shares(plan, corpora, tokenizer, row)),
         "host_memory": estimates.host_memory(config, tokenizer.size, processes),
         "checkpoints": estimates.checkpoints(config, timetable, count),
     }
-    _estimate(facts, config, tokenizer, Opener(PlanSegments(history), corpora, tokenizer))
+    few = _estimate(facts, config, tokenizer, Opener(PlanSegments(history), corpora, tokenizer), row)
     if not point.complete:
         require_writable(RunFolder(config.path))
     passed_over = [f"will be passed over: {line}" for line in point.passed_over]
     lr = lr_change_from(point.checkpoint, run, timetable) if run and not point.complete else None
     strange = not_compared(initial) if initial else None
-    said = [*passed_over, *([lr.line] if lr else []), *([strange] if strange else []), *unknown, *lossy]
-    said += _of_text(facts, history, corpora, row)
+    moved = [*([lr.line] if lr else []), *([strange] if strange else [])]
+    said = [*passed_over, *moved, *read, *told, *_of_text(facts, history, corpora, row), *few]
     return facts | {"warnings": [*said, *_warnings(config, timetable, facts)]}
 
 
 def _of_text(facts: dict[str, Any], history: History, corpora: dict[str, Corpus], row: int) -> list[str]:
-    """What is to be said of shares, units and packing."""
+    """What is to be said of shares and units."""
     plan, measured = history.newest, np.array([one["measured"] for one in facts["objectives"]])
     return [
         *corpus_shares.uncounted(history),
         *coarse(plan, corpora),
         *achieved.shortfalls(plan.mixture, row, measured),
-        *packing_warnings(plan, facts["corpora"]),
     ]
 
 
-def _estimate(facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opener: Opener) -> None:
-    """Adds what follows from the facts about corpora and step: blocks, memory, stages."""
+def _read(
+    config: Config, tokenizer: Tokenizer, texts: Mapping[str, Corpus]
+) -> tuple[dict[str, CheckReport], list[str]]:
+    """What a sample of each text becomes as tokens, and what there is to be warned of. BadInput for documents
+    that are not there, and text that the tokenizer loses."""
+    unknown = refuse_unknown(config, texts, most=math.inf)
+    spelled, troubles = measure(config, tokenizer, texts)
+    return spelled, [*unknown, *troubles, *refuse_lossy(config, tokenizer, texts, spelled)]
+
+
+def _estimate(
+    facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opener: Opener, row: int
+) -> list[str]:
+    """Adds what follows from the facts about corpora and step: blocks, memory, stages. Returns what
+    there is to be warned of."""
     processes = facts["step"]["processes"]
+    shapes, segment = {}, opener.plan_segments.last
     for corpus in facts["corpora"]:
-        look_into(opener, corpus)
+        block = look_into(opener, corpus)
+        shapes[corpus["name"]] = mixing.block_shape(block, corpus, segment.plan.length)
+    facts["mixing"] = mixing.foretell(segment, row, facts["corpora"], shapes)
     facts["open_blocks"] = estimates.open_blocks(
         opener.plan_segments.last.plan, facts["corpora"], facts["step"]["data_ranks"]
     )
@@ -129,6 +148,8 @@ def _estimate(facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opene
     facts["stages"] = estimates.stages(config, tokenizer.size, processes, facts["step"]["micro_batches"])
     facts["memory"] = max((stage["memory"] for stage in facts["stages"]), key=itemgetter("total"))
     facts["bubble"] = estimates.bubble(config.layout.pipeline, facts["step"]["micro_batches"])
+    few = mixing.warnings(segment.plan, row, facts["mixing"], facts["corpora"])
+    return [*few, *packing_warnings(segment.plan, facts["corpora"])]
 
 
 def _stream(
@@ -214,88 +235,3 @@ def _ranks(step: dict[str, Any]) -> str:
     if step["data_ranks"] == step["processes"]:
         return output.counted(step["processes"], "process", "es")
     return output.counted(step["data_ranks"], "data-parallel rank")
-
-
-def _standing(run: dict[str, Any]) -> str:
-    if run["init_from"]:
-        return f" (begins from the weights of {run['init_from']})"
-    if not run["exists"]:
-        return ""
-    if run["complete"]:
-        return f" (is complete, {run['step']:,} steps: nothing would be started)"
-    return f" (exists: training goes on after step {run['step']:,})"
-
-
-def _stages(facts: dict[str, Any]) -> str:
-    stages = facts["stages"]
-    blocks = ", ".join(str(stage["blocks"]) for stage in stages)
-    sizes = ", ".join(output.size(stage["memory"]["total"]) for stage in stages)
-    dearest = max(stage["cost"] for stage in stages)
-    return (
-        f"{len(stages)} stages of {blocks} blocks; the dearest costs {dearest:.2f} of the mean; each waits "
-        f"{100 * facts['bubble']:.1f} % of a step; memory ≈ {sizes}"
-    )
-
-
-def _memory(held: dict[str, float]) -> str:
-    parts = ", ".join(f"{name} {output.size(held[name])}" for name in held if name not in ("total", "host"))
-    beside = f"; and of the host ≈ {output.size(held['host'])}: the optimizer" if held["host"] else ""
-    return f"≈ {output.size(held['total'])} a process: {parts}{beside}"
-
-
-def show(facts: dict[str, Any]) -> None:
-    """The facts as lines for the eye."""
-    run, model, step, whole = facts["run"], facts["model"], facts["step"], facts["whole"]
-    shared = "" if step["data_ranks"] == step["processes"] else f" ({step['data_ranks']} of the data)"
-    output.say(f"run          {run['folder']}{_standing(run)}")
-    output.say(f"model        {model['parameters']:,} parameters, vocabulary {model['vocabulary']:,}")
-    output.say(
-        f"step         {step['rows']:,} rows × {step['length']:,} = {step['positions']:,} positions, on "
-        f"{output.counted(step['processes'], 'process', 'es')}{shared} in "
-        f"{output.counted(step['micro_batches'], 'micro-batch', 'es')} each"
-    )
-    output.say(
-        f"whole run    {whole['steps']:,} steps, {whole['rows']:,} rows, {whole['positions']:,} positions, "
-        f"{whole['flops']:.3g} FLOPs"
-    )
-    if len(facts["stages"]) > 1:
-        output.say(f"pipeline     {_stages(facts)}")
-    output.say(f"memory       {_memory(facts['memory'])}")
-    host = {
-        name: f"{output.size(part)} ({part / model['parameters']:.3g} bytes a parameter)"
-        for name, part in facts["host_memory"].items()
-    }
-    samples = f"; samples {host['samples']}, on rank 0" if facts["host_memory"]["samples"] else ""
-    output.say(
-        f"host         ≈ {host['start']} a process beside it at the start; a load {host['load']}, "
-        f"saves {host['save']}{samples}"
-    )
-    text, blocks = facts["data_memory"], facts["open_blocks"]
-    output.say(
-        f"data         ≤ {output.size(sum(text.values()))} a process on its host: "
-        f"{output.counted(blocks['number'], 'open block')} and those to come {output.size(text['blocks'])}, "
-        f"encoding {output.size(text['encoding'])}"
-    )
-    saves = facts["checkpoints"]
-    kept = f"kept {saves['whole']} whole and {saves['weights_only']} of weights"
-    room = f"{output.size(saves['disk'])} of {output.size(saves['free'])} free"
-    output.say(f"checkpoints  {output.size(saves['bytes'])} each; {kept}: {room}")
-    output.say("")
-    show_schedule(facts["schedule"])
-    output.say("")
-    corpus_shares.show(facts["corpora"])
-    for line in packing_lines(facts["corpora"]):
-        output.say(f"packing      {line}")
-    for corpus in facts["corpora"]:
-        if corpus["held_out_asked"]:
-            output.say(
-                f"held out     {corpus['name']}: {output.size(corpus['held_out_bytes'])} of text, "
-                f"{100 * corpus['held_out_share']:.3g} % ({100 * corpus['held_out_asked']:.3g} % asked)"
-            )
-    output.say("")
-    output.table(
-        ["objective", "share", "≈ measured", "at the end", "coefficient"],
-        [list(objective.values()) for objective in facts["objectives"]],
-    )
-    for line in facts["warnings"]:
-        output.say(f"warning: {line}")

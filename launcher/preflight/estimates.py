@@ -87,6 +87,7 @@ def corpus(
         "held_out_bytes": held_out,
         "held_out_asked": part.held_out,
         "held_out_share": held_out / max(corpus.index.text_bytes, 1),
+        "shards": len(corpus.shards),
         "units": len(units),
         "blocks": len(blocks),
         "largest_block": int(blocks.text_bytes.max(initial=0)),

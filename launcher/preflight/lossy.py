@@ -14,6 +14,7 @@ from data.shards.corpus import Corpus, ReadTrouble
 from data.tokenization.check import CheckReport, check
 from data.tokenization.tokenizer import Tokenizer
 from launcher.config.run_config import Config
+from launcher.runs.eval_corpora import at_key, located
 
 UNKNOWN, BROKEN = 1e-3, 1e-2
 """The most of the tokens that may be unknown, and of the documents that may not come back."""
@@ -27,32 +28,36 @@ def measure(
     """What a sample of each corpus becomes, the same for `check` and a start; and a line for each unit of it
     that cannot be read, which the stream may never come to. ReadTrouble where nothing of a corpus can."""
     troubles: list[ReadTrouble] = []
-    reports = check(
-        tokenizer,
-        list(corpora.values()),
-        budget=max(SAMPLE // len(corpora), LEAST_SAMPLE),
-        seed=config.seed,
-        on_trouble=troubles.append,
-    )
-    for trouble in troubles:
-        if not reports[trouble.corpus].documents:
-            raise trouble
-    return reports, [f"{trouble}; the sample for the tokenizer goes without it" for trouble in troubles]
+    with located(config):
+        reports = check(
+            tokenizer,
+            list(corpora.values()),
+            budget=max(SAMPLE // len(corpora), LEAST_SAMPLE),
+            seed=config.seed,
+            on_trouble=troubles.append,
+        )
+        for trouble in troubles:
+            if not reports[trouble.corpus].documents:
+                raise trouble
+    lines = [at_key(config, str(trouble)) for trouble in troubles]
+    return reports, [f"{line}; the sample for the tokenizer goes without it" for line in lines]
 
 
 def refuse_lossy(
     config: Config, tokenizer: Tokenizer, corpora: Mapping[str, Corpus], reports: Mapping[str, CheckReport]
 ) -> list[str]:
-    """BadInput where a corpus that is trained on loses more than may be and the config does not allow it. A
-    line for each other corpus that loses anything."""
+    """BadInput where a corpus that is trained or evaluated on loses more than may be and the config does not
+    allow it. A line for each other corpus that loses anything."""
     warnings = []
     for name, report in reports.items():
         if not report.unknown and not report.mismatches:
             continue
-        line = f"{tokenizer.name}: cannot give back all text of corpus {name}: {_figures(report)}"
+        whose = config.location(name) if name in config.eval.corpora else f"corpus {name}"
+        line = f"{tokenizer.name}: cannot give back all text of {whose}: {_figures(report)}"
         much = report.unknown_share > UNKNOWN or report.broken_share > BROKEN
-        if much and config.tokenizer.lossy == "refuse" and config.data.corpora[name].weight.most:
-            indexes = " ".join(str(corpus.index.path) for corpus in corpora.values())
+        used = name in config.eval.corpora or config.data.corpora[name].weight.most
+        if much and config.tokenizer.lossy == "refuse" and used:
+            indexes = " ".join(str(corpora[name].index.path) for name in config.data.corpora)
             raise BadInput(
                 f"{line}; train one that spells everything: headrace tokenizer train {indexes} --out "
                 "NEW.model, or accept the loss: tokenizer.lossy=allow"

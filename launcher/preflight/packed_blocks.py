@@ -32,14 +32,16 @@ OPEN_BYTES = 6
 Where no block is opened to see."""
 
 
-def look_into(opener: Opener, corpus: dict[str, Any]) -> None:
+def look_into(opener: Opener, corpus: dict[str, Any]) -> OpenBlock | None:
     """Adds to the facts of a corpus what its blocks hold and how they are packed under the newest plan:
     `open_bytes`, a byte of text; `packing`, None where no block can be looked at (it is empty, too large, or
-    cannot be read, which the start will say). What is known of padding and epochs is mended by it."""
-    found = [(text, block.nbytes, *_packed(opener, block)) for text, block in _opened(opener, corpus["name"])]
+    cannot be read, which the start will say). What is known of padding and epochs is mended by it.
+    Returns the first of them."""
+    opened = list(_opened(opener, corpus["name"]))
+    found = [(text, block.nbytes, *_packed(opener, block)) for text, block in opened]
     corpus |= {"open_bytes": OPEN_BYTES, "packing": None}
     if not found:
-        return
+        return None
     text, held, rows, used, never, used_never, documents, cuts, chopped = np.sum(found, axis=0).tolist()
     padding = 1 - used / max(rows, 1)
     corpus["open_bytes"] = held / text
@@ -55,6 +57,7 @@ def look_into(opener: Opener, corpus: dict[str, Any]) -> None:
     if corpus["epochs"] is not None:
         corpus["epochs"] *= (1 - padding) / (1 - corpus["padding"])
     corpus["padding"] = padding
+    return opened[0][1]
 
 
 def _opened(opener: Opener, name: str) -> Iterator[tuple[int, OpenBlock]]:

@@ -23,7 +23,8 @@ import torch
 
 from data.errors import BadInput
 from launcher import output
-from launcher.config.run_config import Config, require_files
+from launcher.config.require import require_files
+from launcher.config.run_config import Config
 from launcher.distributed.world import discover
 from launcher.proving.first_rows import FirstStep, packing
 from launcher.proving.jobs import LocalRanks, Ranks

@@ -25,7 +25,7 @@ from data.shards.find import Located, find_documents, full_name, is_ambiguous, s
 from data.stream.rows import DTYPES, step_fingerprint
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
-from launcher.config import run_config
+from launcher.config.require import require_files
 from launcher.config.run_config import Config
 from launcher.reporting import row_view
 from launcher.runs.lineage import first_line, lineage, merged, steps
@@ -42,7 +42,7 @@ def show(config: Config, step: int, row: int | None, json: bool) -> None:
         raise BadInput(
             f"--step: the config has {last:,} steps, got {step:,}; to look further, add steps={step}"
         )
-    run_config.require_files(config)
+    require_files(config)
     tokenizer = Tokenizer.load(config.tokenizer.model)
     corpora = open_corpora(config)
     for warning in refuse_unknown(config, corpora):

@@ -1,6 +1,11 @@
-"""What a finished run says last: held-out losses at its start and end, samples, and what to type next."""
+"""What a finished run says last: held-out losses at its start and end, samples, and what to type next.
+
+Of what corpora hold out there is a row an objective; of eval.corpora, each of which is a measure of its own,
+a row a corpus and objective, from the first evaluation of the very rows that the last one is of.
+"""
 
 import shlex
+from collections.abc import Container
 from typing import Any
 
 from launcher import output
@@ -27,7 +32,12 @@ def show_summary(run: RunFolder) -> None:
             for name, part in line["objectives"].items():
                 tokens[name] = tokens.get(name, 0) + part["tokens"]
     if evaluations:
-        _show_losses(run, evaluations[0], evaluations[-1], tokens)
+        own = run.current_config().eval.corpora
+        held_out, outside = _divided(evaluations, own, False), _divided(evaluations, own, True)
+        if held_out[-1]["eval"]:
+            _show_losses(run, _of_same_rows(held_out[0], held_out[-1]), held_out[-1], tokens)
+        if outside[-1]["eval"]:
+            _show_outside(outside)
     for sample in samples["samples"] if samples else ():
         output.say("")
         output.say(f"» {sample['prompt']}{sample['text']}")
@@ -101,6 +111,60 @@ def _rows_by_corpus(corpora: dict[str, Any]) -> str:
         f"{name} {100 * part['achieved']:.2f} % ({100 * part['asked']:.2f} % asked)"
         for name, part in known.items()
     )
+
+
+def _divided(
+    evaluations: list[dict[str, Any]], corpora: Container[str], inside: bool
+) -> list[dict[str, Any]]:
+    """The evaluations, of those corpora alone that are among these, or are not."""
+
+    def of(cells: dict[str, Any] | None) -> dict[str, Any]:
+        return {name: part for name, part in (cells or {}).items() if (name in corpora) == inside}
+
+    return [line | {"eval": of(line["eval"]), "ema": of(line.get("ema"))} for line in evaluations]
+
+
+def _of_same_rows(first: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
+    """The first evaluation, without cells that are of other rows than those of the last: an edit of T makes
+    others. Lines of before do not say."""
+
+    def same(corpus: str, objective: str, cell: dict[str, Any]) -> bool:
+        other = last["eval"].get(corpus, {}).get(objective, cell)
+        return bool(other.get("rows") == cell.get("rows") or not cell.get("rows"))
+
+    kept = {
+        corpus: {name: cell for name, cell in cells.items() if same(corpus, name, cell)}
+        for corpus, cells in first["eval"].items()
+    }
+    return first | {"eval": kept}
+
+
+def _show_outside(evaluations: list[dict[str, Any]]) -> None:
+    """One row for each corpus and objective of the last evaluation."""
+    last, rows = evaluations[-1], []
+    for corpus, cells in last["eval"].items():
+        for name, cell in cells.items():
+            step, before = _first_of_same_rows(evaluations, corpus, name, cell)
+            averaged = last["ema"].get(corpus, {}).get(name, {}).get("loss")
+            more = [averaged] if last["ema"] else []
+            figures = [cell[key] for key in ("loss", "accuracy", "bits_per_byte", "tokens")]
+            rows.append([corpus, name, step, before["loss"], figures[0], *more, *figures[1:]])
+    titles = ["corpus", "objective", "from step", "loss then", f"at {last['step']}"]
+    titles += [*(["loss of the average"] if last["ema"] else []), "accuracy", "bits a byte", "on targets"]
+    output.say("")
+    output.say("on eval.corpora, nats a target, from the first evaluation of the same rows on")
+    output.table(titles, rows)
+
+
+def _first_of_same_rows(
+    evaluations: list[dict[str, Any]], corpus: str, objective: str, cell: dict[str, Any]
+) -> tuple[int, dict[str, Any]]:
+    """(step, cell) of the first evaluation of the rows that a cell is of."""
+    for line in evaluations:
+        found = line["eval"].get(corpus, {}).get(objective)
+        if found is not None and found.get("rows") == cell.get("rows"):
+            return line["step"], found
+    raise AssertionError("the cell itself is among them")
 
 
 def _bits(cells: dict[str, Any]) -> float | None:

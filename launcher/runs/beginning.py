@@ -18,7 +18,7 @@ from data.errors import BadInput
 from data.tokenization.tokenizer import Tokenizer
 from launcher.checkpoint.catalog import newest, opened
 from launcher.checkpoint.read import StoredCheckpoint
-from launcher.config import run_config
+from launcher.config.require import other_model
 from launcher.config.run_config import Config
 from launcher.runs.lineage import first_line
 from launcher.runs.progress import Progress
@@ -117,7 +117,7 @@ def _require_same_model(stored: StoredCheckpoint, config: Config, tokenizer: Tok
     source = _run_of(stored)
     if exists(source / "config.yaml"):
         model = open_run(source).current_config().model
-        if line := run_config.other_model(model, config.model):
+        if line := other_model(model, config.model):
             raise BadInput(f"init_from: {source}: {line}")
 
 

@@ -41,6 +41,7 @@ from launcher.checkpoint.retention import steps_in
 from launcher.checkpoint.share import share
 from launcher.config import run_config
 from launcher.config.compare import changes
+from launcher.config.require import require_same_run
 from launcher.config.run_config import Config
 from launcher.config.yaml_reader import dotted
 from launcher.runs.lineage import Part, attempt_of, first_line, lineage, lineage_to
@@ -83,7 +84,7 @@ def fork(
     if config.run != before.run:
         raise BadInput("run: a branch is named by --name and --folder; leave it out of the edits")
     _require_free(trunk, before.path)
-    run_config.require_same_run(before, config)
+    require_same_run(before, config)
     point = start_point(trunk, config, stored.step)
     return Fork(trunk, stored, passed_over, before, config, point.complete)
 

@@ -22,16 +22,16 @@ AT_A_START = 256 << 20
 def refuse_unknown(
     config: Config, corpora: Mapping[str, Corpus], before: Config | None = None, most: float = AT_A_START
 ) -> list[str]:
-    """BadInput for a quarantined name that no document of its corpus has, or several. A line for each corpus
-    where that could not be told: of more than `most` bytes, or not to be read. Keys of the config `before`
-    are known."""
+    """BadInput for a quarantined name that no document of its corpus has, or several; corpora: those of the
+    config to ask. A line for each corpus where that could not be told: of more than `most` bytes, or not to
+    be read. Keys of the config `before` are known."""
     warnings = []
-    for name, corpus in config.data.corpora.items():
-        known = before.data.corpora.get(name) if before else None
+    for name, corpus in config.texts.items():
+        known = before.texts.get(name) if before else None
         keys = sorted({*corpus.quarantine} - {*(known.quarantine if known else ())})
-        if not keys:
+        if not keys or name not in corpora:
             continue
-        key = f"data.corpora.{name}.quarantine"
+        key = f"{config.location(name)}.quarantine"
         size = bytes_to_read(corpora[name], keys)
         if size > most:
             warnings.append(

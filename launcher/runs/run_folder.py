@@ -30,6 +30,7 @@ from data.durable import append_record, folder_aside, read_lines, write_once, wr
 from data.errors import BadInput
 from launcher.config import run_config
 from launcher.config.compare import changes, of_another_run, watched_as
+from launcher.config.require import require_files
 from launcher.config.run_config import Config
 from launcher.config.yaml_reader import dotted
 from launcher.runs.writer_lock import BEAT_SECONDS, WATCH_SECONDS, Writer, live
@@ -175,7 +176,7 @@ def start(config: Config) -> tuple[RunFolder, Config]:
         folder.config_file.unlink()
         folder.tokenizer.unlink(missing_ok=True)
     if not folder.config_file.exists():
-        run_config.require_files(config)
+        require_files(config)
         write_once(folder.tokenizer, Path(config.tokenizer.model).read_bytes())
         write_once(folder.config_file, run_config.dump(config).encode())
     return folder, _same_run(folder, config)

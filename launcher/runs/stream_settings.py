@@ -38,20 +38,34 @@ def open_corpora(
     open_corpus."""
     patience = patience or Patience(config.data.patience)
     known = {} if known is None else known
-    opened = {}
-    for name, corpus in config.data.corpora.items():
-        asked = (name, *corpus.shards, corpus.index, corpus.text_field, corpus.text_member, config.data.cache)
-        if asked in known:
-            opened[name] = known[asked].with_store(Store(config.data.cache, patience))
-        else:
-            opened[name] = known[asked] = _opened(config, name, patience, name in read_before, look)
-    for name, one in opened.items():
-        if not one.index.has_text:
-            raise BadInput(
-                f"corpus {name}: no text in its {len(one.shards)} shards; why: "
-                f"headrace data verify {one.index.path}"
-            )
+    opened = {
+        name: open_text(config, name, patience, read_before=name in read_before, known=known, look=look)
+        for name in config.data.corpora
+    }
+    for name, corpus in opened.items():
+        require_text(corpus, f"corpus {name}")
     return opened
+
+
+def open_text(
+    config: Config, name: str, patience: Patience, *, read_before: bool, known: OpenedCorpora, look: bool
+) -> Corpus:
+    """A corpus of the config, trained on or not, as `open_corpora` does it."""
+    text = config.texts[name]
+    asked = (name, *text.shards, text.index, text.text_field, text.text_member, config.data.cache)
+    if asked in known:
+        return known[asked].with_store(Store(config.data.cache, patience))
+    known[asked] = opened = _opened(config, name, patience, read_before, look)
+    return opened
+
+
+def require_text(corpus: Corpus, named: str) -> None:
+    """BadInput, beginning with what it is named, where a corpus has no text."""
+    if not corpus.index.has_text:
+        raise BadInput(
+            f"{named}: no text in its {len(corpus.shards)} shards; why: "
+            f"headrace data verify {corpus.index.path}"
+        )
 
 
 def require_same(corpora: Mapping[str, Corpus], checksums: Mapping[str, str]) -> None:
@@ -66,7 +80,7 @@ def require_same(corpora: Mapping[str, Corpus], checksums: Mapping[str, str]) ->
 
 
 def _opened(config: Config, name: str, patience: Patience, read_before: bool, look: bool) -> Corpus:
-    corpus, location = config.data.corpora[name], f"data.corpora.{name}"
+    corpus, location = config.texts[name], config.location(name)
 
     def attempt() -> Corpus:
         try:

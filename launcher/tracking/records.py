@@ -41,6 +41,16 @@ class CorpusRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnRecord:
+    """From how much text a step's rows come, over all ranks."""
+
+    documents: int
+    """Of each block, so that one that two epochs bring into a step counts twice."""
+    blocks: int
+    shards: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepRecord:
     """One finished optimizer step. Cumulative: rows, tokens, target_tokens (padding never counts)."""
 
@@ -54,6 +64,7 @@ class StepRecord:
     loss: float | None
     objectives: dict[str, ObjectiveRecord]
     corpora: dict[str, CorpusRecord]
+    drawn: DrawnRecord
     lr: float
     grad_norm: float | None
     tokens_per_second: float | None
@@ -73,12 +84,14 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class EvalCell:
-    """One objective on the held-out rows of one corpus."""
+    """One objective on the held-out rows of one corpus, or on those of one of eval.corpora."""
 
     loss: float | None
     accuracy: float | None
     bits_per_byte: float | None
     tokens: int
+    rows: str = ""
+    """Fingerprint of the rows: two losses compare where it is the same."""
 
 
 @dataclass(frozen=True, slots=True)

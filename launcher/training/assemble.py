@@ -33,6 +33,8 @@ from launcher.inference.held_out import HeldOut
 from launcher.inference.samples import Sampler, no_room
 from launcher.inference.trained_model import plain_model
 from launcher.runs.beginning import on_record
+from launcher.runs.eval_corpora import open_eval_corpora, refuse_trained_on
+from launcher.runs.eval_rows import rows_before, rows_changed
 from launcher.runs.longer_rows import longer_rows
 from launcher.runs.lr_change import lr_change_from
 from launcher.runs.plan_history import keep, left_out_before, record_skip
@@ -65,7 +67,7 @@ def assemble(
     # Nobody reads rows of a plan that is not on the disk yet.
     tracker = together(world, lambda: _begin(world, claimed, restored, stack, terminal))
     teller.tracker = tracker
-    held_out = at_length(world, lambda: _held_out(world, config, stream), stop)
+    held_out = _evaluation(world, claimed, restored, patience, stop, tracker)
     sampler = _sampler(world, config, stream, tracker)
     openings = together(world, lambda: _openings(world, claimed, stack))
     left_out = _left_out(world, claimed, stream)
@@ -74,12 +76,7 @@ def assemble(
     shares = RowShares(world.mesh.data.size, config.layout.micro_batch)
     batches = loader or blank_batches(stream.history, shares, stream.at.row)
 
-    def sync() -> None:
-        if openings is not None:
-            openings.sync()
-        if tracker is not None:
-            tracker.sync()
-
+    sync = partial(_sync, openings, tracker)
     checkpoints = together(world, lambda: _checkpoints(world, claimed, restored, sync))
     session = Session(
         config=config,
@@ -100,6 +97,7 @@ def assemble(
             left_out,
             stream.tokenizer.unknown,
         ),
+        shards_of=loader.shards_of if loader else lambda _: 0,  # rank 0, which tells, has a loader
         average=restored.average,
         checkpoints=checkpoints,
         stop=stop,
@@ -112,6 +110,14 @@ def assemble(
     )
     session.compare_replicas(stream.at)
     return session, stream.at
+
+
+def _sync(openings: OpeningsLog | None, tracker: Tracker | None) -> None:
+    """What a checkpoint is published behind."""
+    if openings is not None:
+        openings.sync()
+    if tracker is not None:
+        tracker.sync()
 
 
 def _begin(
@@ -161,18 +167,44 @@ def _begin(
     return tracker
 
 
-def _held_out(world: World, config: Config, stream: Stream) -> HeldOut | None:
+def _evaluation(
+    world: World,
+    claimed: ClaimedAttempt,
+    restored: Restored,
+    patience: Patience,
+    stop: StopRequest,
+    tracker: Tracker | None,
+) -> HeldOut | None:
+    """The rows of evaluations, made on all ranks, and on rank 0 told of. A collective."""
+    held_out = at_length(world, lambda: _held_out(world, claimed, restored, patience), stop)
+    together(world, lambda: _tell_evaluation(claimed, held_out, tracker))
+    return held_out
+
+
+def _held_out(
+    world: World, claimed: ClaimedAttempt, restored: Restored, patience: Patience
+) -> HeldOut | None:
+    config = claimed.config
     if not config.eval.every:
         return None
+    stream = restored.stream
+    read_before = config.eval.corpora if restored.checkpoint else ()
+    evaluated = open_eval_corpora(config, patience, read_before=read_before, known=claimed.opened)
+    if world.rank == 0:
+        refuse_trained_on(config, stream.corpora, evaluated)
     require_held_out(config, stream.plan, stream.corpora)
-    return HeldOut(
-        stream.plan,
-        stream.corpora,
-        stream.tokenizer,
-        limit_bytes=config.eval.bytes,
-        micro_batch=config.layout.micro_batch,
-        world=world,
-    )
+    return HeldOut(config, stream.plan, stream.corpora, evaluated, stream.tokenizer, world)
+
+
+def _tell_evaluation(claimed: ClaimedAttempt, held_out: HeldOut | None, tracker: Tracker | None) -> None:
+    """On rank 0: which rows losses are of, on the record; what is told of them, and of those that are others
+    than before this start."""
+    if claimed.attempt is None or held_out is None or tracker is None:
+        return
+    changed = rows_changed(rows_before(claimed.run, claimed.number), held_out.fingerprints)
+    claimed.attempt.record("evaluation", rows=held_out.fingerprints, changed=changed, told=held_out.lines)
+    for line in [*held_out.lines, *changed]:
+        tracker.note(line)
 
 
 def _sampler(world: World, config: Config, stream: Stream, tracker: Tracker | None) -> Sampler | None:

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from data.plan.plan import Plan
 from data.stream.loader import Batch
+from data.stream.mixing import StepDraws, vector_length
 from objectives.registry import NAMES
 
 
@@ -36,6 +38,8 @@ class BatchSums:
     """Positions of these rows that hold no text."""
     cuts: float = 0.0
     """Of segments, made only to fill rows (data.padding)."""
+    drawn: np.ndarray = field(default_factory=lambda: StepDraws().vector)
+    """float64 [as the plan has streams]: the vector of a StepDraws (data/stream/mixing.py)."""
     waiting: np.ndarray = field(default_factory=lambda: np.zeros(1))
     """float64 [ranks]: 1 for each that has no batch yet."""
 
@@ -45,14 +49,15 @@ class BatchSums:
         tables = [self.weight.ravel(), self.targets.ravel(), self.source.ravel()]
         numbers = [self.tokens, self.unknown, self.failures, self.stops, self.skipped]
         numbers += [self.padding, self.cuts]
-        return np.concatenate([*tables, self.rows, self.finished_blocks, numbers, self.waiting])
+        return np.concatenate([*tables, self.rows, self.finished_blocks, numbers, self.drawn, self.waiting])
 
     @staticmethod
-    def of_vector(vector: np.ndarray, corpora: int) -> "BatchSums":
-        """The inverse of `vector`."""
+    def of_vector(vector: np.ndarray, plan: Plan) -> "BatchSums":
+        """The inverse of `vector`, under the plan of the step."""
+        corpora = len(plan.corpora)
         table = len(NAMES) * corpora
-        borders = np.cumsum([table, table, table, corpora, corpora, 7])
-        weight, targets, source, rows, finished_blocks, numbers, waiting = np.split(vector, borders)
+        borders = np.cumsum([table, table, table, corpora, corpora, 7, vector_length(plan.corpora)])
+        weight, targets, source, rows, finished_blocks, numbers, drawn, waiting = np.split(vector, borders)
         tokens, unknown, failures, stops, skipped, padding, cuts = numbers.tolist()
         shape = (len(NAMES), corpora)
         return BatchSums(
@@ -68,25 +73,29 @@ class BatchSums:
             skipped=skipped,
             padding=padding,
             cuts=cuts,
+            drawn=drawn,
             waiting=waiting,
         )
 
     @staticmethod
-    def none(corpora: int, failures: float = 0.0) -> "BatchSums":
+    def none(plan: Plan, failures: float = 0.0) -> "BatchSums":
         """The sums of a rank that has no batch, or has one that another rank counts."""
-        table, by_corpus = np.zeros((len(NAMES), corpora)), np.zeros(corpora)
-        return BatchSums(table, table, table, by_corpus, by_corpus, tokens=0.0, failures=failures)
+        table, by_corpus = np.zeros((len(NAMES), len(plan.corpora))), np.zeros(len(plan.corpora))
+        drawn = np.zeros(vector_length(plan.corpora))
+        return BatchSums(
+            table, table, table, by_corpus, by_corpus, tokens=0.0, failures=failures, drawn=drawn
+        )
 
 
-def count(batch: Batch, corpora: int, unknown: int, *, counts: bool) -> BatchSums:
+def count(batch: Batch, plan: Plan, unknown: int, *, counts: bool) -> BatchSums:
     """The sums over this rank's rows of a step. unknown: the tokenizer's id for what it cannot spell. counts:
     this rank is the one that counts the rows that it shares."""
     if not counts:
-        return BatchSums.none(corpora)
-    rows = batch.rows
+        return BatchSums.none(plan)
+    rows, corpora = batch.rows, len(plan.corpora)
     weight, targets = rows.tally((len(NAMES), corpora))
     real = batch.numbers >= 0
-    ids = {corpus.name: corpus.id for corpus in batch.history.at(batch.first_row).corpora}
+    ids = {corpus.name: corpus.id for corpus in plan.corpora}
     finished_blocks = np.zeros(corpora)
     for (corpus, _), (blocks, _) in batch.state.positions.items():
         finished_blocks[ids[corpus]] += blocks
@@ -101,4 +110,5 @@ def count(batch: Batch, corpora: int, unknown: int, *, counts: bool) -> BatchSum
         skipped=float(len(batch.skipped)),
         padding=float(np.count_nonzero(rows.corpus[real] < 0)),
         cuts=float(batch.cuts),
+        drawn=batch.drawn.vector,
     )

@@ -81,11 +81,10 @@ def global_batches(
     Where the stream of one rank fails, or the ranks together leave out more than the budget, every rank gets
     StreamFailed at the same batch, and StoppedWaiting likewise: none is left waiting.
     """
-    corpora = len(plan.corpora)
     of_all = LeftOut(left_out.before)
 
     def begin_next() -> Upcoming:
-        return Upcoming(batches, world, reducer, corpora, waiting, unknown)
+        return Upcoming(batches, world, reducer, plan, waiting, unknown)
 
     begin = perf_counter()
     upcoming = begin_next()

@@ -15,7 +15,7 @@ alone has a tracker and the ledger. What its disk refuses is an error of all ran
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import NoReturn
@@ -25,6 +25,7 @@ import numpy as np
 from data.errors import BadInput
 from data.plan.plan import Plan
 from data.plan.positions import StreamPositions
+from data.stream.mixing import StepDraws
 from data.stream.rows import step_fingerprint
 from launcher.checkpoint.save import Checkpoints
 from launcher.config.run_config import Config
@@ -46,7 +47,7 @@ from launcher.training.agreement import StepOutcome, own_outcome
 from launcher.training.corpus_shares import CorpusShares
 from launcher.training.global_batch import GlobalBatch
 from launcher.training.replica_check import ReplicaCheck
-from launcher.training.step_record import Step, step_record
+from launcher.training.step_record import Step, drawn_record, step_record
 from model.accounting import flops_per_token, mfu
 
 
@@ -64,6 +65,8 @@ class Session:
     """Rank 0's: the ledger."""
     engine: Engine
     average: WeightAverage | None
+    shards_of: Callable[[StepDraws], int]
+    """On rank 0: in how many shards the blocks of a step lie."""
     batches: Iterator[GlobalBatch]
     """This rank's, in order and for ever; StreamFailed on all ranks where the stream of one ends, and
     StoppedWaiting where one was asked to stop meanwhile."""
@@ -119,6 +122,7 @@ class Session:
             corpora=[corpus.name for corpus in self.plan.corpora],
             blocks=[corpus.eras[-1].blocks for corpus in self.plan.corpora],
             shares=self.corpus_shares.after(step.global_batch.batch_sums.rows, step.progress.row),
+            drawn=drawn_record(step, self.shards_of),
             mfu=self._mfu(step),
             fingerprint=fingerprint,
         )

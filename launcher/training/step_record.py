@@ -4,13 +4,14 @@ A reported loss is a part of the optimised one: its terms divided by what they w
 objectives' losses, weighted as optimised, always add up to the loss of the same line.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from data.stream.mixing import StepDraws
 from launcher.runs.progress import Progress
-from launcher.tracking.records import CorpusRecord, ObjectiveRecord, StepRecord
+from launcher.tracking.records import CorpusRecord, DrawnRecord, ObjectiveRecord, StepRecord
 from launcher.training.agreement import StepOutcome
 from launcher.training.global_batch import GlobalBatch
 from objectives.registry import NAMES
@@ -35,6 +36,7 @@ def step_record(
     corpora: Sequence[str],
     blocks: Sequence[int],
     shares: tuple[np.ndarray, np.ndarray],
+    drawn: DrawnRecord,
     mfu: float | None,
     fingerprint: str | None,
 ) -> StepRecord:
@@ -43,10 +45,9 @@ def step_record(
     batch_sums, scale, progress = step.global_batch.batch_sums, step.global_batch.scale, step.progress
     sums, weight, source = step.outcome.sums, batch_sums.weight, batch_sums.source
     # The plain sums Σ weight · cross-entropy; an objective without weight in this step has none.
-    counts = scale > 0
-    plain = np.divide(sums, scale, out=np.zeros_like(sums), where=counts)
+    plain = np.divide(sums, scale, out=np.zeros_like(sums), where=scale > 0)
     # One of coefficient 0 has no part in the loss, so its own is not known.
-    optimised = np.where(counts, weight, 0.0)
+    optimised = np.where(scale > 0, weight, 0.0)
     every = float(source.sum())
     used = [o for o in range(len(NAMES)) if weight[o].any() or source[o].any()]
     objectives = {
@@ -68,6 +69,7 @@ def step_record(
         loss=float(sums.sum()),
         objectives=objectives,
         corpora=_by_corpus(step, corpora, blocks, shares, plain, optimised),
+        drawn=drawn,
         lr=step.lr,
         grad_norm=step.grad_norm,
         tokens_per_second=batch_sums.tokens / step.seconds,
@@ -104,6 +106,12 @@ def _by_corpus(
         )
         for c, name in enumerate(corpora)
     }
+
+
+def drawn_record(step: Step, shards_of: Callable[[StepDraws], int]) -> DrawnRecord:
+    """From how much text the rows of a step come; shards_of: in how many shards its blocks lie."""
+    draws = StepDraws.of_vector(step.global_batch.batch_sums.drawn)
+    return DrawnRecord(draws.documents, draws.blocks, shards_of(draws))
 
 
 def _mean(losses: np.ndarray, weights: np.ndarray) -> float | None:

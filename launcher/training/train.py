@@ -13,13 +13,14 @@ Whatever can fail for a user's reason fails before the first step, on all ranks 
 import faulthandler
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from data.errors import BadInput, PassingTrouble
+from data.shards.corpus import Corpus
 from data.shards.patience import Patience
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
@@ -35,6 +36,7 @@ from launcher.preflight.prompts import require_room
 from launcher.reporting.summary import show_summary
 from launcher.runs import run_folder
 from launcher.runs.beginning import beginning
+from launcher.runs.eval_corpora import open_eval_corpora, refuse_trained_on
 from launcher.runs.plan_history import run_tokenizer
 from launcher.runs.progress import Progress
 from launcher.runs.quarantine import refuse_unknown
@@ -68,7 +70,7 @@ def start(config: Config, stop: StopRequest, opened: OpenedCorpora | None = None
         tokenizer = Tokenizer.load(config.tokenizer.model)
         require_room(config, tokenizer)
         beginning(config, tokenizer)
-        corpora = open_corpora(config, _patience(config, stop), known=opened)
+        corpora = _open_all(config, stop, opened)
         _warn(refuse_unknown(config, corpora))
         _warn(require_spelling(config, tokenizer, lambda: corpora))
     return run_folder.start(config)
@@ -81,17 +83,24 @@ def resume(run: RunFolder, config: Config, step: int | None = None) -> int:
 
     def choose(stop: StopRequest) -> tuple[RunFolder, Config]:
         current = run.current_config()
-        if config.data != current.data:
-            same = [name for name, c in config.data.corpora.items() if current.data.corpora.get(name) == c]
-            opened = open_corpora(config, _patience(config, stop), read_before=same, known=known)
+        if config.data != current.data or config.eval.corpora != current.eval.corpora:
+            same = [name for name, text in config.texts.items() if current.texts.get(name) == text]
+            opened = _open_all(config, stop, known, read_before=same)
             _warn(refuse_unknown(config, opened, before=current))
         return run, config
 
     return _in_world(choose, step=step, opened=known)
 
 
-def _patience(config: Config, stop: StopRequest) -> Patience:
-    return Patience(config.data.patience, asked_to_stop=lambda: bool(stop))
+def _open_all(
+    config: Config, stop: StopRequest, known: OpenedCorpora | None, *, read_before: Container[str] = ()
+) -> dict[str, Corpus]:
+    """All text of a config, by name. BadInput also where what is evaluated on is trained on."""
+    patience = Patience(config.data.patience, asked_to_stop=lambda: bool(stop))
+    corpora = open_corpora(config, patience, read_before=read_before, known=known)
+    evaluated = open_eval_corpora(config, patience, read_before=read_before, known=known)
+    refuse_trained_on(config, corpora, evaluated)
+    return {**corpora, **evaluated}
 
 
 def _warn(lines: Sequence[str]) -> None:
@@ -155,8 +164,7 @@ def _claim(
             return {"complete": True}
         if run.attempts():  # a new run was asked in `start`, before it was written
             tokenizer = run_tokenizer(run, None)
-            before = config.data.corpora
-            opened = partial(open_corpora, config, _patience(config, stop), read_before=before, known=known)
+            opened = partial(_open_all, config, stop, known, read_before=config.texts)
             _warn(require_spelling(config, tokenizer, opened))
         attempt = run_folder.claim(run, config)
         stack.callback(attempt.close)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data.errors import BadInput, PassingTrouble
+from data.plan.plan import Plan
 from data.stream.loader import Batch
 from launcher.distributed.collectives import beside, ranks_named
 from launcher.distributed.host_reduce import HostSums, Pending
@@ -68,12 +69,12 @@ class Upcoming:
         batches: Iterator[Batch],
         world: World,
         reducer: HostSums,
-        corpora: int,
+        plan: Plan,
         waiting: WaitRules,
         unknown: int,
     ) -> None:
         """Begins to take this rank's next batch; returns after the first round has begun."""
-        self._world, self._reducer, self._corpora, self._waiting = world, reducer, corpora, waiting
+        self._world, self._reducer, self._plan, self._waiting = world, reducer, plan, waiting
         self._unknown = unknown
         self._work: Future[Batch] = beside(lambda: next(batches))
         self._begun = time.monotonic()
@@ -84,7 +85,7 @@ class Upcoming:
         StoppedWaiting; each on all ranks together."""
         rounds = 0
         while True:
-            sums = BatchSums.of_vector(self._pending.wait(), self._corpora)
+            sums = BatchSums.of_vector(self._pending.wait(), self._plan)
             if sums.failures:
                 done = self._work.done()
                 error = self._work.exception() if done else None
@@ -113,7 +114,7 @@ class Upcoming:
             )
         waiting = np.zeros(self._world.size)
         waiting[self._world.rank] = late
-        own = BatchSums.none(self._corpora) if late else self._own()
+        own = BatchSums.none(self._plan) if late else self._own()
         stops = float(bool(self._waiting.stop))
         return self._reducer.start(replace(own, stops=stops, waiting=waiting).vector)
 
@@ -122,7 +123,7 @@ class Upcoming:
         error = self._work.exception()
         if error is None:
             batch = self._work.result()
-            return count(batch, self._corpora, self._unknown, counts=self._world.mesh.leads)
+            return count(batch, self._plan, self._unknown, counts=self._world.mesh.leads)
         if isinstance(error, BadInput):
-            return BatchSums.none(self._corpora, failures=1.0)
+            return BatchSums.none(self._plan, failures=1.0)
         raise error

@@ -11,8 +11,9 @@ from data.plan.blocks import make_blocks
 from data.plan.make import CorpusSettings
 from data.plan.plan import History, Plan
 from data.plan.positions import StreamPositions
+from data.shards.corpus import Corpus
 from data.shards.trouble import ShardTrouble
-from data.stream.held_out import held_out_rows, held_out_text
+from data.stream.held_out import EvaluationRows, evaluation_rows, held_out_text, text_outside
 from data.tokenization.tokenizer import Tokenizer
 from objectives.registry import NAMES, objective_id
 from objectives.schedule import Schedule
@@ -36,6 +37,13 @@ def plan(corpora: Corpora) -> Plan:
     ).at(0)
 
 
+def held_out_rows(
+    corpus: Corpus, plan: Plan, tokenizer: Tokenizer, limit: int = 20_000
+) -> list[EvaluationRows]:
+    text = held_out_text(corpus, plan.corpora[0], plan, tokenizer, limit)
+    return evaluation_rows(text, plan, tokenizer, plan.corpora[0].id)
+
+
 def spelled(tokenizer: Tokenizer, tokens: np.ndarray) -> int:
     """UTF-8 bytes of the pieces of a lossless model."""
     sizes = {int(number): len(tokenizer.piece(number).encode()) for number in tokenizer.ordinary}
@@ -44,9 +52,9 @@ def spelled(tokenizer: Tokenizer, tokens: np.ndarray) -> int:
 
 def test_held_out_rows_are_fixed_and_of_one_objective_each(corpora: Corpora, plan: Plan) -> None:
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
-    sets = held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
+    sets = held_out_rows(code, plan, tokenizer)
     assert [held.objective for held in sets] == list(NAMES)
-    again = held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
+    again = held_out_rows(code, plan, tokenizer)
     for held, same in zip(sets, again):
         assert held.rows.fingerprints() == same.rows.fingerprints()
         ids = set(np.unique(held.rows.objective).tolist()) - {-1}
@@ -59,7 +67,7 @@ def test_held_out_rows_are_fixed_and_of_one_objective_each(corpora: Corpora, pla
 
 def test_bits_per_byte_are_of_the_text_that_is_predicted(corpora: Corpora, plan: Plan) -> None:
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
-    for held in held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000):
+    for held in held_out_rows(code, plan, tokenizer):
         if held.objective in ("causal", "reverse"):
             targets = held.rows.targets[held.rows.targets >= 0]
             assert held.text_bytes == spelled(tokenizer, targets)
@@ -70,13 +78,13 @@ def test_bits_per_byte_are_of_the_text_that_is_predicted(corpora: Corpora, plan:
 
 def test_no_document_gives_more_than_an_eighth_so_false_pairs_are_there(corpora: Corpora, plan: Plan) -> None:
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
-    sets = held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
-    assert min(held.documents for held in sets) >= 8
-    texts, rests, _, text_bytes = held_out_text(code, plan.corpora[0], plan, tokenizer, 20_000)
-    sizes = [spelled(tokenizer, texts[document][:stop]) for document, _, stop in rests.tolist()]
+    sets = held_out_rows(code, plan, tokenizer)
+    text = held_out_text(code, plan.corpora[0], plan, tokenizer, 20_000)
+    assert len(text) >= 8
+    sizes = [spelled(tokenizer, text.texts[document][:stop]) for document, _, stop in text.used.tolist()]
     longest = max(len(tokenizer.piece(token).encode()) for token in range(tokenizer.size))
     assert max(sizes) < 20_000 / 8 + longest
-    assert sum(sizes) == text_bytes
+    assert sum(sizes) == text.text_bytes
     (nsp,) = (held.rows for held in sets if held.objective == "nsp")
     pairs = nsp.targets[nsp.objective == objective_id("nsp")]
     assert {0, 1} <= set(pairs.tolist())
@@ -103,14 +111,14 @@ def test_a_held_out_unit_that_cannot_be_read_is_one_line(
 
     monkeypatch.setattr(code.store, "read", cut_off)
     with pytest.raises(BadInput, match=r"corpus code: .*tar, unit \d+ .*: cut off; it is held out") as caught:
-        held_out_rows(code, plan.corpora[0], plan, tokenizer, limit_bytes=20_000)
+        held_out_rows(code, plan, tokenizer)
     assert "\n" not in str(caught.value)
 
 
 def test_a_corpus_that_holds_nothing_out_has_no_rows(corpora: Corpora, plan: Plan) -> None:
     code, tokenizer = corpora.open("code"), corpora.tokenizer()
-    none = replace(plan.corpora[0], held_out=0.0)
-    assert held_out_rows(code, none, plan, tokenizer, limit_bytes=20_000) == []
+    none = replace(plan, corpora=(replace(plan.corpora[0], held_out=0.0),))
+    assert held_out_rows(code, none, tokenizer) == []
 
 
 SHAPES = {
@@ -163,6 +171,33 @@ def test_a_document_that_is_held_out_alone_never_enters_the_stream(
     assert ledger.check(history, {"a": corpus}, tokenizer, state)["a"] >= 1
     streamed = {(unit, number) for _, _, unit, number in ledger.used}
     assert not {(unit, number) for unit, some in set_aside.items() for number in some} & streamed
-    rows = held_out_rows(corpus, history.newest.corpora[0], history.newest, tokenizer, limit_bytes=100_000)
-    single = sum(map(len, set_aside.values()))
-    assert rows[0].documents >= single
+    text = held_out_text(corpus, history.newest.corpora[0], history.newest, tokenizer, 100_000)
+    assert len(text) >= sum(map(len, set_aside.values()))
+
+
+def test_rows_of_text_outside_the_plan_depend_on_nothing_else_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpora: Corpora, plan: Plan
+) -> None:
+    """Not on corpora, weights, B, lanes or blocks; on the seed and T they do. Of one document all that the
+    limit allows is taken, of a long one in parts the first part."""
+    tokenizer = corpora.tokenizer()
+    outside = small_units(monkeypatch, tmp_path, "val", texts(300, 3))
+
+    def rows(of: Plan) -> list[list[int]]:
+        text = text_outside(outside, frozenset(), of, tokenizer, 4_000)
+        assert 4_000 <= text.text_bytes < 5_000
+        return [built.rows.fingerprints() for built in evaluation_rows(text, of, tokenizer)]
+
+    first = rows(plan)
+    assert len(first) == len(NAMES)
+    part = replace(plan.corpora[0], weight=0.3, name="another", held_out=0.0)
+    assert rows(replace(plan, corpora=(part,), batch_rows=3, block_bytes=9, lanes=4)) == first
+    assert rows(replace(plan, seed=2)) != first
+    assert rows(replace(plan, length=32)) != first
+
+    book = small_units(monkeypatch, tmp_path, "book", [" ".join(texts(40_000, 4))])
+    assert len(book.index.table.placed) == 1
+    for limit in (1, 3_000, 1 << 30):
+        text = text_outside(book, frozenset(), plan, tokenizer, limit)
+        assert len(text) == 1
+        assert min(limit, 1 << 19) <= text.text_bytes <= min(limit + 20, 1 << 20)

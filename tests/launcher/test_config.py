@@ -10,6 +10,7 @@ from data.errors import BadInput
 from launcher.config import run_config
 from launcher.config.compare import WATCHING, changes
 from launcher.config.messages import RENAMED, options
+from launcher.config.require import require_files, require_processes, require_same_run
 from launcher.config.run_config import Config
 from objectives.registry import OBJECTIVES
 from tests.support.commands import Commands
@@ -318,7 +319,7 @@ def test_a_signature_in_a_url_is_not_taken(file: Path, query: str) -> None:
 def test_there_may_be_more_processes_than_lanes(file: Path) -> None:
     config = run_config.load(file)
     assert config.lanes == 12
-    run_config.require_processes(config, 960)
+    require_processes(config, 960)
 
 
 @pytest.mark.parametrize(
@@ -344,14 +345,14 @@ def test_weights_of_corpora_may_move(file: Path, weights: str, expected: str) ->
 
 def test_processes_that_cannot_be_grouped_are_refused(file: Path) -> None:
     config = run_config.load(file, ["layout={pipeline: 2, sequence: 2}"])
-    run_config.require_processes(config, 48)
+    require_processes(config, 48)
     for processes, line in [
         (6, "layout: pipeline 2 × sequence 2 cannot be made of 6 processes; start a multiple of 4 "),
     ]:
         with pytest.raises(BadInput, match=f"^{re.escape(line)}"):
-            run_config.require_processes(config, processes)
+            require_processes(config, processes)
     with pytest.raises(BadInput, match=r"^layout: sequence 4 cannot be made of 1 process; .*--processes 4"):
-        run_config.require_processes(run_config.load(file, ["layout.sequence=4"]), 1)
+        require_processes(run_config.load(file, ["layout.sequence=4"]), 1)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +381,7 @@ def test_rows_that_cannot_be_shared_are_refused(file: Path, edits: list[str], ex
 
 def test_a_missing_tokenizer_is_named(file: Path) -> None:
     with pytest.raises(BadInput, match=r"tokenizer\.model: no file .*tok\.model; make one with"):
-        run_config.require_files(run_config.load(file))
+        require_files(run_config.load(file))
 
 
 @pytest.mark.parametrize(
@@ -509,6 +510,6 @@ def test_the_set_of_options_is_frozen() -> None:
 def test_a_model_that_its_weights_do_not_mean_is_refused(file: Path, edits: list[str], line: str) -> None:
     """Also where all shapes agree; what changes no weight's meaning may be edited."""
     config = run_config.load(file, ["model={layers: 2, width: 96, heads: 4}"])
-    run_config.require_same_run(config, run_config.edit(config, ["model.dropout=0.1", "model.rope_base=5e5"]))
+    require_same_run(config, run_config.edit(config, ["model.dropout=0.1", "model.rope_base=5e5"]))
     with pytest.raises(BadInput, match=re.escape(line)):
-        run_config.require_same_run(config, run_config.edit(config, edits))
+        require_same_run(config, run_config.edit(config, edits))

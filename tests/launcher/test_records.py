@@ -23,6 +23,7 @@ from launcher.distributed.process_group import connect, disconnect
 from launcher.distributed.stop_signals import StopRequest
 from launcher.distributed.world import World
 from launcher.runs.run_folder import open_run
+from launcher.tracking.records import DrawnRecord
 from launcher.training import upcoming
 from launcher.training.agreement import StepOutcome
 from launcher.training.batch_sums import BatchSums
@@ -34,9 +35,18 @@ from tests.support.helpers import TrainingText
 from tests.support.ranks import run, start
 from tests.support.training import TIMEOUT, config, train, trainer
 
+PLAN: Any = SimpleNamespace(
+    corpora=(SimpleNamespace(streams=1, coefficient=1.0),),
+    normalise="global",
+    mixture=Mixture.parse({"causal": {}}),
+)
+"""As much of a plan of one corpus as is looked at."""
+
 
 def sums_of(weight: np.ndarray) -> BatchSums:
-    return BatchSums(weight, weight, weight, np.array([4.0]), np.array([0.0]), tokens=weight.sum())
+    return BatchSums(
+        weight, weight, weight, np.array([4.0]), np.array([0.0]), tokens=weight.sum(), drawn=np.zeros(4)
+    )
 
 
 def test_a_coefficient_of_0_leaves_the_losses_of_others_as_they_are() -> None:
@@ -57,7 +67,7 @@ def test_a_coefficient_of_0_leaves_the_losses_of_others_as_they_are() -> None:
         lr=1.0,
         seconds=1.0,
     )
-    record = step_record(step, 1, ["c"], [10], (np.ones(1), np.ones(1)), None, None)
+    record = step_record(step, 1, ["c"], [10], (np.ones(1), np.ones(1)), DrawnRecord(3, 2, 1), None, None)
     assert record.corpora["c"].loss == pytest.approx(5)
     assert record.objectives["causal"].loss == pytest.approx(5)
     assert record.objectives["prefix"].loss is None
@@ -73,10 +83,8 @@ def test_a_late_batch_is_waited_for_in_the_step_that_it_held_up(monkeypatch: pyt
             yield SimpleNamespace(first_row=10 * number)
 
     reducer: Any = SimpleNamespace(start=lambda vector: SimpleNamespace(wait=lambda: vector))
-    corpora = (SimpleNamespace(coefficient=1.0),)
-    plan: Any = SimpleNamespace(corpora=corpora, normalise="global", mixture=Mixture.parse({"causal": {}}))
     waiting = upcoming.WaitRules(StopRequest(), 60.0, print)
-    steps = global_batches(batches(), lambda batch: batch, World(), reducer, plan, waiting, LeftOut(), 0)
+    steps = global_batches(batches(), lambda batch: batch, World(), reducer, PLAN, waiting, LeftOut(), 0)
     for number in range(4):
         begin = time.perf_counter()
         waited = next(steps).waited
@@ -121,7 +129,7 @@ def waiting_for_rows(world: World, store: str, how: str) -> Any:
         patch.setattr(upcoming, "HANGS", 0.5)
         patch.setattr(upcoming, "count", lambda *_, **__: sums_of(np.ones((len(NAMES), 1))))
         waiting = upcoming.WaitRules(stop, patience, told.append)
-        one = upcoming.Upcoming(take(), apart, HostSums(apart), 1, waiting, 0)
+        one = upcoming.Upcoming(take(), apart, HostSums(apart), PLAN, waiting, 0)
         try:
             batch, sums = one.result()
             return batch, float(sums.weight[0, 0]), told

@@ -72,7 +72,7 @@ def resolved(file: str, *overrides: str) -> dict:
 
 
 def test_every_option_appears_exactly_once(file: str) -> None:
-    overrides = [f"objectives.{name}={{weight: 1}}" for name in NAMES]
+    overrides = [f"objectives.{name}={{weight: 1}}" for name in NAMES] + ["eval.corpora.val.shards=val.tar"]
     keys = [*resolved(file, *overrides)]
     text = Path("again.yaml").read_text()
     assert [dotted(key) for key in flat(parse(text, "text").data)] == keys
@@ -81,9 +81,11 @@ def test_every_option_appears_exactly_once(file: str) -> None:
     sections = {key.rsplit(".", depth)[0] for key in keys for depth in range(1, key.count(".") + 1)}
     assert not sections & {*keys}
     options = (ROOT / "tests" / "options.txt").read_text().split()
-    corpora, objectives = ("code", "prose"), [f"objectives.{name}" for name in NAMES]
-    wanted = {option.replace("*", name) for option in options for name in corpora}
-    wanted |= {f"data.corpora.{name}" for name in corpora} | {*objectives}
+    objectives = [f"objectives.{name}" for name in NAMES]
+    wanted = {option for option in options if "*" not in option} | {*objectives}
+    for name in ("data.corpora.code", "data.corpora.prose", "eval.corpora.val"):
+        above = name.rpartition(".")[0] + ".*"
+        wanted |= {name} | {option.replace(above, name) for option in options if option.startswith(above)}
     wanted |= {f"{name}.{key}" for name in objectives for key in ("weight", "coefficient")}
     wanted |= {f"objectives.nsp.mlm.{field.name}" for field in fields(Mlm)}
     assert sections | {*keys} == wanted

@@ -31,6 +31,7 @@ from launcher.tracking import wandb_feed
 from launcher.tracking.console import Pace, PlainConsole, watch
 from launcher.tracking.records import (
     CorpusRecord,
+    DrawnRecord,
     EvalCell,
     EvalRecord,
     ObjectiveRecord,
@@ -51,6 +52,7 @@ STEP = StepRecord(
     loss=6.5,
     objectives={"causal": ObjectiveRecord(6.5, 700.0, 700, 1.0)},
     corpora={"code": CorpusRecord(6.5, 8, 1.0, 0.25, 1.0, 1.0)},
+    drawn=DrawnRecord(5, 2, 1),
     lr=1e-3,
     grad_norm=0.5,
     tokens_per_second=1000.0,
@@ -63,7 +65,7 @@ STEP = StepRecord(
 NAMES = {
     *("step", "attempt", "time", "rows", "tokens", "target_tokens", "loss", "objectives", "corpora", "lr"),
     *("grad_norm", "tokens_per_second", "mfu", "data_wait", "step_seconds", "memory_gib", "fingerprint"),
-    *("unknown", "padding", "cuts"),
+    *("unknown", "drawn", "padding", "cuts"),
 }
 EVAL = EvalRecord(
     1, 1, {"code": {"causal": EvalCell(6.4, 0.1, 2.5, 300), "nsp": EvalCell(0.7, 0.5, None, 9)}}, 1.0
@@ -86,7 +88,7 @@ def test_a_line_has_the_names_of_the_design() -> None:
         *("loss", "rows", "share", "epoch", "achieved", "asked"),
     }
     cell = json.loads(to_json(EVAL))["eval"]["code"]["nsp"]
-    assert cell == {"loss": 0.7, "accuracy": 0.5, "bits_per_byte": None, "tokens": 9}
+    assert cell == {"loss": 0.7, "accuracy": 0.5, "bits_per_byte": None, "tokens": 9, "rows": ""}
     assert json.loads(to_json(EVAL))["ema"] is None
     assert set(json.loads(to_json(replace(EVAL, ema=EVAL.eval)))["ema"]) == {"code"}
 

@@ -64,6 +64,12 @@ def test_a_tokenizer_that_loses_text_is_refused_or_allowed_and_told(work: Path, 
     assert not (work / "runs").exists()
     assert "tokenizer.lossy: expected" in headrace.refused("check", "c.yaml", "tokenizer.lossy=no", cwd=work)
 
+    evaluated = ["data.corpora.c=null", "eval.corpora.c.shards=c-*.tar"]
+    for command in ("check", "train"):
+        line = headrace.refused(command, "c.yaml", *evaluated, cwd=work)
+        assert "t5.model: cannot give back all text of eval.corpora.c: " in line
+        assert f"headrace tokenizer train {work}/plain.index --out" in line
+
     allow = ["tokenizer.lossy=allow"]
     facts = json.loads(headrace.ok("check", "c.yaml", *allow, "--json", cwd=work))
     shares = {part["name"]: (part["unknown"], part["not_lossless"]) for part in facts["corpora"]}

@@ -144,7 +144,7 @@ def test_held_out_losses_are_those_of_one_rank_and_of_evaluate(
     assert after["loss"] != before["loss"]
     assert after["tokens"] == before["tokens"]
     assert before["bits_per_byte"] > 0
-    evaluate(open_run(tmp_path / "4" / "run"), None, json=True)
+    evaluate(open_run(tmp_path / "4" / "run"), (), None, json=True)
     printed = capsys.readouterr()
     assert printed.err == f"evaluating {tmp_path}/4/run, step 2\n"
     told_again = json.loads(printed.out)

@@ -107,7 +107,7 @@ class StagePasses:
         """Forward alone; pipelines may bring unequal numbers, and one without rows runs a blank one."""
         columns = self._stage.columns
         batches = self._level(micro_batches or [Rows.blank(1, 8 * columns.axis.size, 0)])
-        self._stage.begin(batches, np.ones(self.shape[0]), step=0, accuracy=True)
+        self._stage.begin(batches, np.ones(self.shape), step=0, accuracy=True)
         self._deepspeed.eval_batch(
             self._stage.inputs(),
             compute_loss=False,
