@@ -23,6 +23,7 @@ from data.shards.corpus import Corpus
 from data.shards.index import fingerprint
 from data.stream.packing import PackedBlock, best_fit, pack
 from data.stream.reading import Documents, Encoder, read_documents
+from data.stream.token_cache import TokenCache
 from objectives.example_builder import ExampleBuilder
 from objectives.rng import Rng, extend, extend_all, key
 
@@ -67,11 +68,17 @@ class Opener:
     """Opens blocks of all corpora, without the units that the history skips. Thread-safe: nothing here
     changes but how much memory a block is expected to take."""
 
-    def __init__(self, plan_segments: PlanSegments, corpora: Mapping[str, Corpus], encoder: Encoder) -> None:
+    def __init__(
+        self,
+        plan_segments: PlanSegments,
+        corpora: Mapping[str, Corpus],
+        encoder: Encoder,
+        token_cache: TokenCache | None = None,
+    ) -> None:
         """BadInput where a corpus is not the one that the plan fingerprinted."""
         plan = plan_segments.last.plan
         self.plan_segments, self.seed, self.encoder = plan_segments, plan.seed, encoder
-        self.corpora = corpora
+        self.corpora, self._token_cache = corpora, token_cache
         self.plans = {corpus.name: corpus for corpus in plan.corpora}
         self.orders: dict[str, BlockOrder] = {}
         self.blocks: dict[str, Blocks] = {}
@@ -106,7 +113,14 @@ class Opener:
         skipped = {skip.unit for skip in skips if (skip.corpus, skip.block_slot) == (corpus, block_slot)}
         units = [unit for unit in self.blocks[corpus].units_of(number) if unit not in skipped]
         documents = read_documents(
-            self.corpora[corpus], self.encoder, self.seed, corpus, epoch, units, plan.set_aside
+            self.corpora[corpus],
+            self.encoder,
+            self.seed,
+            corpus,
+            epoch,
+            units,
+            plan.set_aside,
+            cache=self._token_cache,
         )
         nothing = np.empty((0, 3), dtype=np.int64)
         (row, emitted), *later = builds
