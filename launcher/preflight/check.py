@@ -22,7 +22,7 @@ from data.stream.block import Opener
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config.run_config import Config, require_files, require_processes
-from launcher.preflight import achieved, estimates
+from launcher.preflight import achieved, estimates, token_room
 from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.prompts import require_room
 from launcher.preflight.writable import require_writable
@@ -87,6 +87,7 @@ def report(
         "host_memory": estimates.host_memory(config, tokenizer.size, processes),
         "checkpoints": estimates.checkpoints(config, count),
     }
+    facts["token_cache"] = token_room.estimate(config, facts["corpora"], tokenizer.size)
     _estimate(facts, config, tokenizer, Opener(PlanSegments(history), corpora, tokenizer))
     if not point.complete:
         require_writable(RunFolder(config.path))
@@ -96,7 +97,8 @@ def report(
     measured = np.array([objective["measured"] for objective in facts["objectives"]])
     short = achieved.shortfalls(config.objectives, row, measured)
     said = [*passed_over, *([lr.line] if lr else []), *([strange] if strange else []), *unknown, *lossy]
-    return facts | {"warnings": [*said, *short, *_warnings(config, facts)]}
+    room = token_room.warnings(facts["token_cache"])
+    return facts | {"warnings": [*said, *short, *_warnings(config, facts), *room]}
 
 
 def _estimate(facts: dict[str, Any], config: Config, tokenizer: Tokenizer, opener: Opener) -> None:
@@ -256,6 +258,8 @@ def show(facts: dict[str, Any]) -> None:
         f"data         ≤ {output.size(sum(text.values()))} a process on its host: open blocks "
         f"{output.size(text['blocks'])}, encoding {output.size(text['encoding'])}"
     )
+    if facts["token_cache"]:
+        output.say(f"token cache  {token_room.line(facts['token_cache'])}")
     saves = facts["checkpoints"]
     kept = f"kept {saves['whole']} whole and {saves['weights_only']} of weights"
     room = f"{output.size(saves['disk'])} of {output.size(saves['free'])} free"
