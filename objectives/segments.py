@@ -118,13 +118,15 @@ class Segments(Sequence[Segment]):
     """The segments of a block, as arrays for the packing and one by one for the eye.
 
     slices: where each lies. lengths, objectives: int64 [segments]. spans: int64 [spans, 3] (document, start,
-    stop); those of segment i are span_ends[i] … span_ends[i+1].
+    stop); those of segment i are span_ends[i] … span_ends[i+1]. unusual: whether any Examples have weights,
+    bounds or objectives of their own.
     """
 
     def __init__(self, batches: Sequence[SegmentBatch]) -> None:
         examples = [batch.examples for batch in batches]
         ids = np.array([several.maker for several in examples], dtype=np.int64)
         self._arrays_nbytes = sum(several.nbytes for several in examples)
+        self.unusual = any(several.unusual for several in examples)
         self.slices: list[ExampleSlice] = [
             (several, slice(start, start + size), size)
             for several in examples

@@ -4,8 +4,9 @@ A sample without usable text is set apart, not dropped in silence: what to do ab
 (data/stream/skipping.py). It is a property of the text alone, so skipping it needs no record.
 """
 
-from collections.abc import Container, Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
@@ -121,33 +122,34 @@ def read_documents(
 
 def encode_units(corpus: Corpus, encoder: Encoder, units: Sequence[int], texts: list[str]) -> EncodedUnits:
     """Reads and encodes all documents of some units of one shard. texts: takes what was read of each."""
-    keys: list[str] = []
-    of_unit: list[int] = []
-    numbers: list[int] = []
-    parts: list[int] = []
-    closes: list[bool] = []
+    usable: list[Sample] = []
+    counts: list[int] = []
+    numbers: list[Iterable[int]] = []
     bad: list[BadSample] = []
     for at, samples in enumerate(_samples(corpus, units)):
-        for number, (sample, text, problem, part, last) in enumerate(samples):
-            if problem is None and text:
-                keys.append(sample)
-                texts.append(text)
-                of_unit.append(at)
-                numbers.append(number)
-                parts.append(part)
-                closes.append(last)
-            else:
-                bad.append(BadSample(at, number, sample, problem or "no text"))
+        good = [sample for sample in samples if sample.text and sample.problem is None]
+        numbers.append(range(len(good)))
+        if len(good) < len(samples):
+            fit = [bool(sample.text) and sample.problem is None for sample in samples]
+            numbers[-1] = [number for number, fits in enumerate(fit) if fits]
+            bad += [
+                BadSample(at, number, sample.key, sample.problem or "no text")
+                for number, (sample, fits) in enumerate(zip(samples, fit))
+                if not fits
+            ]
+        usable += good
+        counts.append(len(good))
+    texts += [sample.text or "" for sample in usable]
     encoded = encoder.encode_documents(texts) if texts else []
     return EncodedUnits(
-        keys,
-        np.array(of_unit, np.int64),
-        np.array(numbers, np.int64),
-        np.array(parts, np.int64),
-        np.array(closes, bool),
-        np.fromiter(map(len, encoded), np.int64, len(encoded)),
-        between(encoded, encoder.control),
-        tuple(bad),
+        keys=[sample.key for sample in usable],
+        at=np.repeat(np.arange(len(counts)), counts),
+        numbers=np.fromiter(chain.from_iterable(numbers), np.int64, len(usable)),
+        parts=np.fromiter([sample.part for sample in usable], np.int64, len(usable)),
+        closes=np.fromiter([sample.last for sample in usable], bool, len(usable)),
+        sizes=np.fromiter(map(len, encoded), np.int64, len(encoded)),
+        around=between(encoded, encoder.control),
+        bad=tuple(bad),
     )
 
 
