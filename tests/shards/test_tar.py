@@ -180,7 +180,8 @@ ODD_TEXTS = [
     "wide".encode("utf-16"),
     b"a\0b\0c\0d\0e\0",
     tar_of([("inner.txt", b"a text that holds a tar"), ("more.txt", b"y" * 600)]),
-    tar_of([("inner.txt", b"z")], tarfile.GNU_FORMAT)[: 512 * 3],
+    tar_of([("000000099.txt", b"z")])[:1024],
+    tar_of([("000000099.json", b"z" * 513), ("000000099.txt", b"")], tarfile.GNU_FORMAT),
 ]
 
 
@@ -194,10 +195,14 @@ def a_run(generator: random.Random) -> bytes:
         key, text = f"{number:0{width}d}", generator.choice(ODD_TEXTS)
         if generator.random() < 0.05:
             before = entries[-1][0].split(".")[0] if entries else "i"
-            key = generator.choice(["a.b", "__c__", "d/e", "f g", "", "h\u00fc", before])
-        beside = [f"{key}.{generator.choice(['json', 'md', 'TXT', 'jpg', 'en.txt'])}"]
-        if style == "pairs" or (style == "others" and generator.random() < 0.5):
-            entries.append((f"{key}.json" if style == "pairs" else beside[0], b'{"source": "x"}'))
+            key = generator.choice(
+                ["a.b", "__c__", "", "h\u00fc", before, key[1:] + generator.choice("./ \u00fc_")]
+            )
+        beside = key if generator.random() > 0.03 else f"{number + 1:0{width}d}"
+        if style == "pairs":
+            entries.append((f"{beside}.json", b'{"source": "x"}'))
+        elif style == "others" and generator.random() < 0.5:
+            entries.append((f"{beside}.{generator.choice(['json', 'md', 'TXT', 'jpg', 'en.txt'])}", text))
         entries.append((f"{key}.txt", text))
     data = tar_of(entries, format)
     return data[: max(member.end for member in members(data))]
