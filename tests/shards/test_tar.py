@@ -198,7 +198,7 @@ def a_run(generator: random.Random) -> bytes:
             key = generator.choice(
                 ["a.b", "__c__", "", "h\u00fc", before, key[1:] + generator.choice("./ \u00fc_")]
             )
-        beside = key if generator.random() > 0.03 else f"{number + 1:0{width}d}"
+        beside = key if generator.random() > 0.1 else f"{number + 1:0{width}d}"
         if style == "pairs":
             entries.append((f"{beside}.json", b'{"source": "x"}'))
         elif style == "others" and generator.random() < 0.5:
