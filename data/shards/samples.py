@@ -212,9 +212,11 @@ def _plain_texts(buffer: Buffer) -> list[tuple[str, int, int]] | None:
 
 def samples(buffer: Buffer, reading: Reading = USUAL, *, check: bool = False) -> list[Sample]:
     """The documents in a run of members whose checksum was verified, in order, bad ones included."""
-    if not check and reading == USUAL and (plain := _plain_texts(buffer)) is not None:
-        texts = (read_text(buffer[start:end], None) for _, start, end in plain)
-        return [_tuple(Sample, (key, *text, 0, True)) for (key, _, _), text in zip(plain, texts)]
+    plain = None if check or reading != USUAL else _plain_texts(buffer)
+    if plain is not None:
+        return [
+            _tuple(Sample, (key, *read_text(buffer[start:end], None), 0, True)) for key, start, end in plain
+        ]
     return [
         sample
         for key, _, parts in _grouped(buffer, check)
