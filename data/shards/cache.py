@@ -10,6 +10,7 @@ moment.
 
 import hashlib
 import os
+import re
 import threading
 import time
 import uuid
@@ -23,6 +24,8 @@ from data.errors import BadInput
 
 _TEMPORARY = "writing-"
 _ABANDONED = 3600.0
+_OURS = re.compile(f"({_TEMPORARY})?[0-9a-f]{{32,40}}")
+"""What is counted and may be removed: a user may name a folder that holds other things too."""
 _SHARERS = 32
 
 
@@ -139,6 +142,8 @@ class Cache:
             try:
                 status = entry.stat()
             except FileNotFoundError:  # another process removed or renamed it meanwhile
+                continue
+            if not _OURS.fullmatch(entry.name):
                 continue
             if not entry.name.startswith(_TEMPORARY):
                 files.append((status.st_mtime, status.st_size, Path(entry.path)))

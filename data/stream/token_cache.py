@@ -29,6 +29,7 @@ from data.shards.cache import Cache, TooLarge
 from data.shards.corpus import Corpus
 from data.stream.encoded import VERSION, EncodedUnits
 
+_GIB = 64.0
 _POLL = 0.02
 _AT_LEAST, _BYTES_A_SECOND = 1.0, 2e6
 """How long another's work is waited for: a fifth of the pace at which one core encodes."""
@@ -41,7 +42,7 @@ class TokenCacheOptions:
 
     folder: str | None = None
     """Where it is kept; none: text is encoded again at each opening of a block."""
-    gib: float = 64.0
+    gib: float = _GIB
     """Bound of the folder, in GiB; the text of an epoch takes about half its bytes."""
 
     def __post_init__(self) -> None:
@@ -49,6 +50,8 @@ class TokenCacheOptions:
             raise ValueError(f"folder: expected a folder on a disk, or none, got {self.folder!r}")
         if not (math.isfinite(self.gib) and self.gib > 0):
             raise ValueError(f"gib: expected a number above 0, got {self.gib}")
+        if self.folder is None and self.gib != _GIB:
+            raise ValueError("gib: bounds a folder, and none is named: set folder beside it, or leave it out")
 
 
 class TokenCache:

@@ -70,7 +70,10 @@ def _keys(value: Any) -> Any:
 
 def _placed(options: Any) -> Any:
     """The options of a cache, its folder absolute."""
-    return replace(options, folder=absolute(options.folder)) if options.folder else options
+    try:
+        return replace(options, folder=absolute(options.folder)) if options.folder else options
+    except ValueError as error:
+        raise ValueError(f"folder: {error}") from None
 
 
 def _batch_rows(value: Any) -> int | tuple[tuple[int, int], ...]:

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ def estimate(config: Config, corpora: list[dict[str, Any]], vocabulary: int) -> 
     folder = nearest_folder(Path(options.folder))
     problem, free, kept = None, 0, 0
     try:
-        with tempfile.TemporaryFile(prefix="writing-", dir=folder):
+        with tempfile.TemporaryFile(dir=folder):
             free = shutil.disk_usage(folder).free
-        if str(folder) == options.folder:
-            kept = sum(entry.stat().st_size for entry in os.scandir(folder))
+        with suppress(FileNotFoundError):  # it is made by the run
+            kept = sum(entry.stat().st_size for entry in os.scandir(options.folder))
     except OSError as error:
-        problem = f"{folder}: {error.strerror or error}"
+        problem = f"{options.folder}: {error.strerror or error}"
     return {
         "folder": options.folder,
         "limit": int(options.gib * 2**30),
@@ -45,6 +46,8 @@ def estimate(config: Config, corpora: list[dict[str, Any]], vocabulary: int) -> 
 
 def line(facts: dict[str, Any]) -> str:
     """For the eye."""
+    if facts["problem"]:
+        return "none: it cannot be written"
     need, limit, free = (output.size(facts[key]) for key in ("needed", "limit", "free"))
     return f"≈ {need} of encoded text, at most {limit} are kept in {facts['folder']} ({free} free)"
 

@@ -30,6 +30,7 @@ from model.transformer import Transformer
 from objectives.registry import HEADS
 from tests.support.commands import Commands
 from tests.support.helpers import Corpora, TrainingText, pack_texts
+from tests.support.sources import ROOT
 
 CONFIG = """\
 run: {{name: r, folder: {folder}/runs}}
@@ -348,8 +349,10 @@ def test_the_token_cache_is_foretold(file: Path, headrace: Commands, tmp_path: P
     assert "warning: data.token_cache" not in headrace.ok("check", file, *cached, "data.token_cache.gib=1e6")
     for change, told in [
         ("data.token_cache.gib=0.0001", "gib: 104.9 KiB are kept of the"),
-        ("data.token_cache.folder=/proc/tokens", "folder: cannot be written: /proc: "),
+        ("data.token_cache.folder=/proc/tokens", "folder: cannot be written: /proc/tokens: "),
+        (f"data.token_cache.folder={'x' * 300}", f"folder: cannot be written: {ROOT}/{'x' * 300}: File name"),
     ]:
         assert f"warning: data.token_cache.{told}" in headrace.ok("check", file, *cached, change)
-    assert "gib: " in headrace.refused("check", file, "data.token_cache.gib=0")
+    assert "gib: " in headrace.refused("check", file, *cached, "data.token_cache.gib=0")
+    assert "none is named" in headrace.refused("check", file, "data.token_cache.gib=3")
     assert "folder: " in headrace.refused("check", file, "data.token_cache.folder=s3://bucket/tokens")

@@ -353,12 +353,17 @@ def test_a_file_of_another_user_is_read_though_its_use_cannot_be_noted(
         assert kept.read() == b"theirs"
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "writing-host-1-1").write_bytes(bytes(9_000))
+def test_what_a_killed_process_left_is_removed_and_nothing_of_the_users(tmp_path: Path) -> None:
+    left, own = tmp_path / f"writing-{'0' * 32}", [tmp_path / "thesis.txt", tmp_path / "writing-a-thesis"]
+    for path in (left, *own):
+        path.write_bytes(bytes(9_000))
+        os.utime(path, (time.time() - 4_000,) * 2)
     cache = Cache(tmp_path, 10_000)
-    os.utime(tmp_path / "writing-host-1-1", (time.time() - 4_000,) * 2)
-    cache.put("a", [bytes(5_000)]).close()
-    assert not (tmp_path / "writing-host-1-1").exists()
+    for key in "abc":
+        cache.put(key, [bytes(5_000)]).close()
+    assert not left.exists()
+    assert all(path.exists() for path in own)
+    assert len(list(tmp_path.iterdir())) <= 4
 
 
 def test_a_tiny_cache_changes_nothing_but_speed(
