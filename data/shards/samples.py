@@ -183,8 +183,8 @@ def _samples(buffer: Buffer, key: str, parts: list[Named], reading: Reading) -> 
         yield _tuple(Sample, (name, text, problem, 0, True))
 
 
-def _plain_texts(buffer: Buffer) -> list[tuple[str, int, int]] | None:
-    """(key, start, end) of every document in a run of members that is packed as ours are: KEY.txt alone, or
+def _plain_texts(buffer: Buffer) -> tuple[list[str], list[int], list[int]] | None:
+    """(keys, starts, ends) of all documents in a run of members that is packed as ours are: KEY.txt alone, or
     KEY.json and KEY.txt; the keys of one length, and of letters, digits, - and _ alone. None where it is not:
     then it is for `_grouped` to say what it is."""
     plain = plain_members(buffer)
@@ -207,16 +207,29 @@ def _plain_texts(buffer: Buffer) -> list[tuple[str, int, int]] | None:
     whole = keys.tobytes().decode("ascii")
     found = [whole[at : at + width] for at in range(0, len(whole), width)]
     starts, sizes = plain.starts[a_sample - 1 :: a_sample], plain.sizes[a_sample - 1 :: a_sample]
-    return list(zip(found, starts.tolist(), (starts + sizes).tolist()))
+    return found, starts.tolist(), (starts + sizes).tolist()
+
+
+def _ascii_texts(buffer: Buffer, starts: list[int], ends: list[int]) -> list[str] | None:
+    """The texts that lie there, decoded all at once. None where that is for `read_text` to do: some byte of
+    the buffer is not ASCII, or one of them is empty or holds a zero."""
+    try:
+        whole = str(buffer, "ascii")
+    except UnicodeDecodeError:
+        return None
+    texts = [whole[start:end] for start, end in zip(starts, ends)]
+    return texts if all(texts) and not any("\0" in text for text in texts) else None
 
 
 def samples(buffer: Buffer, reading: Reading = USUAL, *, check: bool = False) -> list[Sample]:
     """The documents in a run of members whose checksum was verified, in order, bad ones included."""
     plain = None if check or reading != USUAL else _plain_texts(buffer)
     if plain is not None:
-        return [
-            _tuple(Sample, (key, *read_text(buffer[start:end], None), 0, True)) for key, start, end in plain
-        ]
+        keys, starts, ends = plain
+        if (texts := _ascii_texts(buffer, starts, ends)) is not None:
+            return [_tuple(Sample, (key, text, None, 0, True)) for key, text in zip(keys, texts)]
+        found = zip(keys, starts, ends)
+        return [_tuple(Sample, (key, *read_text(buffer[a:b], None), 0, True)) for key, a, b in found]
     return [
         sample
         for key, _, parts in _grouped(buffer, check)
