@@ -43,6 +43,9 @@ class Causal(Objective):
     ) -> int:
         return causal_fit(len(remaining), length, last)
 
+    def takes_whole(self, sizes: np.ndarray, length: int, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        return sizes + last <= length
+
     def make_all(self, sources: Sources, rng: RngBatch) -> Examples:
         """Nothing is copied: the segment and the tokens around it lie side by side as they are read."""
         return next_token(self.id, sources.around, sources.starts - 1, sources.sizes + sources.last)

@@ -213,6 +213,11 @@ class Examples(Sequence[Example]):
             return [self[i] for i in range(*segment.indices(len(self)))]
         return self.at(slice(int(self.starts[segment]), int(self.starts[segment] + self.sizes[segment])))
 
+    @property
+    def unusual(self) -> bool:
+        """Whether an array is there that may be left out."""
+        return self.weights is not None or self.bound is not None or self.objective is not None
+
     def at(self, positions: slice) -> Example:
         """The Example at these positions, complete."""
         tokens, targets = self.tokens[positions], self.targets[positions]

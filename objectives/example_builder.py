@@ -10,7 +10,8 @@
 
 Choosing per segment and not per document is what keeps the shares exact whatever the lengths of documents;
 choosing before packing is what keeps the padding small. Cutting goes segment by segment, for each choice
-depends on the one before; all the rest is done for many segments at once.
+depends on the one before; all the rest is done for many segments at once, and where there is no choice,
+because one objective gets all, so is the cutting of documents that it takes whole.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -88,15 +89,17 @@ class ExampleBuilder:
 
     def segments(self) -> Segments:
         """All segments of the block, those of one objective behind those of another."""
-        for document, start, stop in self.rests.tolist():
-            self._cut(document, start, stop, self.shares.active)
+        whole = self._taken_whole()
+        active, rests = self.shares.active, self.rests[~whole].tolist()
+        counts = [self._cut(document, start, stop, active) for document, start, stop in rests]
         for document, start, stop in self._exchange():
             self._cut(document, start, stop, self.keeping)
-        batches: list[SegmentBatch] = []
-        for chosen, cuts in self.cuts.items():
-            if cuts:
-                batches += self._examples(chosen, self.exchanged.get(chosen) or _Cuts.whole(np.array(cuts)))
-        return Segments(batches)
+        own = {i: self.exchanged.get(i) or _Cuts.whole(self._array(i)) for i in active}
+        if whole.any():  # of one objective: its segments in the order of the rests
+            of_rest = np.concatenate([np.flatnonzero(whole), np.repeat(np.flatnonzero(~whole), counts)])
+            cuts = np.concatenate([self.rests[whole], own[active[0]].cuts])
+            own = {active[0]: _Cuts.whole(cuts[np.argsort(of_rest, kind="stable")])}
+        return Segments([batch for i, cuts in own.items() for batch in self._examples(i, cuts)])
 
     def with_parts(self, segments: Segments, parts: Mapping[int, Sequence[tuple[int, int, int]]]) -> Segments:
         """The segments, and behind them Examples of parts of some of them. parts: registry id → int
@@ -108,8 +111,22 @@ class ExampleBuilder:
         ]
         return Segments([*segments.batches, *made])
 
-    def _cut(self, document: int, start: int, stop: int, allowed: list[int]) -> None:
-        """Cuts [start, stop) of a document into segments of the allowed objectives."""
+    def _taken_whole(self) -> np.ndarray:
+        """bool [rests]: those that become one segment each, of the only objective there is."""
+        only = self.objectives[self.shares.active[0]]
+        if len(self.shares.active) > 1 or only.exchanges:
+            return np.zeros(len(self.rests), dtype=bool)
+        documents, starts, stops = self.rests.T
+        closes = (stops == self.texts.sizes[documents]) & self.texts.closes[documents]
+        return only.takes_whole(stops - starts, self.length, starts == 0, closes)
+
+    def _array(self, chosen: int) -> np.ndarray:
+        """int64 [segments, 3]: what was cut for an objective."""
+        return np.array(self.cuts[chosen], dtype=np.int64).reshape(-1, 3)
+
+    def _cut(self, document: int, start: int, stop: int, allowed: list[int]) -> int:
+        """Cuts [start, stop) of a document into segments of the allowed objectives. Returns how many."""
+        count = 0
         tokens = self.texts[document]
         closes = stop == len(tokens) and bool(self.texts.closes[document])
         while start < stop:
@@ -123,6 +140,8 @@ class ExampleBuilder:
             self.shares.book(chosen, n)
             self.cuts[chosen].append((document, start, start + n))
             start += n
+            count += 1
+        return count
 
     def _exchange(self) -> list[tuple[int, int, int]]:
         """Asks the objectives that exchange parts who does it with whom. Returns the segments that found no
@@ -133,7 +152,7 @@ class ExampleBuilder:
             objective = self.objectives[chosen]
             if not objective.exchanges or not self.cuts[chosen]:
                 continue
-            cuts = np.array(self.cuts[chosen])
+            cuts = self._array(chosen)
             keys = extend_all(self.document_keys[cuts[:, 0]], cuts[:, 1], objective.name)
             sources, _, _ = self._sources(_Cuts.whole(cuts), slice(None))
             origin = self.texts.origin[cuts[:, 0]]

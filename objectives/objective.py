@@ -127,6 +127,11 @@ class Objective(Protocol):
         that its Example has at most `length` positions whatever is drawn. At least 1. `first`, `last`: the
         run opens, closes its document."""
 
+    def takes_whole(self, sizes: np.ndarray, length: int, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """bool [runs]: those of so many tokens (int64) that `fit` takes whole whatever they are, so that it
+        need not be asked. Without a body of its own: none is known to be one. first, last: bool [runs]."""
+        return np.zeros(len(sizes), dtype=bool)
+
     @property
     def exchanges(self) -> bool:
         """Segments exchange their second parts. A segment of one token has none, so it is given to such an

@@ -7,7 +7,6 @@ a segment but who looks at one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -60,13 +59,26 @@ class Texts(Sequence[np.ndarray]):
     ) -> "Texts":
         """These documents, copied side by side; each by itself unless it is said which are parts of one."""
         sizes = np.fromiter(map(len, documents), np.int64, len(documents))
-        border = np.array([control.end, control.begin], dtype=np.int32)
-        parts = [border[1:], *chain.from_iterable((tokens, border) for tokens in documents)]
-        around = np.concatenate(parts, dtype=np.int32)
-        around.flags.writeable = False
         closes = np.ones(len(sizes), dtype=bool) if closes is None else closes
+        return Texts.laid(between(documents, control), sizes, closes, origin)
+
+    @staticmethod
+    def laid(
+        around: np.ndarray, sizes: np.ndarray, closes: np.ndarray, origin: np.ndarray | None = None
+    ) -> "Texts":
+        """The same of documents that lie side by side already, as `between` lays them."""
         origin = np.arange(len(sizes)) if origin is None else origin
         return Texts(around, starts_between(sizes), sizes, closes, origin)
+
+
+def between(documents: Sequence[np.ndarray], control: ControlIds) -> np.ndarray:
+    """`Texts.around` of these documents. Their bytes are joined by one call of Python's, for numpy's costs as
+    much a document as 30 tokens."""
+    border = np.array([control.end, control.begin], dtype=np.int32).tobytes()
+    exact: list[Any] = [
+        tokens if tokens.dtype == np.int32 else tokens.astype(np.int32) for tokens in documents
+    ]
+    return np.frombuffer(border.join([b"", *exact, b""]), dtype=np.int32)[1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +118,8 @@ class Segments(Sequence[Segment]):
     """The segments of a block, as arrays for the packing and one by one for the eye.
 
     batches: as they were made; slices: where each lies. lengths, objectives: int64 [segments]. spans: int64
-    [spans, 3] (document, start, stop); those of segment i are span_ends[i] … span_ends[i+1].
+    [spans, 3] (document, start, stop); those of segment i are span_ends[i] … span_ends[i+1]. unusual: whether
+    any Examples have weights, bounds or objectives of their own.
     """
 
     def __init__(self, batches: Sequence[SegmentBatch]) -> None:
@@ -114,6 +127,7 @@ class Segments(Sequence[Segment]):
         examples = [batch.examples for batch in batches]
         ids = np.array([several.maker for several in examples], dtype=np.int64)
         self._arrays_nbytes = sum(several.nbytes for several in examples)
+        self.unusual = any(several.unusual for several in examples)
         self.slices: list[ExampleSlice] = [
             (several, slice(start, start + size), size)
             for several in examples

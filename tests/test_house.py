@@ -85,6 +85,7 @@ DOORS: dict[str, dict[str, str]] = {
         "patience": "MINUTES MOST_MINUTES Patience",
         "http_login": "VARIABLE",
         "compression": "packing_of unpack",
+        "cache": "Cache TooLarge",
     },
     "data.prepare": {
         "pack": "PackReport pack",
@@ -122,6 +123,7 @@ DOORS: dict[str, dict[str, str]] = {
         "packing": "write_rows",
         "prefetch": "Prefetcher",
         "reading": "Encoder UnitTrouble",
+        "token_cache": "TokenCacheOptions token_cache",
     },
     "data.provenance": {
         "openings": "OpeningsLog merge_openings read_openings",
@@ -346,7 +348,7 @@ def test_the_house_is_kept(rule) -> None:
         (wrong_arrows, "objectives/span.py", "from data.errors import BadInput"),
         (wrong_arrows, "data/stream/rows.py", "from launcher import output"),
         (past_doors, "launcher/training/loop.py", "from launcher.checkpoint.format import step_name"),
-        (past_doors, "data/stream/block.py", "from data.shards.cache import Cache"),
+        (past_doors, "data/stream/block.py", "from data.shards.sparse import pax"),
         (past_doors, "launcher/cli/run.py", "from launcher.preflight import estimates"),
         (away_from_home, "launcher/engine/engine.py", "import deepspeed.runtime"),
         (away_from_home, "launcher/engine/engine.py", "importlib.import_module('deepspeed')"),

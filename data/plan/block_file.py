@@ -57,7 +57,7 @@ def _shared(corpus: Corpus, name: str, key: str, make: Callable[[], Blocks]) -> 
                 blocks = _read(kept, key)
         if blocks is None:
             blocks = make()
-            with cache.put(key, _content(blocks, key)) as file:
+            with corpus.store.put(key, _content(blocks, key)) as file:
                 return _read(file, key) or blocks
     except (BadInput, Transient) as error:
         blocks = blocks or make()

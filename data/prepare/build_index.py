@@ -179,7 +179,7 @@ def _scan(task: _ScanJob) -> _Scanned:
                 return _scan_tar(file, shard, None, task)
             frames: list[tuple[int, int]] = []
             chunks = unpack(iter(lambda: file.read(1 << 20), b""), packing, frames)
-            with store.cache.put(unpacked_key(task.url, size, status.mtime_ns), chunks) as unpacked:
+            with store.put(unpacked_key(task.url, size, status.mtime_ns), chunks) as unpacked:
                 ends = (size, os.fstat(unpacked.fileno()).st_size)
                 return _scan_tar(unpacked, shard, [*frames, ends] if packing == "zstd" else [], task)
     except PassingTrouble:

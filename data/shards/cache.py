@@ -1,14 +1,16 @@
-"""Files kept by key in one folder, bounded in bytes: what came from far away or had to be unpacked.
+"""Files kept by key in one folder, bounded in bytes: what came from far away, had to be unpacked or encoded.
 
 Several processes share a folder without a lock. A file is written under a temporary name and renamed when
 it is whole, so a reader finds all of it or nothing; it is opened before it is handed out, so eviction cannot
 take it from under a reader. What a killed process left under a temporary name is removed after an hour. The
-folder is looked through only when a Cache has used up the room that it saw at its last look: several, those
-of other corpora or processes, may therefore exceed the bound by the tenth that each look leaves free.
+folder is looked through only when a Cache has used up its share of the room that it saw at its last look, so
+up to _SHARERS of them, those of other corpora or processes, keep the bound together. It may be deleted at any
+moment.
 """
 
 import hashlib
 import os
+import re
 import threading
 import time
 import uuid
@@ -19,11 +21,17 @@ from typing import BinaryIO
 
 from data.durable import written_aside
 from data.errors import BadInput
-from data.shards.trouble import PASSING_ERRNO, Transient
 
 _TEMPORARY = "writing-"
 _ABANDONED = 3600.0
 _NOTE = 1 << 10
+_OURS = re.compile(f"({_TEMPORARY})?[0-9a-f]{{32,40}}")
+"""What is counted and may be removed: a user may name a folder that holds other things too."""
+_SHARERS = 32
+
+
+class TooLarge(Exception):
+    """A file that is larger than the bound of the cache."""
 
 
 class Cache:
@@ -39,7 +47,7 @@ class Cache:
 
     def open(self, key: str) -> BinaryIO | None:
         """The file of `key`, or None where the cache has none that can be read. Counts as a use of it."""
-        path = self._path(key)
+        path = self.path(key)
         try:
             file = path.open("rb")
         except OSError:
@@ -49,37 +57,29 @@ class Cache:
         return file
 
     def put(self, key: str, chunks: Iterable[bytes]) -> BinaryIO:
-        """Store chunks as the file of `key` and open it. BadInput where they do not fit; Transient for
-        trouble of the folder's file system that passes."""
-        path, aside = self._path(key), self.folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
+        """Store chunks as the file of `key` and open it. TooLarge; OSError where the file system refuses."""
+        path, aside = self.path(key), self.folder / f"{_TEMPORARY}{uuid.uuid4().hex}"
         total = 0
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with written_aside(path, aside=aside, sync=False) as file:
-                for chunk in chunks:
-                    total += len(chunk)
-                    if total > self.limit:
-                        raise BadInput(
-                            f"data.cache.bytes is {self.limit}, too little for one file; raise it or set"
-                            " data.cache.folder to a larger disk"
-                        )
-                    self._claim(len(chunk))
-                    try:
-                        file.write(chunk)
-                        file.flush()
-                    finally:
-                        with self._lock:
-                            self._pending -= len(chunk)
-                whole = aside.open("rb")  # before others can see it, and evict it
-            with self._lock:
-                # Files written side by side cannot evict each other until they are whole, and a look at the
-                # folder misses one that is renamed meanwhile.
-                if self._room < total:
-                    self._trim()
-            return whole
-        except OSError as error:
-            what = f"{self.folder} (data.cache.folder): {error.strerror or error}"
-            raise (Transient(what) if error.errno in PASSING_ERRNO else BadInput(what)) from error
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with written_aside(path, aside=aside, sync=False) as file:
+            for chunk in chunks:
+                total += len(chunk)
+                if total > self.limit:
+                    raise TooLarge
+                self._claim(len(chunk))
+                try:
+                    file.write(chunk)
+                    file.flush()
+                finally:
+                    with self._lock:
+                        self._pending -= len(chunk)
+            whole = aside.open("rb")  # before others can see it, and evict it
+        with self._lock:
+            # Files written side by side cannot evict each other until they are whole, and a look at the
+            # folder misses one that is renamed meanwhile.
+            if self._room < total:
+                self._trim()
+        return whole
 
     def noted(self, key: str) -> str | None:
         """What was noted under a key."""
@@ -95,10 +95,38 @@ class Cache:
 
     def note(self, key: str, what: str) -> None:
         """Keep a line that takes long to find out. Where it cannot be kept it is found out again."""
-        with suppress(BadInput, Transient):
+        with suppress(OSError, TooLarge):
             self.put(key, [f"{what}\n".encode()]).close()
 
-    def _path(self, key: str) -> Path:
+    def remove(self, key: str) -> None:
+        """Remove the file of `key`, if there is one and it can be removed."""
+        with suppress(OSError):
+            self.path(key).unlink(missing_ok=True)
+
+    def announce(self, key: str) -> bool:
+        """Say that a file of `key` is being made; False where somebody said so already. It keeps nobody from
+        anything. OSError where the file system refuses."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._announced(key).open("xb").close()
+        except FileExistsError:
+            return False
+        return True
+
+    def is_announced(self, key: str) -> bool:
+        """Whether somebody said so, and has not withdrawn it."""
+        return self._announced(key).exists()
+
+    def withdraw(self, key: str) -> None:
+        """Say that no file of `key` is being made, whoever said that one is."""
+        with suppress(OSError):
+            self._announced(key).unlink(missing_ok=True)
+
+    def _announced(self, key: str) -> Path:
+        return self.folder / f"{_TEMPORARY}{self.path(key).name}"
+
+    def path(self, key: str) -> Path:
+        """Where the file of `key` lies, if there is one."""
         return self.folder / hashlib.sha256(key.encode()).hexdigest()[:40]
 
     def _claim(self, size: int) -> None:
@@ -118,16 +146,22 @@ class Cache:
                 break
             path.unlink(missing_ok=True)
             total -= length
-        self._room = max(self.limit - total - self._pending, 0)
+        self._room = max(self.limit - total - self._pending, 0) // _SHARERS
 
     def _look(self) -> tuple[list[tuple[float, int, Path]], int]:
         """(use, bytes, path) of the whole files, oldest use first; and the bytes of all files."""
         files = []
         total = 0
-        for entry in os.scandir(self.folder):
+        try:
+            entries = list(os.scandir(self.folder))
+        except FileNotFoundError:  # deleted by somebody meanwhile
+            entries = []
+        for entry in entries:
             try:
                 status = entry.stat()
             except FileNotFoundError:  # another process removed or renamed it meanwhile
+                continue
+            if not _OURS.fullmatch(entry.name):
                 continue
             if not entry.name.startswith(_TEMPORARY):
                 files.append((status.st_mtime, status.st_size, Path(entry.path)))

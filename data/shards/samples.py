@@ -12,12 +12,15 @@ tar, which also accounts for every member that is no document.
 """
 
 import json
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from data.balance import Balance
-from data.shards.tar import Member, members
+from data.shards.tar import NAME, Member, members, plain_members
 from data.shards.tar_fields import Buffer
 from data.shards.text import NotText, decode, unmarked
 
@@ -25,6 +28,9 @@ TEXTS = ("txt", "md", "py")
 METADATA = ".json beside a text"
 _tuple = tuple.__new__
 """Makes a NamedTuple at half the cost of its constructor."""
+_IN_KEYS = np.zeros(256, dtype=bool)
+_IN_KEYS[[*map(ord, string.ascii_letters + string.digits + "-_")]] = True
+_TXT, _JSON = (np.frombuffer(suffix, np.uint8) for suffix in (b".txt\0", b".json\0"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +183,53 @@ def _samples(buffer: Buffer, key: str, parts: list[Named], reading: Reading) -> 
         yield _tuple(Sample, (name, text, problem, 0, True))
 
 
+def _plain_texts(buffer: Buffer) -> tuple[list[str], list[int], list[int]] | None:
+    """(keys, starts, ends) of all documents in a run of members that is packed as ours are: KEY.txt alone, or
+    KEY.json and KEY.txt; the keys of one length, and of letters, digits, - and _ alone. None where it is not:
+    then it is for `_grouped` to say what it is."""
+    plain = plain_members(buffer)
+    if plain is None:
+        return None
+    width = bytes(plain.names[0]).find(b".")
+    a_sample = 2 if bytes(plain.names[0, width:]).startswith(b".json\0") else 1
+    names = plain.names[a_sample - 1 :: a_sample]
+    keys = names[:, :width]
+    if (
+        not 1 <= width <= NAME - len(_JSON)
+        or len(plain.names) % a_sample
+        or not _IN_KEYS[keys].all()
+        or (names[:, width : width + len(_TXT)] != _TXT).any()
+        or (a_sample == 2 and (plain.names[::2, width : width + len(_JSON)] != _JSON).any())
+        or (a_sample == 2 and (plain.names[::2, :width] != keys).any())
+        or (keys[1:] == keys[:-1]).all(axis=1).any()
+    ):
+        return None
+    whole = keys.tobytes().decode("ascii")
+    found = [whole[at : at + width] for at in range(0, len(whole), width)]
+    starts, sizes = plain.starts[a_sample - 1 :: a_sample], plain.sizes[a_sample - 1 :: a_sample]
+    return found, starts.tolist(), (starts + sizes).tolist()
+
+
+def _ascii_texts(buffer: Buffer, starts: list[int], ends: list[int]) -> list[str] | None:
+    """The texts that lie there, decoded all at once. None where that is for `read_text` to do: some byte of
+    the buffer is not ASCII, or one of them is empty or holds a zero."""
+    try:
+        whole = str(buffer, "ascii")
+    except UnicodeDecodeError:
+        return None
+    texts = [whole[start:end] for start, end in zip(starts, ends)]
+    return texts if all(texts) and not any("\0" in text for text in texts) else None
+
+
 def samples(buffer: Buffer, reading: Reading = USUAL, *, check: bool = False) -> list[Sample]:
     """The documents in a run of members whose checksum was verified, in order, bad ones included."""
+    plain = None if check or reading != USUAL else _plain_texts(buffer)
+    if plain is not None:
+        keys, starts, ends = plain
+        if (texts := _ascii_texts(buffer, starts, ends)) is not None:
+            return [_tuple(Sample, (key, text, None, 0, True)) for key, text in zip(keys, texts)]
+        found = zip(keys, starts, ends)
+        return [_tuple(Sample, (key, *read_text(buffer[a:b], None), 0, True)) for key, a, b in found]
     return [
         sample
         for key, _, parts in _grouped(buffer, check)

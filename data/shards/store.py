@@ -14,20 +14,20 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import BinaryIO, TypeVar
 
 import numpy as np
 from braceexpand import braceexpand
 
 from data.errors import BadInput
-from data.shards.cache import Cache, default_folder
+from data.shards.cache import Cache, TooLarge, default_folder
 from data.shards.compression import unpack
 from data.shards.http import Http
 from data.shards.index import Stored
 from data.shards.patience import Patience
 from data.shards.transports import Fsspec, NoRanges, Pipe, Status, Transport, is_local, place, shown
-from data.shards.trouble import ShardTrouble, Transient, of_local
+from data.shards.trouble import PASSING_ERRNO, ShardTrouble, Transient, of_local
 from data.shards.walk import Found, Walk, meant
 
 Result = TypeVar("Result")
@@ -212,7 +212,7 @@ class Store:
 
         def remote() -> bytes:
             data = self._transport(url).read(url, offset, length, shard.size)
-            self.cache.put(key, [data]).close()
+            self.put(key, [data]).close()
             return data
 
         if is_local(url):
@@ -234,7 +234,22 @@ class Store:
         """The cached file of `key`, made from chunks() where there is none; by one thread at a time."""
         with self._locks.setdefault(key, threading.Lock()):
             kept = None if fresh else self.cache.open(key)
-            return kept or self._patiently(url, lambda: self.cache.put(key, chunks()))
+            return kept or self._patiently(url, lambda: self.put(key, chunks()))
+
+    def put(self, key: str, chunks: Iterable[bytes]) -> BinaryIO:
+        """Chunks into the cache, and the file of them. BadInput where it does not fit; Transient for trouble
+        that passes."""
+        cache = self.cache
+        try:
+            return cache.put(key, chunks)
+        except TooLarge:
+            raise BadInput(
+                f"data.cache.bytes is {cache.limit}, too little for one file; raise it or set "
+                "data.cache.folder to a larger disk"
+            ) from None
+        except OSError as error:
+            what = f"{cache.folder} (data.cache.folder): {error.strerror or error}"
+            raise (Transient(what) if error.errno in PASSING_ERRNO else BadInput(what)) from error
 
     def _chunks(self, url: str) -> Iterator[bytes]:
         """The whole shard as it is, by requests of a few megabytes where the far side serves ranges."""
@@ -249,7 +264,7 @@ class Store:
             try:
                 for offset in range(0, size, _REQUEST):
                     length = min(_REQUEST, size - offset)
-                    yield self._patiently(url, lambda: transport.read(url, offset, length, size))  # noqa: B023
+                    yield self._patiently(url, partial(transport.read, url, offset, length, size))
                 if size:
                     return
             except NoRanges:

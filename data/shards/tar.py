@@ -14,6 +14,8 @@ import struct
 from collections.abc import Container, Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from data.shards import sparse
 from data.shards.tar_fields import (
     BLOCK,
@@ -29,6 +31,11 @@ from data.shards.tar_fields import (
     verify_header,
 )
 
+NAME = 100
+_SIZE_AT, _KIND_AT, _MAGIC_AT, _PREFIX_AT = slice(124, 135), 156, slice(257, 262), 345
+"""Of a header: the bytes of its name; where the eleven digits of its size, its type and so on stand."""
+_USTAR = np.frombuffer(b"ustar", np.uint8)
+_POWERS = 8 ** np.arange(10, -1, -1)
 _ZEROS = bytes(BLOCK)
 _MANY_ZEROS = bytes(1 << 16)
 _HEADER = struct.Struct("100s 24x 12s 20x c 100x 6s 82x 155s 12x")
@@ -133,6 +140,40 @@ def members(buffer: Buffer, *, check: bool = True) -> Iterator[Member]:
             yield Member(name, start, data, length, _problem(kind, length))
         start = position
         said = _NOTHING
+
+
+class Plain(NamedTuple):
+    """A run of members of which nothing but name and bytes matter. names: uint8 [members, 100], zeros behind
+    each; starts, sizes: int64 [members], where in the buffer the bytes of each lie."""
+
+    names: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+
+
+def plain_members(buffer: Buffer) -> Plain | None:
+    """All members of a run at once, where they are ordinary files with a header each (ustar, GNU); None where
+    any of them is something else, which `members` understands, and where the run is empty.
+
+    Which blocks are headers follows from the sizes, one header after the other. Here those that could be are
+    found first, and must then lie where the sizes of those before them say: a text that looks like a header
+    breaks the chain.
+    """
+    if not len(buffer) or len(buffer) % BLOCK:
+        return None
+    blocks = np.frombuffer(buffer, np.uint8).reshape(-1, BLOCK)
+    at = np.flatnonzero(blocks[:, _MAGIC_AT.start] == _USTAR[0])  # one look a block, at most of them
+    at = at[(blocks[at, _MAGIC_AT] == _USTAR).all(axis=1)]
+    headers = blocks[at]
+    digits = headers[:, _SIZE_AT].astype(np.int64) - ord("0")
+    kind, prefix = headers[:, _KIND_AT], headers[:, _PREFIX_AT]
+    if not len(at) or ((digits < 0) | (digits > 7)).any() or (kind != ord("0")).any() or prefix.any():
+        return None
+    sizes = digits @ _POWERS
+    follows = at + 1 + (sizes + BLOCK - 1) // BLOCK
+    if at[0] or follows[-1] != len(blocks) or not np.array_equal(follows[:-1], at[1:]):
+        return None
+    return Plain(headers[:, :NAME], (at + 1) * BLOCK, sizes)
 
 
 def is_closed(tail: bytes, left_out: Container[str]) -> bool:

@@ -27,6 +27,7 @@ from data.stream.joining import joined
 from data.stream.packing import PackedBlock, pack
 from data.stream.padding import fill_rows
 from data.stream.reading import Documents, Encoder, UnitTrouble, read_documents
+from data.stream.token_cache import TokenCache
 from objectives.example_builder import ExampleBuilder
 from objectives.rng import Rng, extend, extend_all, key
 
@@ -72,11 +73,17 @@ class Opener:
     """Opens blocks of all corpora, without the units that the history skips. Thread-safe: nothing here
     changes but how much memory a block is expected to take."""
 
-    def __init__(self, plan_segments: PlanSegments, corpora: Mapping[str, Corpus], encoder: Encoder) -> None:
+    def __init__(
+        self,
+        plan_segments: PlanSegments,
+        corpora: Mapping[str, Corpus],
+        encoder: Encoder,
+        token_cache: TokenCache | None = None,
+    ) -> None:
         """BadInput where a corpus is not the one that the plan fingerprinted."""
         plan = plan_segments.last.plan
         self.plan_segments, self.seed, self.encoder = plan_segments, plan.seed, encoder
-        self.corpora = corpora
+        self.corpora, self._token_cache = corpora, token_cache
         self.plans = {corpus.name: corpus for corpus in plan.corpora}
         self.orders: dict[str, BlockOrder] = {}
         self.blocks: dict[str, Blocks] = {}
@@ -143,7 +150,10 @@ class Opener:
         units = [unit for unit in self.blocks[plan.name].units_of(number) if unit not in skipped]
         corpus = self.corpora[plan.name]
         try:
-            return read_documents(corpus, self.encoder, self.seed, plan.name, epoch, units, plan.set_aside)
+            return read_documents(
+                *(corpus, self.encoder, self.seed, plan.name, epoch, units, plan.set_aside),
+                cache=self._token_cache,
+            )
         except UnitTrouble as trouble:
             raise UnitTrouble(trouble.unit, str(trouble), slot) from trouble
 

@@ -31,6 +31,7 @@ from data.stream.reading import Encoder
 from data.stream.rows import Rows
 from data.stream.skipping import Identity, LeftOut, SkipNotice
 from data.stream.streams import Opening, Streams
+from data.stream.token_cache import TokenCache
 from objectives.registry import OBJECTIVES
 
 READY = 3
@@ -126,12 +127,14 @@ class Loader:
         log: Callable[[Opening], None] | None = None,
         on_skip: Callable[[SkipNotice], None] | None = None,
         left_out: LeftOut | None = None,
+        token_cache: TokenCache | None = None,
     ) -> None:
         """state: where all streams stand at first_row, the first row of a step. memory_bytes: what open
         blocks may hold; those beyond it are opened again when needed. log: called for every opening, before
         its rows are handed over. on_skip: called before a bad sample or an unreadable unit is skipped;
         the record of a unit must be on disk when it returns. left_out: what counts against the budget
-        already, and what is added to it. BadInput for what cannot work."""
+        already, and what is added to it. token_cache: from which encoded text is taken, where it is there; it
+        changes no row. BadInput for what cannot work."""
         self._plan_segments = PlanSegments(history)
         for name in self._plan_segments.corpora_from(first_row):
             if name not in corpora:
@@ -140,7 +143,7 @@ class Loader:
         self._row = first_row
         self._pad, self._memory_bytes = encoder.control.pad, memory_bytes
         self._closing = threading.Event()
-        self._opener = Opener(self._plan_segments, corpora, encoder)
+        self._opener = Opener(self._plan_segments, corpora, encoder, token_cache)
         self.shards_of = ShardsOf(self._opener)
         """In how many shards a step's blocks lie."""
         self._blocks: Prefetcher[OpenBlock] = Prefetcher(threads, f"open {rank}")

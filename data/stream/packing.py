@@ -7,7 +7,7 @@ shift and a mask. Waste is about half a row a block, for a block is packed by it
 A block keeps its segments as they were built; `write_rows` writes rows out when a batch takes them. Tokens
 and targets of all rows are one concatenation each; the other arrays are written for the whole batch as they
 usually are, and where a segment says otherwise over that. For a call of numpy costs as much as a hundred
-positions: most are paid once a batch, and once a segment only what is not usual.
+positions: most are paid once a batch, and once a segment only in blocks that say what is not usual.
 """
 
 from collections.abc import Collection, Sequence
@@ -159,11 +159,17 @@ def write_rows(chosen: Sequence[tuple[PackedBlock, int]], height: int, length: i
     slices: list[ExampleSlice] = [
         (padding, slice(0, 0), 0)
     ]  # so that there is something to join, in any case
+    unusual: list[int] = []  # the slices that do not say what is usual
     for packed, row in chosen:
+        first = len(slices)
         slices += packed.rows[row]
+        if packed.segments.unusual:
+            unusual += range(first, len(slices))
         if room := packed.rooms[row]:
+            unusual.append(len(slices))
             slices.append((padding, slice(0, room), room))
     blank = height - len(chosen)
+    unusual += range(len(slices), len(slices) + blank)
     slices += [(padding, slice(0, length), length)] * blank
     makers = [examples.maker for examples, _, _ in slices]
     corpora = [packed.corpus for packed, _ in chosen] + [-1] * blank
@@ -178,7 +184,8 @@ def write_rows(chosen: Sequence[tuple[PackedBlock, int]], height: int, length: i
     objective = np.repeat(np.array(makers, np.int8), sizes)
     corpus = np.repeat(np.array(corpora, np.int8), length)
     # Over what is usual, what differs.
-    for (examples, positions, size), begin in zip(slices, begins.tolist()):
+    for number in unusual:
+        (examples, positions, size), begin = slices[number], int(begins[number])
         own = slice(begin, begin + size)
         if examples.weights is not None:
             weights[own] = examples.weights[positions]

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import sentencepiece
 from sentencepiece import SentencePieceProcessor
 
 from data.tokenization import scripts
@@ -85,6 +86,8 @@ class Tokenizer:
         digest = hashlib.sha256(model)
         digest.update(json.dumps(layout, sort_keys=True).encode())
         self.hash: str = digest.hexdigest()
+        self.encoding: str = f"{self.hash} sentencepiece {sentencepiece.__version__}"
+        """Names what `encode_documents` gives; another version of the library may cut a text otherwise."""
         _make_control(proto, used)
         encoding = unescaped(proto)
         self._escapes = encoding.normalizer_spec.escape_whitespaces

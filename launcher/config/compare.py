@@ -22,6 +22,7 @@ WATCHING: tuple[tuple[str, ...], ...] = (
     ("data", "threads"),
     ("data", "memory_mib"),
     ("data", "cache"),
+    ("data", "token_cache"),
     ("data", "patience"),
 )
 """A key, or a section with all its keys, stands here only if no batch, weight, loss, checkpoint that is kept
@@ -31,9 +32,9 @@ log, wandb        who sees the records; metrics.jsonl has every step, whatever s
 fingerprint       one more value in the lines of metrics.jsonl, of rows that are the same.
 replicas          when copies are compared; one that differs stops the run and changes nothing.
 tokenizer.lossy   whether a start is refused.
-data.threads, data.memory_mib, data.cache, data.patience
-                  when a block is read, how often, and how long that is waited for: trouble that passes is
-                  never skipped. What stands in row n never depends on it.
+data.threads, data.memory_mib, data.cache, data.token_cache, data.patience
+                  when a block is read and encoded, how often, and how long that is waited for: trouble that
+                  passes is never skipped. What stands in row n never depends on it.
 
 Not here, though it may look so:
 

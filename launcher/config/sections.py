@@ -1,14 +1,16 @@
 """The sections of a config that no other part owns: the run, its corpora, checkpoints, evaluation, tracking.
 
 `model:` belongs to model/config.py, `layout:` to launcher/engine/layout.py, `optimizer:` to
-launcher/engine/optimizer.py, `data.cache:` to data/shards/store.py, `data.on_bad:` to data/plan/plan.py, each
-objective to its own file; launcher/config/run_config.py assembles them. A section is frozen, refuses keys
-that it does not know, and converts nothing but what stands here: a path becomes absolute, so that a run can
-be resumed from another folder, and a single shard may be written without brackets.
+launcher/engine/optimizer.py, `data.cache:` to data/shards/store.py, `data.token_cache:` to
+data/stream/token_cache.py, `data.on_bad:` to data/plan/plan.py, each objective to its own file;
+launcher/config/run_config.py assembles them. A section is frozen, refuses keys that it does not know, and
+converts nothing but what stands here: a path becomes absolute, so that a run can be resumed from another
+folder, and a single shard may be written without brackets.
 """
 
 import json
 import os
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -27,6 +29,7 @@ from data.plan.corpus_mix import STREAMS
 from data.plan.plan import OnBad
 from data.shards.patience import MINUTES, MOST_MINUTES
 from data.shards.store import CacheOptions
+from data.stream.token_cache import TokenCacheOptions
 from launcher.config.credentials import refuse_secret
 from launcher.config.timetable import PlacedRows
 from model.config import require_temperature
@@ -72,6 +75,14 @@ def _keys(value: Any) -> Any:
     if isinstance(value, list | tuple) and any(isinstance(item, int | float) for item in value):
         raise ValueError("expected keys as text: one that is a number needs quotes, such as ['000000300']")
     return tuple(value) if isinstance(value, list) else value
+
+
+def _placed(options: Any) -> Any:
+    """The options of a cache, its folder absolute."""
+    try:
+        return replace(options, folder=absolute(options.folder)) if options.folder else options
+    except ValueError as error:
+        raise ValueError(f"folder: {error}") from None
 
 
 def _batch_rows(value: Any) -> PlacedRows:
@@ -201,7 +212,8 @@ class DataConfig(Section):
     padding: Annotated[Literal["never"] | float, BeforeValidator(_padding)] = 0.01
     """The share of the positions packed together, besides one row, that may be padding: documents are cut
     where it needs that; with `never` only where they are longer than a row."""
-    cache: CacheOptions = CacheOptions()
+    cache: Annotated[CacheOptions, AfterValidator(_placed)] = CacheOptions()
+    token_cache: Annotated[TokenCacheOptions, AfterValidator(_placed)] = TokenCacheOptions()
     patience: Annotated[float, Field(ge=0, le=MOST_MINUTES)] = MINUTES
     """Minutes for which a shard that cannot be reached is waited for, before the run is saved and leaves."""
     on_bad: OnBad = OnBad()

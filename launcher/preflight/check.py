@@ -26,7 +26,7 @@ from launcher import output
 from launcher.config.require import require_files, require_processes
 from launcher.config.run_config import Config
 from launcher.config.timetable import Timetable
-from launcher.preflight import achieved, corpus_shares, estimates, evaluation, mixing
+from launcher.preflight import achieved, corpus_shares, estimates, evaluation, mixing, token_room
 from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.packed_blocks import look_into, packing_warnings
 from launcher.preflight.prompts import require_room
@@ -144,12 +144,14 @@ def _estimate(
     facts["open_blocks"] = estimates.open_blocks(
         opener.plan_segments.last.plan, facts["corpora"], facts["step"]["data_ranks"]
     )
+    facts["token_cache"] = token_room.estimate(config, facts["corpora"], tokenizer.size)
     facts["data_memory"] = estimates.data_memory(config, facts["corpora"], facts["open_blocks"])
     facts["stages"] = estimates.stages(config, tokenizer.size, processes, facts["step"]["micro_batches"])
     facts["memory"] = max((stage["memory"] for stage in facts["stages"]), key=itemgetter("total"))
     facts["bubble"] = estimates.bubble(config.layout.pipeline, facts["step"]["micro_batches"])
     few = mixing.warnings(segment.plan, row, facts["mixing"], facts["corpora"])
-    return [*few, *packing_warnings(segment.plan, facts["corpora"])]
+    room = token_room.warnings(facts["token_cache"])
+    return [*few, *packing_warnings(segment.plan, facts["corpora"]), *room]
 
 
 def _stream(

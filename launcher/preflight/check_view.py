@@ -3,7 +3,7 @@
 from typing import Any
 
 from launcher import output
-from launcher.preflight import corpus_shares, evaluation, mixing
+from launcher.preflight import corpus_shares, evaluation, mixing, token_room
 from launcher.preflight.packed_blocks import packing_lines
 from launcher.preflight.schedule import show_schedule
 
@@ -68,6 +68,8 @@ def show(facts: dict[str, Any]) -> None:
         f"{output.counted(blocks['number'], 'open block')} and those to come {output.size(text['blocks'])}, "
         f"encoding {output.size(text['encoding'])}"
     )
+    if facts["token_cache"]:
+        output.say(f"token cache  {token_room.line(facts['token_cache'])}")
     saves = facts["checkpoints"]
     kept = f"kept {saves['whole']} whole and {saves['weights_only']} of weights"
     room = f"{output.size(saves['disk'])} of {output.size(saves['free'])} free"

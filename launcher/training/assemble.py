@@ -21,6 +21,7 @@ from data.provenance.openings import OpeningsLog
 from data.shards.patience import Patience
 from data.stream.loader import Loader, RowShares, blank_batches
 from data.stream.skipping import LeftOut
+from data.stream.token_cache import token_cache
 from launcher.checkpoint.retention import Retention
 from launcher.checkpoint.save import Checkpoints
 from launcher.config.run_config import Config
@@ -71,7 +72,7 @@ def assemble(
     sampler = _sampler(world, config, stream, tracker)
     openings = together(world, lambda: _openings(world, claimed, stack))
     left_out = _left_out(world, claimed, stream)
-    loader = together(world, lambda: _loader(world, claimed, stream, openings, left_out, stack))
+    loader = together(world, lambda: _loader(world, claimed, stream, openings, left_out, teller, stack))
     stack.callback(patience.end)  # before the loader's end, which waits for its threads
     shares = RowShares(world.mesh.data.size, config.layout.micro_batch)
     batches = loader or blank_batches(stream.history, shares, stream.at.row)
@@ -244,6 +245,7 @@ def _loader(
     stream: Stream,
     openings: OpeningsLog | None,
     left_out: LeftOut,
+    tell: Callable[[str], None],
     stack: ExitStack,
 ) -> Loader | None:
     """On the first of the ranks that share rows, which reads them for all."""
@@ -264,6 +266,7 @@ def _loader(
         log=openings,
         on_skip=partial(record_skip, claimed.run, path),
         left_out=left_out,
+        token_cache=token_cache(data.token_cache, tell),
     )
     stack.callback(loader.close)
     return loader

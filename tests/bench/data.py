@@ -44,6 +44,7 @@ from data.prepare.pack import pack, pack_documents
 from data.provenance.trace import walk
 from data.shards.corpus import Corpus, open_corpus
 from data.stream.loader import Batch, Loader
+from data.stream.token_cache import TokenCache
 from data.tokenization.tokenizer import Tokenizer
 from data.tokenization.train import train
 from launcher.distributed.allocator import keep_memory
@@ -132,6 +133,7 @@ def loader(
     state: StreamPositions | None = None,
     threads: int = 0,
     memory_bytes: int = 2 << 30,
+    token_cache: TokenCache | None = None,
 ) -> Loader:
     """The loader of one rank, when so many steps are done."""
     return Loader(
@@ -145,6 +147,7 @@ def loader(
         micro_batch=8,
         threads=threads,
         memory_bytes=memory_bytes,
+        token_cache=token_cache,
     )
 
 

@@ -35,7 +35,7 @@ MASKED = [objective_id("mlm"), objective_id("nsp")]
 class Numbers:
     """A tokenizer of texts such as "10007 10008": each number is its own id."""
 
-    hash = "numbers"
+    hash = encoding = "numbers"
     size = SIZE
     control = ControlIds(0, 1, 2, 3, 4, 5, 6, 7, 8, {"R": 9, "S": 10, "X": 11}, tuple(range(12, 112)))
     ordinary = np.arange(TEXT, SIZE, dtype=np.int32)

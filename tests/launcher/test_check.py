@@ -15,7 +15,9 @@ from data.plan.make import make_plan
 from data.plan.plan import History
 from data.plan.segments import PlanSegments
 from data.stream.block import Opener
+from data.stream.token_cache import TokenCache
 from data.tokenization.check import CheckReport
+from data.tokenization.tokenizer import Tokenizer
 from launcher.config import run_config
 from launcher.engine.stages import stage_borders
 from launcher.preflight import estimates
@@ -28,6 +30,7 @@ from model.transformer import Transformer
 from objectives.registry import HEADS
 from tests.support.commands import Commands
 from tests.support.helpers import Corpora, TrainingText, pack_texts
+from tests.support.sources import ROOT
 
 CONFIG = """\
 run: {{name: r, folder: {folder}/runs}}
@@ -324,3 +327,30 @@ def test_an_objective_that_cannot_get_its_share_is_named(file: Path, tmp_path: P
         said = [line for line in facts["warnings"] if line.startswith("objectives.")]
         assert len(said) == 1
         assert f"nsp: gets about {found['nsp']:.1%} of the text, not 20.0%" in said[0]
+
+
+def test_the_token_cache_is_foretold(file: Path, headrace: Commands, tmp_path: Path) -> None:
+    """Near what one then takes; with what would make it useless."""
+    assert report(run_config.load(file), 1)["token_cache"] is None
+    folder = tmp_path / "tokens"
+    cached = (f"data.token_cache.folder={folder}", "data.corpora.code.held_out=0")
+    config = run_config.load(file, cached)
+    facts = report(config, 1)["token_cache"]
+    tokenizer, corpora = Tokenizer.load(config.tokenizer.model), open_corpora(config)
+    history = History(((0, make_plan(stream_settings(config, corpora, tokenizer.hash))),))
+    opener = Opener(PlanSegments(history), corpora, tokenizer, TokenCache(str(folder), 1.0, print))
+    for name, blocks in opener.blocks.items():
+        for slot in range(len(blocks)):
+            opener.open(name, slot, [(0, 0)])
+    assert facts["needed"] == pytest.approx(sum(path.stat().st_size for path in folder.iterdir()), rel=0.05)
+    assert "of encoded text, at most 64.0 GiB are kept in" in headrace.ok("check", file, *cached)
+    assert "warning: data.token_cache" not in headrace.ok("check", file, *cached, "data.token_cache.gib=1e6")
+    for change, told in [
+        ("data.token_cache.gib=0.0001", "gib: 104.9 KiB are kept of the"),
+        ("data.token_cache.folder=/proc/tokens", "folder: cannot be written: /proc/tokens: "),
+        (f"data.token_cache.folder={'x' * 300}", f"folder: cannot be written: {ROOT}/{'x' * 300}: File name"),
+    ]:
+        assert f"warning: data.token_cache.{told}" in headrace.ok("check", file, *cached, change)
+    assert "gib: " in headrace.refused("check", file, *cached, "data.token_cache.gib=0")
+    assert "none is named" in headrace.refused("check", file, "data.token_cache.gib=3")
+    assert "folder: " in headrace.refused("check", file, "data.token_cache.folder=s3://bucket/tokens")

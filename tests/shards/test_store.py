@@ -19,7 +19,7 @@ import pytest
 from data.errors import BadInput, PassingTrouble
 from data.prepare.build_index import build_index
 from data.prepare.verify import verify
-from data.shards.cache import Cache
+from data.shards.cache import Cache, TooLarge
 from data.shards.corpus import Corpus, ReadTrouble, open_corpus
 from data.shards.patience import Patience
 from data.shards.store import CacheOptions, Store
@@ -299,13 +299,13 @@ def test_the_cache_keeps_its_bound_and_what_was_used_last(tmp_path: Path) -> Non
     cache = Cache(tmp_path, 10_000)
     for number in range(100):
         cache.put(f"file {number}", [bytes(700), bytes(300)]).close()
-        os.utime(cache._path(f"file {number}"), (number, number))
+        os.utime(cache.path(f"file {number}"), (number, number))
         kept = cache.open("file 0")
         assert kept is not None
         kept.close()
         assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 10_000
     assert cache.open("file 50") is None
-    with pytest.raises(BadInput, match=r"data.cache.bytes is 10000, too little"):
+    with pytest.raises(TooLarge):
         cache.put("huge", [bytes(6_000), bytes(6_000)])
     assert not list(tmp_path.glob("writing-*"))
 
@@ -353,12 +353,17 @@ def test_a_file_of_another_user_is_read_though_its_use_cannot_be_noted(
         assert kept.read() == b"theirs"
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "writing-host-1-1").write_bytes(bytes(9_000))
+def test_what_a_killed_process_left_is_removed_and_nothing_of_the_users(tmp_path: Path) -> None:
+    left, own = tmp_path / f"writing-{'0' * 32}", [tmp_path / "thesis.txt", tmp_path / "writing-a-thesis"]
+    for path in (left, *own):
+        path.write_bytes(bytes(9_000))
+        os.utime(path, (time.time() - 4_000,) * 2)
     cache = Cache(tmp_path, 10_000)
-    os.utime(tmp_path / "writing-host-1-1", (time.time() - 4_000,) * 2)
-    cache.put("a", [bytes(5_000)]).close()
-    assert not (tmp_path / "writing-host-1-1").exists()
+    for key in "abc":
+        cache.put(key, [bytes(5_000)]).close()
+    assert not left.exists()
+    assert all(path.exists() for path in own)
+    assert len(list(tmp_path.iterdir())) <= 4
 
 
 def test_a_tiny_cache_changes_nothing_but_speed(
@@ -376,6 +381,9 @@ def test_a_tiny_cache_changes_nothing_but_speed(
         found = dict(zip(order, pool.map(corpus.read_unit, order), strict=True))
     assert [sample.text for unit in range(len(corpus)) for sample in found[unit]] == TEXTS
     assert sum(path.stat().st_size for path in (tmp_path / "small").iterdir()) <= 1_500_000
+    tiny = CacheOptions(str(tmp_path / "tiny"), bytes=1_000)
+    with pytest.raises(BadInput, match=r"data\.cache\.bytes is 1000, too little"):
+        open_corpus("c", [str(path) for path in packed], index.path, tiny).read_unit(0)
 
 
 def test_urls_are_shown_without_secrets() -> None:

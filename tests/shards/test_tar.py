@@ -11,7 +11,7 @@ import pytest
 
 from data.balance import Balance
 from data.shards.samples import USUAL, Reading, samples, scan, split_name
-from data.shards.tar import members
+from data.shards.tar import members, plain_members
 from data.shards.tar_fields import TarTrouble
 
 
@@ -168,3 +168,60 @@ def test_extents_tile_the_tar() -> None:
     assert found[1].start == found[0].end == 1536
     parts = [data[extent.start : extent.end] for extent in found]
     assert [samples(part)[0].text for part in parts] == ["a" * 600, "b", "c"]
+
+
+ODD_TEXTS = [
+    b"",
+    b"plain " * 90,
+    b"x" * 512,
+    "gr\u00fcn \u6587".encode() * 40,
+    "\ufeffmarked".encode(),
+    b"caf\xe9",
+    "wide".encode("utf-16"),
+    b"a\0b\0c\0d\0e\0",
+    tar_of([("inner.txt", b"a text that holds a tar"), ("more.txt", b"y" * 600)]),
+    tar_of([("000000099.txt", b"z")])[:1024],
+    tar_of([("000000099.json", b"z" * 513), ("000000099.txt", b"")], tarfile.GNU_FORMAT),
+]
+
+
+def a_run(generator: random.Random) -> bytes:
+    """Samples as we pack them, mostly, and what others pack; without the mark of an end."""
+    format = generator.choice([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+    width = generator.choice([1, 9, 12] if format == tarfile.USTAR_FORMAT else [9, 94, 95, 96])
+    style, first = generator.choice(["pairs", "texts", "others"]), generator.randrange(50)
+    entries: list[tuple[str, bytes]] = []
+    for number in range(first, first + generator.randrange(1, 9)):
+        key, text = f"{number:0{width}d}", generator.choice(ODD_TEXTS)
+        if generator.random() < 0.05:
+            before = entries[-1][0].split(".")[0] if entries else "i"
+            key = generator.choice(
+                ["a.b", "__c__", "", "h\u00fc", before, key[1:] + generator.choice("./ \u00fc_")]
+            )
+        beside = key if generator.random() > 0.1 else f"{number + 1:0{width}d}"
+        if style == "pairs":
+            entries.append((f"{beside}.json", b'{"source": "x"}'))
+        elif style == "others" and generator.random() < 0.5:
+            entries.append((f"{beside}.{generator.choice(['json', 'md', 'TXT', 'jpg', 'en.txt'])}", text))
+        entries.append((f"{key}.txt", text))
+    data = tar_of(entries, format)
+    return data[: max(member.end for member in members(data))]
+
+
+def read(run: bytes, reading: Reading, check: bool) -> object:
+    try:
+        return samples(memoryview(run), reading, check=check)
+    except TarTrouble as error:
+        return str(error)
+
+
+def test_a_run_read_at_once_is_what_is_read_member_by_member() -> None:
+    """`check` has each header looked at by itself."""
+    generator, at_once = random.Random(1), 0
+    for _ in range(300):
+        run = a_run(generator)
+        at_once += plain_members(run) is not None
+        for data in (run, run + bytes(1024), run[:-512], run[:-1], run[:511], run + run[:512]):
+            for reading in (USUAL, Reading(text_field="source"), Reading(text_member="en.txt")):
+                assert read(data, reading, False) == read(data, reading, True)
+    assert 80 < at_once < 260

@@ -42,14 +42,17 @@ def test_rows_of_50_steps_whoever_trains_on_them(
     text: TrainingText, tmp_path: Path, alone: Straight, first: tuple[int, int], then: tuple[int, int]
 ) -> None:
     """`first`, `then`: ranks and threads of the first 30 steps and, resumed with another batch_rows, the
-    last 20."""
+    last 20. All of them by way of a token cache, but for those without threads."""
     expected, fingerprints = alone
     rows: dict[int, int] = {}
     for (ranks, threads), batch_rows, steps in ((first, 7, 30), (then, 5, 50)):
         plain = config(text, tmp_path, batch_rows=batch_rows, steps=steps)
         plain["data"]["threads"] = threads
+        if threads:
+            plain["data"]["token_cache"] = {"folder": str(tmp_path / "tokens")}
         rows |= rows_of(train(ranks, plain))
     assert rows == {row: digest for row, digest in expected.items() if row < ROWS}
+    assert first[1] + then[1] == 0 or list((tmp_path / "tokens").iterdir())
     lines = told(tmp_path)
     assert [line["fingerprint"] for line in lines[:30]] == fingerprints[:30]
     assert [line["rows"] for line in lines] == [*range(7, 211, 7), *range(215, 311, 5)]
