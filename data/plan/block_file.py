@@ -19,10 +19,10 @@ from typing import BinaryIO
 import numpy as np
 import xxhash
 
+from data.access.trouble import Transient
 from data.errors import BadInput
 from data.plan.blocks import Blocks, make_blocks
 from data.shards.corpus import LARGE, Corpus
-from data.shards.trouble import Transient
 from objectives import rng
 
 _RULE = 1

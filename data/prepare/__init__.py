@@ -1,5 +1,5 @@
-"""Raw text becomes shards and their index; shards are verified against it.
+"""Documents become shards and their index; shards are verified against it.
 
-Doors: `pack.pack`, `pieces.share_of`, `build_index.build_index`, `merge_indexes.merge_indexes`,
-`verify.verify/recorded`, `parallel.Progress`.
+Doors: `pack.pack`, `build_index.build_index`, `merge_indexes.merge_indexes`, `verify.verify/recorded`,
+`parallel.Progress`.
 """

@@ -12,18 +12,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from data.access.cache import CacheOptions
+from data.access.compression import packing_of, unpack
+from data.access.patience import Patience
+from data.access.transports import is_local, shown
+from data.access.trouble import ShardTrouble
 from data.errors import BadInput, PassingTrouble
 from data.prepare.parallel import MEMORY_MIB, Progress, ordered_map
 from data.prepare.scan_shard import TarScan
-from data.shards.compression import packing_of, unpack
 from data.shards.index import Index, OldIndex, Shard, write
 from data.shards.listed import identities
-from data.shards.patience import Patience
 from data.shards.samples import USUAL, Reading
-from data.shards.store import CacheOptions, Store, find_shards, unpacked_key
+from data.shards.store import Store, find_shards, unpacked_key
 from data.shards.tar_fields import TarTrouble
-from data.shards.transports import is_local, shown
-from data.shards.trouble import ShardTrouble
 from data.shards.units import UnitTable, unit_text_for
 from data.shards.walk import Walk, unreadable
 

@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 
 from data.balance import Balance
-from data.prepare.batch import Stretch, TextBatch
-from data.prepare.long_text import LongText
 from data.shards.tar_fields import BLOCK
 from data.shards.units import unit_starts
 from data.shards.walk import printable
+from data.sources.batch import Stretch, TextBatch
+from data.sources.long_text import LongText
 
 
 class Origins(NamedTuple):

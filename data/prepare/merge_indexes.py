@@ -12,10 +12,10 @@ from pathlib import Path
 
 import xxhash
 
+from data.access.transports import is_local
 from data.errors import BadInput
 from data.shards.index import Index, OldIndex, Shard, write
 from data.shards.listed import identity
-from data.shards.transports import is_local
 from data.shards.units import UnitTable
 from data.shards.walk import meant
 

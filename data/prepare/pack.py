@@ -25,16 +25,9 @@ from typing import Any
 from data.balance import Balance
 from data.durable import folder_aside, writing
 from data.errors import BadInput
-from data.prepare import builtin
-from data.prepare.batch import TextBatch, batches
-from data.prepare.documents import Document, Limits, find_files
 from data.prepare.layout import Layout, LongDocument
-from data.prepare.long_text import LongText
 from data.prepare.parallel import MEMORY_MIB, Progress
-from data.prepare.parquet import row_groups
-from data.prepare.pieces import PIECE, WHOLE, PackShare, sizes_of, tasks
 from data.prepare.pipeline import pipeline
-from data.prepare.read_files import FileReader
 from data.prepare.shard_writer import ShardWriter, key_of
 from data.prepare.unit_bytes import UnitBuilder, header
 from data.shards.index import Shard, fingerprint, write
@@ -42,6 +35,13 @@ from data.shards.parts import PART, parts
 from data.shards.tar_fields import padded
 from data.shards.units import UNIT_TEXT, unit_text_for
 from data.shards.walk import Walk
+from data.sources import builtin
+from data.sources.batch import TextBatch, batches
+from data.sources.documents import Document, Limits, find_files
+from data.sources.long_text import LongText
+from data.sources.parquet import row_groups
+from data.sources.pieces import PIECE, WHOLE, PackShare, sizes_of, tasks
+from data.sources.read_files import FileReader
 
 SHARD_BYTES = 1 << 28
 _COPIES = 16

@@ -27,9 +27,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from data.errors import PassingTrouble
-from data.prepare.batch import MOST, TextBatch
 from data.prepare.layout import BuildJob, Layout, Step
 from data.prepare.parallel import end_with, most_workers
+from data.sources.batch import MOST, TextBatch
 
 Read = Callable[[Any], Iterator[TextBatch]]
 Build = Callable[[BuildJob], Any]

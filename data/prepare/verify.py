@@ -13,18 +13,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from data.access.cache import CacheOptions
+from data.access.patience import Patience
+from data.access.transports import is_local, shown
 from data.balance import Balance
 from data.errors import BadInput, PassingTrouble
 from data.prepare.parallel import ordered_map
 from data.shards.corpus import Corpus, ReadTrouble
 from data.shards.index import Index
 from data.shards.listed import match, remedy
-from data.shards.patience import Patience
 from data.shards.samples import Sample, samples
-from data.shards.store import CacheOptions, Store, expand
+from data.shards.store import Store, expand
 from data.shards.tar import is_closed, members
 from data.shards.tar_fields import BLOCK, TarTrouble
-from data.shards.transports import is_local, shown
 
 
 class ShardFinding(NamedTuple):

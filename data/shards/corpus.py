@@ -18,6 +18,10 @@ from typing import Any, TypeVar
 import numpy as np
 import xxhash
 
+from data.access.cache import CacheOptions
+from data.access.patience import Patience
+from data.access.transports import is_local, shown
+from data.access.trouble import ShardTrouble
 from data.errors import BadInput, PassingTrouble
 from data.shards.index import Index
 from data.shards.listed import (
@@ -31,12 +35,9 @@ from data.shards.listed import (
     remedy,
     within_sight,
 )
-from data.shards.patience import Patience
 from data.shards.samples import USUAL, Reading, Sample, read_part, read_text, samples
-from data.shards.store import CacheOptions, CutOff, Store, expand
+from data.shards.store import CutOff, Store, expand
 from data.shards.tar_fields import TarTrouble
-from data.shards.transports import is_local, shown
-from data.shards.trouble import ShardTrouble
 from data.shards.units import Placed, UnitTable
 
 Made = TypeVar("Made")

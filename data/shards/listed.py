@@ -14,10 +14,10 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from data.access.transports import is_local, shown
 from data.errors import BadInput
 from data.shards.index import Index
 from data.shards.store import braces
-from data.shards.transports import is_local, shown
 from data.shards.units import UNIT_TEXT
 from data.shards.walk import is_pattern, meant, unreadable
 

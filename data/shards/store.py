@@ -13,46 +13,25 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import BinaryIO, TypeVar
 
 import numpy as np
 from braceexpand import braceexpand
 
+from data.access.cache import Cache, CacheOptions, TooLarge, default_folder
+from data.access.compression import unpack
+from data.access.http import Http
+from data.access.patience import Patience
+from data.access.transports import Fsspec, NoRanges, Pipe, Status, Transport, is_local, place, shown
+from data.access.trouble import PASSING_ERRNO, ShardTrouble, Transient, of_local
 from data.errors import BadInput
-from data.shards.cache import Cache, TooLarge, default_folder
-from data.shards.compression import unpack
-from data.shards.http import Http
 from data.shards.index import Stored
-from data.shards.patience import Patience
-from data.shards.transports import Fsspec, NoRanges, Pipe, Status, Transport, is_local, place, shown
-from data.shards.trouble import PASSING_ERRNO, ShardTrouble, Transient, of_local
 from data.shards.walk import Found, Walk, meant
 
 Result = TypeVar("Result")
 _CHUNK = 1 << 20
 _REQUEST = 8 << 20
-
-
-@dataclass(frozen=True)
-class CacheOptions:
-    """`data.cache` of the config: for shards that are remote or packed as a whole, and for what follows from
-    the tables of large corpora."""
-
-    folder: str | None = None
-    """Where files are kept; by default ~/.cache/headrace/shards."""
-    bytes: int = 20 << 30
-    """Bound of the folder."""
-    backoff: float = 0.5
-    """Seconds before the second attempt; doubled before each further one, up to half a minute."""
-    timeout: float = 30.0
-    """Seconds without a byte after which an attempt has failed."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("bytes", 1), ("backoff", 0.0), ("timeout", 0.001)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: {getattr(self, name)} is less than {least}")
 
 
 class CutOff(ShardTrouble):

@@ -7,7 +7,7 @@ The ranks of a node that read the same block, later epochs, and later starts tak
     miss    the first who announces the key encodes; the others wait for the file, but no longer than it would
             take them to make it themselves, five times over
 
-Reading never depends on it, only speed does. Files are bounded, shared and evicted as data/shards/cache.py
+Reading never depends on it, only speed does. Files are bounded, shared and evicted as data/access/cache.py
 says; the folder may be deleted at any moment. Who encodes announces it by an empty file beside them: advice,
 not a lock. Whoever waited in vain takes it over, so a process that was killed holds up the others once, for a
 second or so. What is damaged is told of and made again; a disk that is full or cannot be written is told of
@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import xxhash
 
-from data.shards.cache import Cache, TooLarge
+from data.access.cache import Cache, TooLarge
 from data.shards.corpus import Corpus
 from data.stream.encoded import VERSION, EncodedUnits
 

@@ -10,9 +10,9 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from data.access.transports import is_local
 from data.prepare.parallel import Progress
 from data.shards.corpus import Corpus, ReadTrouble
-from data.shards.transports import is_local
 from data.tokenization.sample import draw_units
 from data.tokenization.tokenizer import Tokenizer
 from objectives.rng import Rng, key

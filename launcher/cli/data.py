@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data.access.patience import MINUTES, Patience
 from data.errors import BadInput
-from data.shards.patience import MINUTES, Patience
 from data.shards.walk import Walk
 from launcher import output
 from launcher.cli.options import AsJson, ConfigFile, Overrides, PatienceMinutes, RunPath
@@ -101,7 +101,7 @@ def pack(
     require_working_folder()
     from data.prepare.pack import pack as run
     from data.prepare.parallel import MEMORY_MIB
-    from data.prepare.pieces import share_of
+    from data.sources.pieces import share_of
 
     sources = [*(inputs or []), *([f"builtin:{builtin}"] if builtin else [])]
     if not sources:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from data.shards.patience import MOST_MINUTES
+from data.access.patience import MOST_MINUTES
 
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, such as configs/first.yaml.")]
 RunPath = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/first.")]

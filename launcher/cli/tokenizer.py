@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data.shards.patience import MINUTES, Patience
+from data.access.patience import MINUTES, Patience
 from launcher import output
 from launcher.cli.options import AsJson, PatienceMinutes
 

@@ -8,7 +8,7 @@ begins with $ is a variable, for the shell to expand.
 import re
 from urllib.parse import urlsplit
 
-from data.shards.http_login import VARIABLE
+from data.access.http_login import VARIABLE
 
 _PARAMETER = re.compile(r"(?i)(^|&)[^=&]*(signature|credential|token|secret|password|sig|key)[^=&]*=")
 """Of a URL: presigned S3 and GCS URLs, Azure's SAS, tokens of hubs."""

@@ -25,10 +25,10 @@ from pydantic import (
     model_validator,
 )
 
+from data.access.cache import CacheOptions
+from data.access.patience import MINUTES, MOST_MINUTES
 from data.plan.corpus_mix import STREAMS
 from data.plan.plan import OnBad
-from data.shards.patience import MINUTES, MOST_MINUTES
-from data.shards.store import CacheOptions
 from data.stream.token_cache import TokenCacheOptions
 from launcher.config.credentials import refuse_secret
 from launcher.config.timetable import PlacedRows

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 import numpy as np
 import xxhash
 
+from data.access.patience import Patience
+from data.access.transports import is_local, shown
 from data.errors import BadInput, PassingTrouble
 from data.plan.plan import Plan
 from data.shards.corpus import Corpus
-from data.shards.patience import Patience
-from data.shards.transports import is_local, shown
 from launcher.config.run_config import Config
 from launcher.runs.stream_settings import OpenedCorpora, open_text, require_text
 

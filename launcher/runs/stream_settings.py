@@ -6,16 +6,16 @@ One place, so that `check`, `data show`, training and a resume cannot ask for di
 import socket
 from collections.abc import Container, Hashable, Mapping
 
+from data.access.patience import Patience
+from data.access.trouble import Transient
 from data.errors import BadInput
 from data.plan.block_file import blocks_of
 from data.plan.make import CorpusSettings, StreamSettings
 from data.plan.plan import History, Plan
 from data.shards.corpus import Corpus, open_corpus
 from data.shards.listed import GoneShard
-from data.shards.patience import Patience
 from data.shards.samples import Reading
 from data.shards.store import Store
-from data.shards.trouble import Transient
 from launcher.config.run_config import Config
 from launcher.config.timetable import placed_in_rows, row_finder
 

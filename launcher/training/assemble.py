@@ -17,8 +17,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TextIO
 
+from data.access.patience import Patience
 from data.provenance.openings import OpeningsLog
-from data.shards.patience import Patience
 from data.stream.loader import Loader, RowShares, blank_batches
 from data.stream.skipping import LeftOut
 from data.stream.token_cache import token_cache

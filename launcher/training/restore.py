@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from data.access.patience import Patience
 from data.plan.plan import History, Plan
 from data.shards.corpus import Corpus
-from data.shards.patience import Patience
 from data.tokenization.tokenizer import Tokenizer
 from launcher.checkpoint.load import FoundDamaged, load, load_weights, undamaged
 from launcher.checkpoint.read import StoredCheckpoint

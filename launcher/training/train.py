@@ -19,9 +19,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from data.access.patience import Patience
 from data.errors import BadInput, PassingTrouble
 from data.shards.corpus import Corpus
-from data.shards.patience import Patience
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config import run_config

@@ -38,11 +38,11 @@ from sentencepiece import SentencePieceProcessor
 from data.plan.make import CorpusSettings, StreamSettings, make_plan
 from data.plan.plan import History, OnBad
 from data.plan.positions import StreamPositions
-from data.prepare import builtin
-from data.prepare.documents import Document
 from data.prepare.pack import pack, pack_documents
 from data.provenance.trace import walk
 from data.shards.corpus import Corpus, open_corpus
+from data.sources import builtin
+from data.sources.documents import Document
 from data.stream.loader import Batch, Loader
 from data.stream.token_cache import TokenCache
 from data.tokenization.tokenizer import Tokenizer

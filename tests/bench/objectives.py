@@ -12,7 +12,7 @@ import sys
 import time
 
 from data.plan.make import usual_block_bytes
-from data.prepare.builtin import documents
+from data.sources.builtin import documents
 from data.tokenization.tokenizer import Tokenizer
 from objectives.example_builder import ExampleBuilder
 from objectives.mixture import Mixture

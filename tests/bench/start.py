@@ -32,11 +32,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from data.access.cache import CacheOptions
 from data.plan.make import CorpusSettings, StreamSettings, make_plan
 from data.plan.plan import History, OnBad
 from data.plan.segments import PlanSegments
 from data.shards.corpus import open_corpus
-from data.shards.store import CacheOptions
 from data.shards.units import UNITS
 from data.stream import held_out
 from data.stream.block import Opener

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.access.cache import CacheOptions
+from data.access.patience import Patience
 from data.plan import block_file, blocks, held_out
 from data.plan.block_file import blocks_of
 from data.plan.blocks import Blocks, make_blocks
 from data.shards import corpus as corpora
 from data.shards.corpus import Corpus
 from data.shards.index import Index, Shard, write
-from data.shards.patience import Patience
-from data.shards.store import CacheOptions, Store
+from data.shards.store import Store
 from data.shards.units import PLACED, UNITS, UnitTable
 from data.stream import held_out as evaluation
 from objectives.rng import Rng

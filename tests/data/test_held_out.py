@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.access.trouble import ShardTrouble
 from data.errors import BadInput
 from data.plan.blocks import make_blocks
 from data.plan.make import CorpusSettings
 from data.plan.plan import History, Plan
 from data.plan.positions import StreamPositions
 from data.shards.corpus import Corpus
-from data.shards.trouble import ShardTrouble
 from data.stream.held_out import EvaluationRows, evaluation_rows, held_out_text, text_outside
 from data.tokenization.tokenizer import Tokenizer
 from objectives.registry import NAMES, objective_id

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.access import cache as files
 from data.plan.make import StreamSettings
 from data.plan.plan import History, OnBad
-from data.shards import cache as files
 from data.shards.corpus import Corpus
 from data.stream.encoded import EncodedUnits
 from data.stream.reading import encode_units

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from data.access.compression import packing_of, unpack
 from data.errors import BadInput
 from data.prepare.build_index import build_index
 from data.prepare.verify import verify
-from data.shards.compression import packing_of, unpack
 from data.shards.corpus import open_corpus
 from data.shards.index import Index
 from data.shards.samples import METADATA, Reading

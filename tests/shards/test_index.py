@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import zstandard
 
+from data.access.cache import CacheOptions
+from data.access.patience import Patience
 from data.errors import BadInput, PassingTrouble
 from data.prepare.build_index import build_index
 from data.prepare.pack import pack
@@ -18,9 +20,8 @@ from data.shards import units
 from data.shards.corpus import ReadTrouble, open_corpus
 from data.shards.index import Index, fingerprint
 from data.shards.listed import remedy
-from data.shards.patience import Patience
 from data.shards.samples import Reading
-from data.shards.store import CacheOptions, expand
+from data.shards.store import expand
 from data.shards.units import unit_text_for
 from tests.shards.test_pack import TEXTS, read
 from tests.shards.test_tar import LONG, tar_of

@@ -16,8 +16,6 @@ from data.plan.held_out import held_out_units
 from data.plan.positions import StreamPositions
 from data.plan.segments import PlanSegments
 from data.prepare.build_index import build_index
-from data.prepare.documents import Limits
-from data.prepare.long_text import LongText
 from data.prepare.pack import pack
 from data.prepare.scan_shard import LONG_JSON
 from data.prepare.verify import verify
@@ -25,6 +23,8 @@ from data.shards import parts
 from data.shards.corpus import Corpus, open_corpus
 from data.shards.find import find_documents
 from data.shards.parts import cut
+from data.sources.documents import Limits
+from data.sources.long_text import LongText
 from data.stream.block import Opener
 from data.stream.reading import read_documents
 from tests.shards.test_tar import tar_of

@@ -20,13 +20,13 @@ import webdataset
 import zstandard
 
 from data.errors import BadInput
-from data.prepare import builtin
 from data.prepare.pack import pack
 from data.prepare.parallel import ordered_map
 from data.shards.corpus import open_corpus
 from data.shards.index import Index
 from data.shards.units import UNIT_TEXT
 from data.shards.walk import TWICE
+from data.sources import builtin
 from tests.support.helpers import Corpora, make_corpus, pack_texts
 from tests.support.sources import ROOT
 

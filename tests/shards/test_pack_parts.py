@@ -14,11 +14,11 @@ from data.errors import BadInput
 from data.prepare.build_index import build_index
 from data.prepare.merge_indexes import merge_indexes
 from data.prepare.pack import pack
-from data.prepare.pieces import PackShare, share_of
 from data.prepare.verify import verify
 from data.shards.corpus import open_corpus
 from data.shards.index import Index
 from data.shards.samples import Reading
+from data.sources.pieces import PackShare, share_of
 from tests.shards.test_pack_speed import inputs, small_pieces
 from tests.support.sources import ROOT
 

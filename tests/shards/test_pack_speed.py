@@ -22,14 +22,14 @@ import webdataset
 import zstandard
 
 from data.errors import BadInput, PassingTrouble
-from data.prepare import json_lines, pieces
-from data.prepare.batch import BATCH
-from data.prepare.documents import Document
 from data.prepare.pack import pack, pack_documents
 from data.prepare.unit_bytes import header, tar_of
 from data.prepare.verify import verify
 from data.shards.index import Index
 from data.shards.units import UNIT_TAR, Size, runs, unit_starts
+from data.sources import json_lines, pieces
+from data.sources.batch import BATCH
+from data.sources.documents import Document
 from tests.support.slow_pack import slow_pack
 from tests.support.sources import ROOT
 
@@ -222,7 +222,7 @@ def test_a_file_that_fails_midway_ends_there_for_any_number_of_workers(
                 raise OSError(errno.EIO, "Input/output error")
             yield chunk
 
-    monkeypatch.setattr("data.prepare.read_files.lines_of", failing)
+    monkeypatch.setattr("data.sources.read_files.lines_of", failing)
     found = []
     for workers in (1, 3):
         folder = tmp_path / str(workers)

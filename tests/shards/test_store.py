@@ -16,14 +16,14 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from data.access.cache import Cache, CacheOptions, TooLarge
+from data.access.patience import Patience
+from data.access.transports import shown
 from data.errors import BadInput, PassingTrouble
 from data.prepare.build_index import build_index
 from data.prepare.verify import verify
-from data.shards.cache import Cache, TooLarge
 from data.shards.corpus import Corpus, ReadTrouble, open_corpus
-from data.shards.patience import Patience
-from data.shards.store import CacheOptions, Store
-from data.shards.transports import shown
+from data.shards.store import Store
 from tests.shards.test_pack import TEXTS, read
 from tests.support.helpers import pack_texts
 from tests.support.shard_server import Server
@@ -346,7 +346,7 @@ def test_a_file_of_another_user_is_read_though_its_use_cannot_be_noted(
     def refuse(path: Path) -> None:
         raise PermissionError(1, "Operation not permitted", path)
 
-    monkeypatch.setattr("data.shards.cache.os.utime", refuse)
+    monkeypatch.setattr("data.access.cache.os.utime", refuse)
     kept = cache.open("a")
     assert kept is not None
     with kept:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from data.access.cache import CacheOptions
 from data.errors import BadInput
 from data.prepare.build_index import build_index
 from data.prepare.verify import verify
 from data.shards.corpus import ReadTrouble, open_corpus
-from data.shards.store import CacheOptions
 from tests.shards.test_pack import TEXTS, read
 from tests.support.helpers import pack_texts
 

@@ -14,14 +14,11 @@ from typing import Any
 import pytest
 import urllib3
 
-from data.errors import BadInput, PassingTrouble
-from data.prepare.build_index import build_index
-from data.shards import patience as patience_module
-from data.shards.corpus import ReadTrouble, open_corpus
-from data.shards.http_login import Login
-from data.shards.patience import Patience
-from data.shards.store import CacheOptions
-from data.shards.trouble import (
+from data.access import patience as patience_module
+from data.access.cache import CacheOptions
+from data.access.http_login import Login
+from data.access.patience import Patience
+from data.access.trouble import (
     ShardTrouble,
     Transient,
     of_command,
@@ -32,6 +29,9 @@ from data.shards.trouble import (
     retry_after,
     scrubbed,
 )
+from data.errors import BadInput, PassingTrouble
+from data.prepare.build_index import build_index
+from data.shards.corpus import ReadTrouble, open_corpus
 from tests.shards.test_pack import TEXTS, read
 from tests.support.helpers import pack_texts
 from tests.support.shard_server import Server

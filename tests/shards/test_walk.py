@@ -14,11 +14,11 @@ import zstandard
 
 from data.errors import BadInput
 from data.prepare.build_index import build_index
-from data.prepare.documents import Limits
-from data.prepare.json_values import json_values
 from data.prepare.pack import pack
 from data.shards.corpus import open_corpus
 from data.shards.walk import HIDDEN, TWICE, below, matching
+from data.sources.documents import Limits
+from data.sources.json_values import json_values
 from tests.shards.test_pack import read
 from tests.support.helpers import make_corpus, read_files
 
@@ -146,8 +146,8 @@ def test_an_array_costs_what_an_element_does(tmp_path: Path) -> None:
     with path.open("w") as file:
         file.write("[" + ",".join(json.dumps({"text": "word " * 200}) for _ in range(40_000)) + "]")
     code = (
-        "import re; from data.prepare.documents import Limits; from data.prepare.pieces import Piece;"
-        "from data.prepare.read_files import FileReader; read = FileReader('text', Limits(1 << 24, None));"
+        "import re; from data.sources.documents import Limits; from data.sources.pieces import Piece;"
+        "from data.sources.read_files import FileReader; read = FileReader('text', Limits(1 << 24, None));"
         f"print(sum(len(batch.sizes) for batch in read([Piece({str(path)!r}, 0)])),"
         "*re.findall('VmHWM:\\\\s+([0-9]+)', open('/proc/self/status').read()))"
     )

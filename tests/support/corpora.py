@@ -10,9 +10,9 @@ from pathlib import Path
 
 import zstandard
 
-from data.prepare.documents import Document
 from data.prepare.pack import pack_documents
 from data.shards.corpus import open_corpus
+from data.sources.documents import Document
 from data.tokenization.train import train
 from tests.support.helpers import Corpora
 from tests.support.sources import ROOT, source_files

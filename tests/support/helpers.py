@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.prepare.documents import Document, Limits
 from data.prepare.pack import PackReport, pack_documents
-from data.prepare.pieces import Piece, size_of
-from data.prepare.read_files import FileReader
 from data.shards.corpus import Corpus, open_corpus
+from data.sources.documents import Document, Limits
+from data.sources.pieces import Piece, size_of
+from data.sources.read_files import FileReader
 from data.tokenization.tokenizer import Tokenizer
 
 

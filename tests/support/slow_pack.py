@@ -19,17 +19,17 @@ import xxhash
 import zstandard
 from webdataset.writer import TarWriter
 
+from data.access.compression import packing_of, unpack
 from data.balance import NAMED, Balance
-from data.prepare.documents import Document, Limits, field_of, json_documents, text_document, value_of
-from data.prepare.long_lines import BLANK, text_of_long_line
-from data.prepare.long_text import LongText, put_aside
-from data.prepare.suffixes import LINES, PARQUET, TEXT, Format, format_of
-from data.shards.compression import packing_of, unpack
 from data.shards.index import Shard, write
 from data.shards.parts import PART, parts
 from data.shards.samples import METADATA
 from data.shards.text import NotText, decode
 from data.shards.units import Size, UnitTableBuilder, runs
+from data.sources.documents import Document, Limits, field_of, json_documents, text_document, value_of
+from data.sources.long_lines import BLANK, text_of_long_line
+from data.sources.long_text import LongText, put_aside
+from data.sources.suffixes import LINES, PARQUET, TEXT, Format, format_of
 
 
 class Sample(NamedTuple):

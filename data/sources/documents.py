@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.errors import BadInput
-from data.prepare.json_values import json_values
-from data.prepare.long_text import LongText, not_utf8_at, put_aside
-from data.prepare.suffixes import READ, refusal
 from data.shards.text import WIDE, NotText, decode, is_wide, mark_bytes, unmarked
 from data.shards.walk import Found, Walk, below, meant, printable, unreadable
+from data.sources.json_values import json_values
+from data.sources.long_text import LongText, not_utf8_at, put_aside
+from data.sources.suffixes import READ, refusal
 
 _CHUNK = 1 << 18
 

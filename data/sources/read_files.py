@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.access.compression import packing_of, unpack
+from data.access.trouble import ShardTrouble
 from data.errors import BadInput
-from data.prepare.batch import Batcher, TextBatch
-from data.prepare.documents import Document, Limits, json_documents, long_document, text_document
-from data.prepare.json_lines import lines_of, read_lines
-from data.prepare.parquet import read_parquet
-from data.prepare.pieces import Piece, size_of
-from data.prepare.suffixes import LINES, PARQUET, TEXT, Format, format_of
-from data.shards.compression import packing_of, unpack
-from data.shards.trouble import ShardTrouble
 from data.shards.walk import printable
+from data.sources.batch import Batcher, TextBatch
+from data.sources.documents import Document, Limits, json_documents, long_document, text_document
+from data.sources.json_lines import lines_of, read_lines
+from data.sources.parquet import read_parquet
+from data.sources.pieces import Piece, size_of
+from data.sources.suffixes import LINES, PARQUET, TEXT, Format, format_of
 
 _CHUNK = 1 << 18
 

@@ -23,9 +23,9 @@ from typing import Any
 
 import urllib3
 
-from data.shards.http_login import VARIABLE, Login
-from data.shards.transports import NoRanges, Status
-from data.shards.trouble import ShardTrouble, Transient, of_http, of_status, scrubbed
+from data.access.http_login import VARIABLE, Login
+from data.access.transports import NoRanges, Status
+from data.access.trouble import ShardTrouble, Transient, of_http, of_status, scrubbed
 
 _CHUNK = 1 << 20
 _SLOWEST = 10_000

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from data.access.trouble import Transient
 from data.errors import PassingTrouble
-from data.shards.trouble import Transient
 
 Result = TypeVar("Result")
 

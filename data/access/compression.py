@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import zstandard
 
-from data.shards.trouble import ShardTrouble
+from data.access.trouble import ShardTrouble
 
 _FED = 1 << 12
 """Bytes unpacked at once: of text that repeats itself they may become ten thousand times as many."""

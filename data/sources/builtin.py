@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data.errors import BadInput
-from data.prepare.documents import Document
 from data.shards.text import NotText, decode
+from data.sources.documents import Document
 
 _SKIPPED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idle_test"}
 """Folders left out. The library's own tests are as large as the library, hold broken files on purpose, and

@@ -19,9 +19,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from data.access.compression import packing_of
 from data.errors import BadInput
-from data.prepare.suffixes import LINES, PARQUET, format_of
-from data.shards.compression import packing_of
+from data.sources.suffixes import LINES, PARQUET, format_of
 
 PIECE = 1 << 22
 """Bytes of lines in a piece, and of a task about: some tens of milliseconds of work."""

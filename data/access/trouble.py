@@ -1,6 +1,6 @@
 """What an error of reading a shard means: trouble that passes, or not.
 
-    Transient      another attempt may succeed: it is waited for (data/shards/patience.py)
+    Transient      another attempt may succeed: it is waited for (data/access/patience.py)
     ShardTrouble   it will not: not there, not allowed, changed
 
 One function for each kind of source says which, from the error alone. What is not known to stay is taken to

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from data.prepare.long_text import LongText, put_aside
 from data.shards.parts import whole_characters
 from data.shards.text import WIDE, NotText, is_wide, unmarked
+from data.sources.long_text import LongText, put_aside
 
 BLANK = "blank"
 """The problem of a line that is passed over."""

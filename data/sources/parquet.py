@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from data.errors import BadInput
-from data.prepare.batch import BATCH, Batcher, TextBatch
-from data.prepare.documents import Document, value_of
-from data.prepare.pieces import Piece, RowGroup
 from data.shards.parts import PART
+from data.sources.batch import BATCH, Batcher, TextBatch
+from data.sources.documents import Document, value_of
+from data.sources.pieces import Piece, RowGroup
 
 _MARKS = b"\xef\xbb\xbf", b"\0"
 """What only a look at the text itself can judge."""

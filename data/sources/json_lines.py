@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from data.prepare.batch import Batcher, TextBatch
-from data.prepare.documents import Document, Limits, field_of
-from data.prepare.long_lines import BLANK, text_of_long_line
-from data.prepare.long_text import put_aside
-from data.prepare.pieces import Piece
 from data.shards.parts import PART
 from data.shards.text import NotText, decode
+from data.sources.batch import Batcher, TextBatch
+from data.sources.documents import Document, Limits, field_of
+from data.sources.long_lines import BLANK, text_of_long_line
+from data.sources.long_text import put_aside
+from data.sources.pieces import Piece
 
 _CHUNK = 1 << 19
 _MARK = b"\xef\xbb\xbf"

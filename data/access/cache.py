@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +29,26 @@ _NOTE = 1 << 10
 _OURS = re.compile(f"({_TEMPORARY})?[0-9a-f]{{32,40}}")
 """What is counted and may be removed: a user may name a folder that holds other things too."""
 _SHARERS = 32
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """`data.cache` of the config: for shards that are remote or packed as a whole, and for what follows from
+    the tables of large corpora."""
+
+    folder: str | None = None
+    """Where files are kept; by default ~/.cache/headrace/shards."""
+    bytes: int = 20 << 30
+    """Bound of the folder."""
+    backoff: float = 0.5
+    """Seconds before the second attempt; doubled before each further one, up to half a minute."""
+    timeout: float = 30.0
+    """Seconds without a byte after which an attempt has failed."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("bytes", 1), ("backoff", 0.0), ("timeout", 0.001)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: {getattr(self, name)} is less than {least}")
 
 
 class TooLarge(Exception):

@@ -1,8 +1,8 @@
 """Where the URL of a shard leads, and one attempt at reading what is not local: fsspec's file systems, a
 `pipe:` command; http(s) is http.py.
 
-Each transport raises Transient or ShardTrouble, as data/shards/trouble.py tells them apart. Trying again is
-the matter of data/shards/patience.py.
+Each transport raises Transient or ShardTrouble, as data/access/trouble.py tells them apart. Trying again is
+the matter of data/access/patience.py.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from typing import NamedTuple, Protocol
 
 import fsspec
 
+from data.access.trouble import Transient, of_command, of_fsspec, of_local
 from data.errors import BadInput
-from data.shards.trouble import Transient, of_command, of_fsspec, of_local
 
 _CHUNK = 1 << 20
 

@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.prepare.documents import Document
-from data.prepare.long_text import LongText
-from data.prepare.pieces import Piece
 from data.shards.parts import PART
+from data.sources.documents import Document
+from data.sources.long_text import LongText
+from data.sources.pieces import Piece
 
 BATCH = 1 << 21
 """Bytes of text after which a batch is full."""
