@@ -45,9 +45,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "launcher.config": {"launcher.engine"},
     "launcher.runs": {"launcher.checkpoint", "launcher.config"},
     "launcher.tracking": {"launcher.runs", "launcher.config", "launcher.distributed"},
+    "launcher.doctor": {"launcher.distributed", "launcher.engine"},
     "launcher.preflight": {
         *("launcher.runs", "launcher.checkpoint", "launcher.engine", "launcher.config"),
-        "launcher.distributed",
     },
     "launcher.inference": {
         *("launcher.tracking", "launcher.runs", "launcher.checkpoint", "launcher.engine"),
@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "launcher.cli": {
         *("launcher.proving", "launcher.training", "launcher.reporting", "launcher.inference"),
-        "launcher.preflight",
+        *("launcher.preflight", "launcher.doctor"),
         *("launcher.tracking", "launcher.runs", "launcher.config", "launcher.checkpoint"),
         "launcher.distributed",
     },
@@ -220,12 +220,14 @@ DOORS: dict[str, dict[str, str]] = {
         "start": "tracking",
         "wandb_feed": "sync",
     },
-    "launcher.preflight": {
-        "check": "report",
-        "check_view": "show",
+    "launcher.doctor": {
         "doctor": "examine tell",
         "finding": "Finding",
         "package_names": "*",
+    },
+    "launcher.preflight": {
+        "check": "report",
+        "check_view": "show",
         "lossy": "require_spelling",
         "prompts": "require_room",
         "edits": "refuse_edits",

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from launcher.preflight.doctor import examine, tell
-from launcher.preflight.finding import Finding
+from launcher.doctor.doctor import examine, tell
+from launcher.doctor.finding import Finding
 
 
 def run(error: BaseException) -> None:

@@ -201,7 +201,10 @@ def _say_index(made: "Index", read: str, built: "IndexReport | None" = None) -> 
     """What an index has in it; built: how it came about, where shards were read."""
     balance = made.balance
     shards, units = output.counted(len(made.shards), "shard"), output.counted(len(made), "unit")
-    output.say(f"{shards}{read} with {units} of about {made.unit_text >> 10} KiB: {made.path}")
+    output.say(
+        f"{output.counted(balance.used, 'document')}, {output.size(made.text_bytes)} of text, in "
+        f"{shards}{read} with {units} of about {made.unit_text >> 10} KiB: {made.path}"
+    )
     if built is not None:
         _say_walk(built.walk, "shard", "used")
         _say(built.notes)

@@ -15,7 +15,7 @@ import sys
 
 from launcher import standard_streams
 from launcher.distributed.stop_signals import deliver, end_at_once
-from launcher.preflight import package_names
+from launcher.doctor import package_names
 
 
 def main() -> None:

@@ -184,7 +184,7 @@ def doctor(
     Example:
       headrace doctor --folder runs
     """
-    from launcher.preflight.doctor import examine, tell
+    from launcher.doctor.doctor import examine, tell
 
     raise typer.Exit(tell(examine(folder), json))
 

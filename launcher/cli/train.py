@@ -8,7 +8,6 @@ import typer
 from launcher import output
 from launcher.cli.options import AsJson, ConfigFile, DryRun, Overrides, Processes, RunPath
 from launcher.cli.system_errors import require_working_folder
-from launcher.config.require import require_files, require_processes, require_same_run
 
 if TYPE_CHECKING:
     from launcher.config.run_config import Config
@@ -38,6 +37,7 @@ def train(
       torchrun --no-python --nproc-per-node 8 headrace train configs/gpt-124m.yaml
     """
     from launcher.config import run_config
+    from launcher.config.require import require_files
     from launcher.distributed.world import discover
     from launcher.runs.run_folder import going_on
 
@@ -80,6 +80,7 @@ def resume(
       headrace resume runs/first steps=5000 sequence_length=4096 model.rope_base=500000
     """
     from launcher.config import run_config
+    from launcher.config.require import require_same_run
     from launcher.runs.run_folder import open_run
 
     folder = open_run(run)
@@ -157,6 +158,7 @@ def _show_resolved(
 def _count(config: "Config", processes: int | None) -> int:
     """How many processes train together: those that `--processes` asks for, or that are there already."""
     from launcher.config import run_config
+    from launcher.config.require import require_processes
     from launcher.distributed.world import discover
 
     world = discover()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.preflight.dependencies import import_trouble
-from launcher.preflight.doctor import no_gpu
+from launcher.doctor.dependencies import import_trouble
+from launcher.doctor.doctor import no_gpu
 from tests.support.sources import ROOT
 
 Findings = dict[str, dict[str, str | int]]

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from launcher import output
 from launcher.distributed.respawn import command
-from launcher.preflight import package_names
-from launcher.preflight.dependencies import examine_packages
-from launcher.preflight.finding import Finding
+from launcher.doctor import package_names
+from launcher.doctor.dependencies import examine_packages
+from launcher.doctor.finding import Finding
 
 MARKS = {0: "ok", 1: "warning", 2: "FAILED"}
 NETWORK_SECONDS = 120.0
@@ -156,7 +156,7 @@ def _network() -> Iterator[Finding]:
     name = "processes"
     try:
         done = subprocess.run(
-            command("launcher.preflight.network_probe"),
+            command("launcher.doctor.network_probe"),
             capture_output=True,
             text=True,
             timeout=NETWORK_SECONDS,

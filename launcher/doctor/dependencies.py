@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from launcher.distributed.respawn import command
-from launcher.preflight.finding import Finding
+from launcher.doctor.finding import Finding
 
 OPTIONAL = {
     "pyarrow": "packing .parquet",
@@ -111,7 +111,7 @@ def _trial(names: Sequence[str]) -> str | None:
     modules = [MODULES.get(name, name) for name in names]
     try:
         done = subprocess.run(
-            command("launcher.preflight.import_trial", *modules),
+            command("launcher.doctor.import_trial", *modules),
             capture_output=True,
             text=True,
             errors="replace",

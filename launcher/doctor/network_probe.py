@@ -14,7 +14,7 @@ ELEMENTS = 1 << 20
 def main() -> None:
     """Without arguments: start both. As a rank: rank 0 prints the MiB/s of an all-reduce."""
     if len(sys.argv) == 1:
-        sys.exit(launch(2, command("launcher.preflight.network_probe", "rank")))
+        sys.exit(launch(2, command("launcher.doctor.network_probe", "rank")))
     deliver()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # both would have the same GPU, and it is the host that is asked
     # Only the ranks need torch.
