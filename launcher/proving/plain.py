@@ -106,11 +106,11 @@ def in_use(config: Config, device: torch.device) -> list[str]:
 
 def _by(model: Transformer) -> Callable[[Rows], float]:
     model.eval()
-    device = next(model.parameters()).device
+    device, head = next(model.parameters()).device, model.head
 
     @torch.no_grad()
     def loss(rows: Rows) -> float:
-        _, sums = model(to_device(rows, np.ones(len(NAMES)), device))
+        _, sums = model(to_device(rows, np.ones((head.objectives, head.corpora)), device))
         return float(sums.double().sum())
 
     return loss

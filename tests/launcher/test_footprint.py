@@ -20,7 +20,7 @@ from launcher.engine.footprint import footprint
 from launcher.engine.layout import LayoutCell, LayoutConfig
 from model.accounting import largest_parameter, memory, parameters
 from model.config import ModelConfig
-from tests.support.engine_cases import HEADS, VOCABULARY, agree, make_engine, varied
+from tests.support.engine_cases import CORPORA, HEADS, VOCABULARY, agree, make_engine, varied
 from tests.support.layouts import WHOLE, keys
 from tests.support.ranks import run
 
@@ -60,7 +60,7 @@ def _held(world: World, cell: LayoutCell) -> tuple[int, int]:
     arrays = {name: array.copy() for name, array in rows.arrays().items()}
     arrays["targets"][:], arrays["weights"][:], arrays["objective"][:], arrays["corpus"][:] = 1, 1, 0, 0
     micro_batches = [Rows.of(arrays)] * 2
-    step = partial(engine.step, micro_batches, np.ones(len(HEADS)))
+    step = partial(engine.step, micro_batches, np.ones((len(HEADS), CORPORA)))
     step(1, 1e-3, agree)  # after which all stands that stays
     gc.disable()  # as in training: launcher/training/gc_schedule.py
     # What a thread of gloo frees is not seen to be freed: a rise is at times too high.

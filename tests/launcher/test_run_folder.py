@@ -274,7 +274,7 @@ def test_keys_that_only_watch_may_differ_from_start_to_start_and_are_recorded(fi
         ("model.loss_chunk=9", "model.loss_chunk: 512, now 9"),
         (
             "data.corpora.prose={shards: p.tar}",
-            r"data\.corpora\.prose\.shards: absent, now .*/p\.tar.*; and 4 more",
+            r"data\.corpora\.prose\.shards: absent, now .*/p\.tar.*; and 5 more",
         ),
     ],
 )

@@ -52,8 +52,12 @@ WORDS = [
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of 2 000 bytes, so that a few kilobytes are a long document."""
-    for name in ("batch", "json_lines", "parquet", "pack", "scan_shard"):
-        monkeypatch.setattr(f"data.prepare.{name}.PART", PART)
+    for name in (
+        *("sources.batch", "sources.json_lines", "sources.parquet"),
+        "prepare.pack",
+        "prepare.scan_shard",
+    ):
+        monkeypatch.setattr(f"data.{name}.PART", PART)
     monkeypatch.setattr(parts, "PART", PART)
 
 
