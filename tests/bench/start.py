@@ -41,6 +41,7 @@ from data.shards.units import UNITS
 from data.stream import held_out
 from data.stream.block import Opener
 from objectives.mixture import Mixture
+from objectives.schedule import Schedule
 from objectives.rng import Rng, key
 from tests.support.fake_tokenizer import FakeTokenizer
 from tests.support.memory import measured
@@ -115,7 +116,7 @@ def start(folder: Path, lanes: int, length: int, look: bool) -> Opener:
         length=length,
         max_length=length,
         batch_rows=1024,
-        corpora={"web": CorpusSettings(corpus, 1.0, HELD_OUT)},
+        corpora={"web": CorpusSettings(corpus, Schedule.parse(1), HELD_OUT)},
         mixture=Mixture.parse({"causal": {"weight": 1.0}}),
         block_bytes=None,
         normalise="global",
@@ -129,7 +130,7 @@ def start(folder: Path, lanes: int, length: int, look: bool) -> Opener:
     rng = Rng(key(1, "evaluate", "web"))
     list(islice(held_out._drawn(rng, corpus.table, blocks, some), 100))
     for slot in range(1000):
-        opener.expected_nbytes("web", slot)
+        opener.expected_nbytes("web", slot, 0)
     return opener
 
 
