@@ -31,21 +31,21 @@ def random_weights(generator: random.Random, corpora: int, kind: str, rows: int)
     return [[[0, 1], [jump, 1], [jump + 1, 0.001]], 0.001, *moving][:corpora]
 
 
-@pytest.mark.parametrize("lanes", [1, 7, 12, 48, 60, 960, 1009])
+@pytest.mark.parametrize("lanes", [1, 12, 48, 960, 1009])
 @pytest.mark.parametrize("kind", ["constant", "ramp", "turns"])
 def test_corpora_are_within_10_rows_of_what_is_asked_at_any_row(lanes: int, kind: str) -> None:
     generator = random.Random(lanes)
-    for corpora in (2, 3, 7, 20):
+    for corpora in (2, 3, 20):
         weights = [Schedule.parse(w) for w in random_weights(generator, corpora, kind, 20_000)]
         mix = CorpusMix(lanes, weights)
-        rows = np.arange(20_000)
+        rows = np.arange(10_000)
         many = mix.corpora_of(rows)
         for corpus in range(corpora):
             got = np.cumsum(many == corpus)
             asked = mix.asked.upto_all(corpus, rows + 1) / 2**20
             assert np.abs(got - asked).max() < 6.5
             assert np.abs(got[64:] - got[:-64] - asked[64:] + asked[:-64]).max() < 6.5
-            at = generator.randrange(20_000)
+            at = generator.randrange(10_000)
             assert mix.rows_before(at)[corpus] == (many[:at] == corpus).sum()
 
 
