@@ -36,7 +36,7 @@ def random_weights(generator: random.Random, corpora: int, kind: str, rows: int)
 def test_corpora_are_within_10_rows_of_what_is_asked_at_any_row(lanes: int, kind: str) -> None:
     generator = random.Random(lanes)
     for corpora in (2, 3, 20):
-        weights = [Schedule.parse(w) for w in random_weights(generator, corpora, kind, 20_000)]
+        weights = [Schedule.parse(w) for w in random_weights(generator, corpora, kind, 10_000)]
         mix = CorpusMix(lanes, weights)
         rows = np.arange(10_000)
         many = mix.corpora_of(rows)
