@@ -44,7 +44,7 @@ def test_corpora_are_within_10_rows_of_what_is_asked_at_any_row(lanes: int, kind
             got = np.cumsum(many == corpus)
             asked = mix.asked.upto_all(corpus, rows + 1) / 2**20
             assert np.abs(got - asked).max() < 6.5
-            assert np.abs(got[64:] - got[:-64] - asked[64:] + asked[:-64]).max() < 6.5
+            assert np.abs(got[64:] - got[:-64] - asked[64:] + asked[:-64]).max() < 10
             at = generator.randrange(10_000)
             assert mix.rows_before(at)[corpus] == (many[:at] == corpus).sum()
 
