@@ -288,8 +288,8 @@ def _checkpoints(
         restored.engine.reducer,
         Retention(
             settings.keep,
-            weights_only_after=settings.weights_only_after,
-            keeps=claimed.config.timetable(restored.stream.history).keeps,
+            claimed.config.timetable(restored.stream.history).keeps,
+            settings.weights_only_after,
         ),
         parent={"step": found.step, "attempt": found.attempt} if found else None,
         about={"versions": versions(), "tokenizer": restored.stream.tokenizer.hash},
