@@ -144,4 +144,5 @@ def _same_units(corpus: Corpus, training: Corpus) -> tuple[int, int] | None:
         if same.any():
             hit = int(np.flatnonzero(same)[0])
             return int(own["shard"][order[at[hit]]]), int(part["shard"][maybe[hit]])
+        training.table.release()  # all of it would count as memory of rank 0
     return None
