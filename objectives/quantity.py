@@ -10,12 +10,11 @@ is refused with that one.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from objectives.settings import did_you_mean
+from objectives.settings import brief, did_you_mean
 
 SIZES = {"T": 10**12, "B": 10**9, "M": 10**6, "K": 10**3, "": 1}
 MOST_TOKENS = 10**18
@@ -74,7 +73,7 @@ def steps_or_tokens(value: Any, least: int = 1) -> int | Tokens:
     """A whole number from `least` on, or '20B tokens'. ValueError in one line."""
     found = quantity(value, least)
     if isinstance(found, Minutes):
-        raise ValueError(f"expected a whole number, got {_shown(value)}; minutes are for checkpoint.every")
+        raise ValueError(f"expected a whole number, got {brief(value)}; minutes are for checkpoint.every")
     return found
 
 
@@ -94,7 +93,7 @@ def quantity(value: Any, least: int = 1, minutes: bool = False) -> Quantity:
         "; or tokens or minutes, as in 20B tokens, 30 minutes" if minutes else "; or tokens, as in 20B tokens"
     )
     guess = _meant(value, minutes) if isinstance(value, str) else None
-    raise ValueError(f"expected a whole number, got {_shown(value)}{did_you_mean(guess) or also}")
+    raise ValueError(f"expected a whole number, got {brief(value)}{did_you_mean(guess) or also}")
 
 
 def written(value: Quantity) -> int | str:
@@ -104,15 +103,15 @@ def written(value: Quantity) -> int | str:
 
 def _tokens(count: Decimal, text: str) -> Tokens:
     if not 0 < count <= MOST_TOKENS:
-        raise ValueError(f"expected from 1 to {Tokens(MOST_TOKENS)}, got {_shown(text)}")
+        raise ValueError(f"expected from 1 to {Tokens(MOST_TOKENS)}, got {brief(text)}")
     if count % 1 != 0:
-        raise ValueError(f"expected a whole number of tokens, got {_shown(text)}")
+        raise ValueError(f"expected a whole number of tokens, got {brief(text)}")
     return Tokens(int(count))
 
 
 def _minutes(count: float, text: str) -> Minutes:
     if not 0.01 <= count <= MOST_MINUTES:
-        raise ValueError(f"expected from 0.01 to {MOST_MINUTES} minutes, got {_shown(text)}")
+        raise ValueError(f"expected from 0.01 to {MOST_MINUTES} minutes, got {brief(text)}")
     return Minutes(count)
 
 
@@ -138,14 +137,3 @@ def _meant(text: str, minutes: bool) -> str | None:
             count = number * SIZES[size]
             return str(Tokens(int(count))) if 1 <= count <= MOST_TOKENS and count % 1 == 0 else None
     return None
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "a section"
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"

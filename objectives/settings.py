@@ -30,6 +30,18 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"{did_you_mean(nearest(word, known)) or ';'} known: {', '.join(known) or 'none'}"
 
 
+def brief(value: Any) -> str:
+    """A value in a few words, as a config has it: what was got, to end a message."""
+    if isinstance(value, Mapping):
+        return "a section"
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
 def parse_settings(kind: type[T], config: Mapping[str, Any], where: str, extra: tuple[str, ...] = ()) -> T:
     """An instance of the dataclass `kind`; fields left out keep their defaults. ValueErrors begin with the
     key's place under `where`. `extra`: keys of the same place that the caller reads, for the message."""

@@ -200,7 +200,7 @@ DOORS: dict[str, dict[str, str]] = {
         "run_folder": "* Attempt RunFolder going_on open_run",
         "lineage": "first_line lineage merged newest steps",
         "eval_corpora": "at_key located open_eval_corpora refuse_trained_on trained_on_before",
-        "eval_rows": "rows_before rows_changed",
+        "eval_rows": "require_same_rows rows_before rows_changed",
         "eval_text": "lines_of read_outside",
         "longer_rows": "longer_rows",
         "lr_change": "lr_change lr_change_from",

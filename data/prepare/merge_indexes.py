@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import xxhash
 
 from data.access.transports import is_local
@@ -127,16 +128,25 @@ def _moved(shard: Shard, old: Path, new: Path) -> str:
 
 
 def _refuse_repeated(indexes: Iterable[Index], names: list[str]) -> None:
-    """BadInput where a shard, or one of the same documents, is there twice."""
+    """BadInput where a shard is there twice, or under two names in two indexes. What one index has twice
+    itself was asked for when it was made."""
     met: dict[str | bytes, str] = {}
-    contents = [
-        xxhash.xxh3_128_digest(one.units[["length", "checksum"]][slice(*one.range_of(number))].tobytes())
-        for one in indexes
-        for number in range(len(one.files))
-    ]
-    for name, content in zip(names, contents, strict=True):
-        for key in (name, content):
-            if key in met:
-                also = "is given twice" if met[key] == name else f"holds the same documents as {met[key]}"
-                raise BadInput(f"{name}: {also}; merge each once")
-            met[key] = name
+    ahead = iter(names)
+    for one in indexes:
+        own: dict[str | bytes, str] = {}
+        for number, name in zip(range(len(one.shards)), ahead):
+            content = _content(one.units[slice(*one.range_of(number))])
+            for key in (name, content):
+                if key in met:
+                    also = "is given twice" if met[key] == name else f"holds the same documents as {met[key]}"
+                    raise BadInput(f"{name}: {also}; merge each once")
+            own |= {name: name, content: name}
+        met |= own
+
+
+def _content(units: np.ndarray) -> bytes:
+    """A digest of the units of a shard, wherever in an index they stand."""
+    digest = xxhash.xxh3_128()
+    for field in ("length", "checksum"):
+        digest.update(units[field].tobytes())
+    return digest.digest()

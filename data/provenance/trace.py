@@ -1,7 +1,7 @@
 """What stood in a past row, and in which steps a document was used: from the openings log, without a replay.
 
 The last opening of a row's stream before the row names the block and the build; the draws of the stream in
-between, counted by x(n), name the row in it. So a look-up opens one block, at any step of any run.
+between, counted by the mix, name the row in it. So a look-up opens one block, at any step of any run.
 """
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence

@@ -6,8 +6,8 @@ row, plan's history) alone: open the next block, build the open one anew (data/p
 block that gives no row. Whether a block was opened ahead by a thread, kept, or dropped for want of memory and
 opened again changes nothing but time.
 
-Opening ahead goes by need: for the stream whose block ends first, at the row at which it will, which x(n)
-tells.
+Opening ahead goes by need: for the stream whose block ends first, at the row at which it will, which the
+mix of the corpora tells (data/plan/corpus_mix.py).
 """
 
 import heapq

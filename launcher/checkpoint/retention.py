@@ -40,26 +40,19 @@ _log = logging.getLogger("headrace")
 
 @dataclass(frozen=True)
 class Retention:
-    """The newest `keep` stay whole. Others stay if their step is a multiple of `keep_every`, or one that
-    `keeps` names where that is given; of these all but the newest `weights_only_after` lose their moments.
-    None: no such rule."""
+    """The newest `keep` stay whole. Others stay if `keeps` says so of their step; of these all but the newest
+    `weights_only_after` lose their moments. None: no such rule."""
 
     keep: int = 2
-    keep_every: int | None = None
-    weights_only_after: int | None = None
     keeps: Callable[[int], bool] | None = None
+    weights_only_after: int | None = None
 
     def plan(self, steps: Sequence[int]) -> tuple[list[int], list[int]]:
         """Of the steps that are there, those to delete and those to reduce to their weights."""
         older = sorted(steps)[: -self.keep]
-        forever = [step for step in older if self._stays(step)]
+        forever = [step for step in older if self.keeps is not None and self.keeps(step)]
         bare = forever[: -self.weights_only_after] if self.weights_only_after else []
         return [step for step in older if step not in forever], bare
-
-    def _stays(self, step: int) -> bool:
-        if self.keeps is not None:
-            return self.keeps(step)
-        return self.keep_every is not None and step % self.keep_every == 0
 
     def apply(self, folder: Path, published: int, attempt: int, damaged: set[int]) -> list[str]:
         """Bring a folder into this state, step `published` being the newest; the names of what went.

@@ -17,7 +17,7 @@ from pydantic import BaseModel, PlainValidator, ValidationError
 from data.errors import BadInput
 from launcher.config.layers import COMMAND_LINE
 from launcher.config.yaml_reader import Key, dotted
-from objectives.settings import did_you_mean, nearest
+from objectives.settings import brief, did_you_mean, nearest
 
 Locations = Mapping[Key, str]
 
@@ -129,7 +129,7 @@ def _problem(problem: Mapping[str, Any], root: type[BaseModel], data: Mapping[st
     named = _standing(tuple(part for part in key if part != "[key]"), data)
     said = expectation(problem)
     if said is None:
-        return key, f"{dotted(key)}: {problem['msg'].lower()}, got {_brief(got)}"
+        return key, f"{dotted(key)}: {problem['msg'].lower()}, got {brief(got)}"
     return named, f"{dotted(named)}: {said}"
 
 
@@ -166,18 +166,7 @@ def expectation(problem: Mapping[str, Any]) -> str | None:
             close = did_you_mean(f"[{got}]")
     else:
         return None
-    return f"expected {expected}, got {_brief(got)}{close}"
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "a section"
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"
+    return f"expected {expected}, got {brief(got)}{close}"
 
 
 def _nearest(key: Key, root: type[BaseModel]) -> str:

@@ -1,7 +1,7 @@
 """The sections of a config that no other part owns: the run, its corpora, checkpoints, evaluation, tracking.
 
 `model:` belongs to model/config.py, `layout:` to launcher/engine/layout.py, `optimizer:` to
-launcher/engine/optimizer.py, `data.cache:` to data/shards/store.py, `data.token_cache:` to
+launcher/engine/optimizer.py, `data.cache:` to data/access/cache.py, `data.token_cache:` to
 data/stream/token_cache.py, `data.on_bad:` to data/plan/plan.py, each objective to its own file;
 launcher/config/run_config.py assembles them. A section is frozen, refuses keys that it does not know, and
 converts nothing but what stands here: a path becomes absolute, so that a run can be resumed from another

@@ -1,7 +1,8 @@
 """Whether a run may go on from a checkpoint under an edited config, without starting it: for a branch.
 
 What a resume would refuse is refused with its line: the plan that cannot be edited so, a shard that is not
-there, a document to skip that nobody knows, prompts without room, more left out than the budget.
+there, text to evaluate on that is trained on, a document to skip that nobody knows, prompts without room,
+more left out than the budget.
 """
 
 from data.stream.skipping import LeftOut
@@ -9,6 +10,7 @@ from launcher.checkpoint.read import StoredCheckpoint
 from launcher.config.run_config import Config
 from launcher.preflight.lossy import require_spelling
 from launcher.preflight.prompts import require_room
+from launcher.runs.eval_corpora import open_eval_corpora, refuse_trained_on
 from launcher.runs.lr_change import lr_change_from
 from launcher.runs.plan_history import go_on, left_out_before, run_tokenizer
 from launcher.runs.progress import Progress
@@ -23,10 +25,13 @@ def refuse_edits(run: RunFolder, stored: StoredCheckpoint, before: Config, confi
     at = Progress.from_json(stored.progress)
     tokenizer = run_tokenizer(run, at.history.newest.tokenizer)
     require_room(config, tokenizer)
-    same = [name for name, corpus in config.data.corpora.items() if before.data.corpora.get(name) == corpus]
+    same = [name for name, text in config.texts.items() if before.texts.get(name) == text]
     corpora = open_corpora(config, read_before=same)
-    warnings = list(refuse_unknown(config, corpora, before=before))
-    warnings += require_spelling(config, tokenizer, lambda: corpora)
+    evaluated = open_eval_corpora(config, read_before=same)
+    refuse_trained_on(config, corpora, evaluated)
+    texts = {**corpora, **evaluated}
+    warnings = list(refuse_unknown(config, texts, before=before))
+    warnings += require_spelling(config, tokenizer, lambda: texts)
     history = go_on(run, config, corpora, tokenizer.hash, at)
     plan = history.newest
     require_held_out(config, plan, corpora)

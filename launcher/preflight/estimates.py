@@ -224,7 +224,7 @@ def checkpoints(config: Config, timetable: Timetable, count: int) -> dict[str, A
     intervals = [every for every in config.checkpoint.every if not isinstance(every, Minutes)]
     saved = sorted({timetable.steps, *(step for every in intervals for step in timetable.steps_of(every))})
     settings = config.checkpoint
-    keep = Retention(settings.keep, weights_only_after=settings.weights_only_after, keeps=timetable.keeps)
+    keep = Retention(settings.keep, timetable.keeps, settings.weights_only_after)
     deleted, bare = keep.plan(saved)
     whole = len(saved) - len(deleted) - len(bare)
     if timetable.minutes is not None:

@@ -1,6 +1,6 @@
 """From how many documents, blocks and shards a step will draw, foretold; and what to do where they are few.
 
-    rows of a step ──x(n)──▶ rows of each stream        exact, over the first steps
+    rows of a step ──mix───▶ rows of each stream        exact, over the first steps
     a block's rows and documents                        of the first block of each corpus, as it was packed
     ──▶ blocks      of a stream with r rows a step and R rows a block: 1 + (r − 1) / R
         documents   of r / blocks random rows of each

@@ -187,7 +187,8 @@ def _take(trunk: RunFolder, new: RunFolder, part: Part, end: int) -> None:
     told = (
         line
         for line in read_lines(source / "ledger.jsonl", "event")
-        if line["event"] != "skip" and after < line.get("step", -2) <= (upto or 0)
+        if line["event"] == "evaluation"  # of its start: which rows the losses are of
+        or (line["event"] != "skip" and after < line.get("step", -2) <= (upto or 0))
     )
     _write_lines(target / "ledger.jsonl", [first, *(line for line in told if line != first)])
     steps = read_lines(source / "metrics.jsonl", "step")

@@ -94,9 +94,9 @@ def _same_file(corpus: Corpus, training: Corpus) -> tuple[int, int] | None:
     unit tell."""
     own = {url: number for number, url in enumerate(corpus.shards)}
     by_size: dict[int, list[int]] = {}
-    for number, shard in enumerate(corpus.index.files):
+    for number, shard in enumerate(corpus.index.stored):
         by_size.setdefault(shard.size, []).append(number)
-    for number, (url, shard) in enumerate(zip(training.shards, training.index.files, strict=True)):
+    for number, (url, shard) in enumerate(zip(training.shards, training.index.stored, strict=True)):
         if url in own:
             return own[url], number
         if shard.size in by_size and is_local(url):
@@ -112,7 +112,7 @@ def _alike(corpus: Corpus, number: int, path: str) -> bool:
     try:
         if os.path.samefile(corpus.shards[number], path):
             return True
-        if corpus.index.files[number].packing != "plain":
+        if corpus.index.stored[number].packing != "plain":
             return False
         first, stop = corpus.index.range_of(number)
         if first == stop:
@@ -144,4 +144,5 @@ def _same_units(corpus: Corpus, training: Corpus) -> tuple[int, int] | None:
         if same.any():
             hit = int(np.flatnonzero(same)[0])
             return int(own["shard"][order[at[hit]]]), int(part["shard"][maybe[hit]])
+        training.table.release()  # all of it would count as memory of rank 0
     return None

@@ -5,8 +5,10 @@ the objective's settings do; each start puts their fingerprints into its ledger 
 where they are others than those of the starts that led to it, that is told and on the record.
 """
 
+import socket
 from collections.abc import Mapping
 
+from data.errors import BadInput
 from launcher.runs.lineage import lineage
 from launcher.runs.run_folder import RunFolder
 
@@ -22,6 +24,17 @@ def rows_before(run: RunFolder, attempt: int) -> Fingerprints | None:
         if line["event"] == "evaluation" and line["attempt"] in led:
             found = line["rows"]
     return found
+
+
+def require_same_rows(own: Fingerprints, first: Fingerprints) -> None:
+    """BadInput where the rows that this process made are not those of rank 0: ranks share out the rows that
+    each has, and their sums would be of neither."""
+    for name, rows in own.items():
+        if rows != first.get(name):
+            raise BadInput(
+                f"evaluation: the rows of {name} on {socket.gethostname()} are not those of rank 0; all "
+                "machines need the same index and shards of it"
+            )
 
 
 def rows_changed(before: Fingerprints | None, now: Fingerprints) -> list[str]:

@@ -35,7 +35,7 @@ from launcher.inference.samples import Sampler, no_room
 from launcher.inference.trained_model import plain_model
 from launcher.runs.beginning import on_record
 from launcher.runs.eval_corpora import open_eval_corpora, refuse_trained_on
-from launcher.runs.eval_rows import rows_before, rows_changed
+from launcher.runs.eval_rows import require_same_rows, rows_before, rows_changed
 from launcher.runs.longer_rows import longer_rows
 from launcher.runs.lr_change import lr_change_from
 from launcher.runs.plan_history import keep, left_out_before, record_skip
@@ -176,8 +176,13 @@ def _evaluation(
     stop: StopRequest,
     tracker: Tracker | None,
 ) -> HeldOut | None:
-    """The rows of evaluations, made on all ranks, and on rank 0 told of. A collective."""
+    """The rows of evaluations, made on all ranks, and on rank 0 told of. A collective. BadInput on all ranks
+    where they are not the same on all."""
     held_out = at_length(world, lambda: _held_out(world, claimed, restored, patience), stop)
+    if held_out is not None:
+        own = held_out.fingerprints
+        first = from_first(world, lambda: own)
+        together(world, lambda: require_same_rows(own, first))
     together(world, lambda: _tell_evaluation(claimed, held_out, tracker))
     return held_out
 
@@ -283,8 +288,8 @@ def _checkpoints(
         restored.engine.reducer,
         Retention(
             settings.keep,
-            weights_only_after=settings.weights_only_after,
-            keeps=claimed.config.timetable(restored.stream.history).keeps,
+            claimed.config.timetable(restored.stream.history).keeps,
+            settings.weights_only_after,
         ),
         parent={"step": found.step, "attempt": found.attempt} if found else None,
         about={"versions": versions(), "tokenizer": restored.stream.tokenizer.hash},

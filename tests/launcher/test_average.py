@@ -37,7 +37,7 @@ def test_it_is_the_mean_a_stretch_at_a_time(
 ) -> None:
     """The oldest of weights alone: its moments were given up."""
     folder, weights = Path(shutil.copytree(three[0], tmp_path / "c")), three[1]
-    assert Retention(1, 1, 1).apply(folder, 3, 1, set()) == [step_name(1)]
+    assert Retention(1, lambda _: True, 1).apply(folder, 3, 1, set()) == [step_name(1)]
     asked: list[int] = []
 
     def noted(*arguments: object) -> Request:

@@ -135,7 +135,7 @@ def test_safetensors_reads_every_file_as_it_was_saved(two_checkpoints: Path, tmp
     """The library itself: names, dtypes, shapes, and values beside those that our own reader gives."""
     folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
     run(train_and_save, 2, varied(steps=3), folder, str(folder / step_name(2)), 3, 3)
-    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
+    rules = Retention(keep=1, keeps=lambda _: True, weights_only_after=1)
     rules.apply(folder, published=3, attempt=1, damaged=set())
     seen = 0
     for name, kinds in ((step_name(3), KINDS), (step_name(2), KINDS), (weights_name(1), ("w",))):
@@ -229,7 +229,7 @@ def test_weights_that_cannot_be_kept_are_said_and_stay(
         shutil.copytree(folder / step_name(2), folder / step_name(step))
     index = folder / step_name(1) / "index.json"
     index.write_bytes(b"{}")
-    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
+    rules = Retention(keep=1, keeps=lambda _: True, weights_only_after=1)
     damaged: set[int] = set()
     assert rules.apply(folder, published=4, attempt=1, damaged=damaged) == [step_name(2)]
     assert damaged == {1}
@@ -252,7 +252,7 @@ def test_weights_in_another_format_stay_as_they_are(
     del manifest["sha256"]
     (folder / step_name(1) / MANIFEST).write_bytes(sealed(manifest | {"format": 1}))
     before, damaged = names(folder), set[int]()
-    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
+    rules = Retention(keep=1, keeps=lambda _: True, weights_only_after=1)
     for _ in range(2):
         assert rules.apply(folder, published=3, attempt=1, damaged=damaged) == []
     assert names(folder) == before
@@ -299,7 +299,7 @@ def test_weights_for_which_there_is_no_room_leave_the_whole_and_nothing_else(
     folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
     shutil.copytree(folder / step_name(2), folder / step_name(3))
     before = names(folder)
-    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
+    rules = Retention(keep=1, keeps=lambda _: True, weights_only_after=1)
     with monkeypatch.context() as patch:
         patch.setattr("launcher.checkpoint.format.write_file", refuse(errno.ENOSPC))
         for _ in range(2):
@@ -353,7 +353,7 @@ def test_weights_of_a_future_that_was_given_up_step_aside_too(two_checkpoints: P
     folder = Path(shutil.copytree(two_checkpoints, tmp_path / "c"))
     for step in (3, 4):
         shutil.copytree(folder / step_name(2), folder / step_name(step))
-    rules = Retention(keep=1, keep_every=1, weights_only_after=1)
+    rules = Retention(keep=1, keeps=lambda _: True, weights_only_after=1)
     rules.apply(folder, published=4, attempt=1, damaged=set())
     assert {step_name(3), weights_name(1), weights_name(2)} <= set(names(folder))
     abandon(folder, after=1, attempt=2)

@@ -368,7 +368,7 @@ def test_a_checkpoint_of_format_2_is_resumed_and_kept_as_weights(tmp_path: Path)
     assert np.isfinite(went_on["losses"]).all()
     assert StoredCheckpoint(folder / step_name(3)).manifest["format"] == 3
     shutil.copytree(folder / step_name(3), folder / step_name(4))
-    assert Retention(1, 1, 1).apply(folder, 4, 1, set()) == [step_name(2)]
+    assert Retention(1, lambda _: True, 1).apply(folder, 4, 1, set()) == [step_name(2)]
     bare = StoredCheckpoint(folder / weights_name(2))
     assert (bare.manifest["format"], bare.kinds, bare.problems()) == (2, ["w"], [])
     whole = {name: torch.empty(shape) for name, shape in bare.shapes.items()}

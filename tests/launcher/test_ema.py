@@ -198,7 +198,7 @@ def test_it_is_kept_among_weights_alone_and_may_be_passed_over(tmp_path: Path) -
     after = run(saved_with_average, 2, varied(steps=1), tmp_path, None, 1, 1)[0]["after"]
     run(saved_with_average, 2, varied(steps=2), tmp_path, str(tmp_path / step_name(1)), 2, 2)
     run(saved_with_average, 2, varied(steps=3), tmp_path, str(tmp_path / step_name(2)), 3, 3)
-    assert Retention(1, 1, 1).apply(tmp_path, 3, 1, set()) == [step_name(1)]
+    assert Retention(1, lambda _: True, 1).apply(tmp_path, 3, 1, set()) == [step_name(1)]
     bare = StoredCheckpoint(tmp_path / weights_name(1))
     assert (bare.kinds, bare.problems()) == (["w", "ema"], [])
     for kind in bare.kinds:

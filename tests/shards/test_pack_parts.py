@@ -97,6 +97,8 @@ def test_merging_refuses_every_doubt(tmp_path: Path, inputs: Path) -> None:
     pack([source], tmp_path / "d")
     shutil.copy(tmp_path / "d-000000.tar", tmp_path / "e.tar")
     build_index([str(tmp_path / "e.tar")], tmp_path / "e.index")
+    pack([inputs / "h.txt"], tmp_path / "k")
+    build_index([str(tmp_path / "k-000000.tar"), str(tmp_path / "e.tar")], tmp_path / "k.index")
     build_index([str(tmp_path / "e.tar")], tmp_path / "f.index", reading=Reading(text_member="txt"))
     (tmp_path / "g.index").write_bytes((tmp_path / "d.index").read_bytes()[:-1] + b"x")
     (tmp_path / "g").mkdir()
@@ -107,6 +109,7 @@ def test_merging_refuses_every_doubt(tmp_path: Path, inputs: Path) -> None:
         "c-?of3 d": "d.index: is not one of the 3 parts of c",
         "d d": "d-000000.tar: is given twice",
         "d e": "e.tar: holds the same documents as d-000000.tar",
+        "d k": "e.tar: holds the same documents as d-000000.tar",
         "e f": "f.index: was made for text_member 'txt', ",
         "d g": "g.index: its table is damaged",
         "nothing": "nothing.index: no such file",

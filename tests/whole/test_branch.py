@@ -100,7 +100,7 @@ def test_a_branch_is_its_trunk_bit_for_bit_whatever_becomes_of_that(
 
 
 def test_edits_are_those_of_a_resume_and_what_is_refused_leaves_nothing(
-    headrace: Commands, trunk: Path, tmp_path: Path
+    headrace: Commands, text: TrainingText, trunk: Path, tmp_path: Path
 ) -> None:
     """The lines of a refused branch are those of a refused resume."""
     run = trunk / "run"
@@ -108,6 +108,7 @@ def test_edits_are_those_of_a_resume_and_what_is_refused_leaves_nothing(
         *("seed=2", "lanes=6", "model.width=32", "steps=0", "data.corpora.code.held_out=0.2", "lr=1"),
         *("data.streams=2", "init_from=/nowhere", "data.corpora.code.shards=/nowhere/*.tar"),
         *("data.corpora.prose.quarantine=[nobody]", "tokenizer.model=/nowhere", "model.rotary=1"),
+        *(f"eval.corpora.v.shards={text.code}", "eval.corpora.v.shards=/nowhere/*.tar"),
     ):
         refused = headrace.refused("branch", run, "--name", "b", "--step", "8", "--folder", tmp_path, edit)
         assert refused == headrace.refused("resume", run, "--step", "8", edit), edit

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from data.errors import BadInput
 from data.prepare.build_index import build_index
 from launcher.inference.evaluate import evaluate
+from launcher.runs.branch import fork, make
+from launcher.runs.eval_rows import require_same_rows, rows_before
 from launcher.runs.lineage import merged
 from launcher.runs.run_folder import open_run
 from objectives.registry import NAMES
@@ -88,7 +91,7 @@ def test_what_a_resume_changes_of_it_is_on_the_record_and_changes_no_row(
     assert table[len(NAMES)].split()[:3] == ["late", NAMES[0], "6"]
     train(1, plain(text, tmp_path / "straight", {}, steps=7))
     run = open_run(tmp_path / "run")
-    _, line = [line for line in run.ledger() if line["event"] == "evaluation"]
+    was, line = [line for line in run.ledger() if line["event"] == "evaluation"]
     assert [said.partition(":")[2].split(" (")[0] for said in line["changed"]] == [
         " late is evaluated on from here on",
         " one is evaluated on no more",
@@ -100,6 +103,11 @@ def test_what_a_resume_changes_of_it_is_on_the_record_and_changes_no_row(
     assert first != last == line["rows"]["val"]["causal"]
     rows = [[line["fingerprint"] for line in told(path)] for path in (tmp_path, tmp_path / "straight")]
     assert rows[0] == rows[1]
+    branch, _ = make(fork(run, 5, "branch", None))
+    assert rows_before(branch, branch.attempts()[-1]) == was["rows"], "a branch knows them too"
+    require_same_rows(line["rows"], line["rows"])
+    with pytest.raises(BadInput, match=r"evaluation: the rows of val on \S+ are not those of rank 0; "):
+        require_same_rows(was["rows"], line["rows"])
 
 
 CONFIG = """\
