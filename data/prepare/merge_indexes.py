@@ -13,6 +13,7 @@ from pathlib import Path
 import xxhash
 
 from data.access.transports import is_local
+from data.durable import writing
 from data.errors import BadInput
 from data.shards.index import Index, OldIndex, Shard, write
 from data.shards.listed import identity
@@ -55,6 +56,8 @@ def merge_indexes(indexes: Sequence[str | Path], path: str | Path) -> Index:
         raise BadInput(f"{path}: the indexes to be merged have no shard in them: no document was packed")
     table = UnitTable.joined(tables)
     _refuse_repeated(opened, [shard.name for shard in shards])
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write(path, shards, table, opened[0].reading, opened[0].unit_text)
     return Index.open(path)
 
