@@ -107,6 +107,12 @@ def _in_order(indexes: list[Index]) -> list[Index]:
             f"{stem}: of {parts} parts {len(missing)} are missing: {listed}; pack them first (--part "
             f"{missing[0]}/{parts}), or name their indexes too"
         )
+    for one in indexes:
+        if one.inputs != indexes[0].inputs and None not in (one.inputs, indexes[0].inputs):
+            raise BadInput(
+                f"{one.path}: is a part of other inputs than {indexes[0].path}: files were added, gone or of "
+                "another size, or --field was another; pack all parts again, of the same inputs"
+            )
     return [one for _, one in sorted(zip(numbers, indexes), key=lambda pair: pair[0])]
 
 

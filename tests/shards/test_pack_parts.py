@@ -144,6 +144,11 @@ def test_merging_refuses_every_doubt(tmp_path: Path, inputs: Path) -> None:
     }.items():
         with pytest.raises(BadInput, match=what):
             merge_indexes([tmp_path / "d.index"], tmp_path / out)
+    for number in (1, 2):  # of a folder in which a file came meanwhile
+        pack([inputs], tmp_path / "h", share=PackShare(number, 2))
+        (inputs / f"zz{number}.txt").write_text(f"text {number}")
+    with pytest.raises(BadInput, match=r"h-2of2\.index: is a part of other inputs than .*h-1of2\.index"):
+        merge_indexes([tmp_path / f"h-{number}of2.index" for number in (1, 2)], tmp_path / "h.index")
     three = [tmp_path / f"c-{number}of3.index" for number in (3, 1, 2)]
     merged = merge_indexes(three, tmp_path / "elsewhere" / "c.index")
     assert not verify(merged.path).findings
