@@ -102,7 +102,7 @@ DOORS: dict[str, dict[str, str]] = {
         "documents": "Document Limits find_files",
         "long_text": "LongText",
         "parquet": "row_groups",
-        "pieces": "PIECE PackShare WHOLE share_of sizes_of tasks",
+        "pieces": "PIECE PackShare WHOLE inputs_id share_of sizes_of tasks",
         "read_files": "FileReader",
     },
     "data.prepare": {

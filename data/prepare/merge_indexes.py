@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from data.access.transports import is_local
+from data.durable import writing
 from data.errors import BadInput
 from data.shards.index import Index, OldIndex, Shard, write
 from data.shards.listed import identity
@@ -56,6 +57,8 @@ def merge_indexes(indexes: Sequence[str | Path], path: str | Path) -> Index:
         raise BadInput(f"{path}: the indexes to be merged have no shard in them: no document was packed")
     table = UnitTable.joined(tables)
     _refuse_repeated(opened, [shard.name for shard in shards])
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     write(path, shards, table, opened[0].reading, opened[0].unit_text)
     return Index.open(path)
 
@@ -105,6 +108,12 @@ def _in_order(indexes: list[Index]) -> list[Index]:
             f"{stem}: of {parts} parts {len(missing)} are missing: {listed}; pack them first (--part "
             f"{missing[0]}/{parts}), or name their indexes too"
         )
+    for one in indexes:
+        if one.inputs != indexes[0].inputs and None not in (one.inputs, indexes[0].inputs):
+            raise BadInput(
+                f"{one.path}: is a part of other inputs than {indexes[0].path}: files were added, gone or of "
+                "another size, or --field was another; pack all parts again, of the same inputs"
+            )
     return [one for _, one in sorted(zip(numbers, indexes), key=lambda pair: pair[0])]
 
 

@@ -40,7 +40,7 @@ from data.sources.batch import TextBatch, batches
 from data.sources.documents import Document, Limits, find_files
 from data.sources.long_text import LongText
 from data.sources.parquet import row_groups
-from data.sources.pieces import PIECE, WHOLE, PackShare, sizes_of, tasks
+from data.sources.pieces import PIECE, WHOLE, PackShare, inputs_id, sizes_of, tasks
 from data.sources.read_files import FileReader
 
 SHARD_BYTES = 1 << 28
@@ -74,13 +74,14 @@ class PackOptions:
     """How shards are written. zstd: .tar.zst, one frame a unit. shard_bytes: a shard is closed when its tar
     exceeds this. meta: a .json with its source beside each text. share: which part of the inputs is packed;
     its number stands in the names of shards and in keys. unit_text: bytes of text that a unit aims at, None:
-    the usual."""
+    the usual. inputs: what the parts share, by which those of other inputs are known."""
 
     zstd: bool = False
     shard_bytes: int = SHARD_BYTES
     meta: bool = True
     share: PackShare = WHOLE
     unit_text: int | None = None
+    inputs: str | None = None
 
 
 def pack(
@@ -113,7 +114,9 @@ def pack(
     walk = find_files(others) if others else None
     files = walk.files if walk is not None else []
     sizes = sizes_of(files)
-    options = PackOptions(zstd, shard_bytes, meta, share, unit_text or unit_text_for(sum(sizes)))
+    inputs_told = inputs_id(files, sizes, field) if share.named else None
+    unit_text = unit_text or unit_text_for(sum(sizes))
+    options = PackOptions(zstd, shard_bytes, meta, share, unit_text, inputs_told)
     low, high = share.of(sum(sizes))
     total = (sum(sizes) if high is None else high) - low
     if not names:
@@ -195,7 +198,7 @@ class _PackRun:
             self._write(writer, work, read, report)
             if not writer.paths and not options.share.named:
                 raise BadInput(f"{prefix}: no document to pack" + _because(report))
-            _publish(prefix, writer, report)
+            _publish(prefix, writer, report, options.inputs)
         return report
 
     def _write(
@@ -274,7 +277,7 @@ def _padding(length: int) -> bytes:
     return bytes(padded(length) - length)
 
 
-def _publish(prefix: Path, writer: ShardWriter, report: PackReport) -> None:
+def _publish(prefix: Path, writer: ShardWriter, report: PackReport, inputs: str | None) -> None:
     """Rename the shards to their final names, then write the index."""
     _refuse_existing(prefix)  # another pack may have finished meanwhile
     shards = []
@@ -286,7 +289,7 @@ def _publish(prefix: Path, writer: ShardWriter, report: PackReport) -> None:
         shards.append(Shard(target.name, status.st_size, status.st_mtime_ns, packing, balance))
         report.shards.append(target)
     table = writer.table()
-    write(report.index, shards, table, unit_text=report.unit_text)
+    write(report.index, shards, table, unit_text=report.unit_text, inputs=inputs)
     report.units = len(table)
     report.text_bytes = int(table.units["text_bytes"].sum())
     report.fingerprint = fingerprint(table.units)

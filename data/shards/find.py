@@ -5,8 +5,9 @@ each, so a key may mean one document of every shard. SHARD is the last part of t
 its last parts as tell it from others.
 
 The index has the keys of long documents alone (it stays small at any size). Shards that headrace packed
-number their samples, so the key of a shard's first sample tells where in the shard a number lies; any other
-key costs a look through the shard that the name says, or through the whole corpus.
+number their samples, behind the number of the part where they were packed in parts, so the key of a shard's
+first sample tells where in the shard a number lies; any other key costs a look through the shard that the
+name says, or through the whole corpus.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -121,13 +122,26 @@ def _likely(corpus: Corpus, names: list[str], first: int, end: int) -> Sequence[
     except ReadTrouble:
         return range(first, end)
     counts = np.cumsum(corpus.index.units["samples"][first:end].astype(np.int64))
-    numbered = opening.isdecimal() and ending.isdecimal() and len(opening) == len(ending)
-    if not numbered or int(ending) - int(opening) + 1 != counts[-1]:
+    part, dash, number = opening.rpartition("-")
+    front, width = part + dash, len(number)
+    if not (_is_numbered(opening, front, width) and _is_numbered(ending, front, width)):
+        return range(first, end)
+    low = int(number)
+    if _number(ending) - low + 1 != counts[-1]:
         return range(first, end)
     keys = {name.rpartition("/")[2] for name in names}
-    locations = [int(key) - int(opening) for key in keys if key.isdecimal() and len(key) == len(opening)]
+    locations = [_number(key) - low for key in keys if _is_numbered(key, front, width)]
     inside = [location for location in locations if 0 <= location < counts[-1]]
     return sorted({first + int(np.searchsorted(counts, location, side="right")) for location in inside})
+
+
+def _is_numbered(key: str, front: str, width: int) -> bool:
+    """Whether a key is a number of so many digits behind this front."""
+    return key.startswith(front) and key[len(front) :].isdecimal() and len(key) == len(front) + width
+
+
+def _number(key: str) -> int:
+    return int(key.rpartition("-")[2])
 
 
 def _look_through(

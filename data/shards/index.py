@@ -78,6 +78,8 @@ class Index:
         self.reading = Reading(**header["reading"])
         self.unit_text = int(header.get("unit_text", UNIT_TEXT))
         """Bytes of text that its units aim at."""
+        self.inputs: str | None = header.get("inputs")
+        """Of what inputs this is a part, as a checksum; None where it is not the index of a part."""
         self.fingerprint: str = header["fingerprint"]
         self.checksum: str = header["checksum"]
         self.table = table
@@ -232,9 +234,10 @@ def write(
     table: UnitTable,
     reading: Reading = USUAL,
     unit_text: int = UNIT_TEXT,
+    inputs: str | None = None,
 ) -> None:
-    """Write an index: it is whole or it is not there. unit_text: bytes of text that its units aim at.
-    BadInput where it cannot be written."""
+    """Write an index: it is whole or it is not there. unit_text: bytes of text that its units aim at; inputs:
+    of what it is a part. BadInput where it cannot be written."""
     path = Path(path)
     header = {
         "shards": [_described(shard) for shard in shards],
@@ -247,6 +250,8 @@ def write(
     }
     if unit_text != UNIT_TEXT:
         header["unit_text"] = unit_text
+    if inputs is not None:
+        header["inputs"] = inputs
     text = json.dumps(header).encode()
     text += b" " * (-(_HEAD + len(text)) % 64)  # the table begins on a cache line
     with writing(path), written_aside(path) as file:

@@ -14,10 +14,13 @@ The share of a part is a range of these bytes, so the parts of a job array take 
 of n needs to know of nothing but the inputs. A file that is not cut belongs to the part where it begins.
 """
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+
+import xxhash
 
 from data.access.compression import packing_of
 from data.errors import BadInput
@@ -176,6 +179,12 @@ def _rows(path: str, size: int, groups: list[RowGroup], low: int, high: int | No
         share = size * sum(group.rows for group in groups[first:stop]) // total
         yield Piece(path, share, first, stop, row, not first, stop == len(groups))
         del chosen[: stop - first]
+
+
+def inputs_id(files: Sequence[str], sizes: Sequence[int], field: str) -> str:
+    """A checksum of what parts share: the names of the files, wherever mounted, their sizes, the field."""
+    told = [[os.path.basename(path), size] for path, size in zip(files, sizes, strict=True)]
+    return xxhash.xxh3_128_hexdigest(json.dumps([field, told]).encode())
 
 
 def sizes_of(files: Sequence[str]) -> list[int]:

@@ -89,10 +89,16 @@ def _typed(override: str, under: YamlDocument) -> YamlDocument:
     value = parse_value(text, f"{COMMAND_LINE}, {name}")
     locations = dict.fromkeys(_keys(value, words), COMMAND_LINE)
     held: Any = under.data
-    for depth, word in enumerate(words[:-1], start=1):
+    for depth, word in enumerate(words, start=1):
         held = held.get(word) if isinstance(held, Mapping) else None
-        if not isinstance(held, Mapping):
+        if depth < len(words) and not isinstance(held, Mapping):
             locations[words[:depth]] = COMMAND_LINE
+    if value == {} and isinstance(held, Mapping) and held:
+        out = f"take one out with {name}.{next(iter(held))}=null"
+        remedy = out if words in NAMED else "name the keys to change"
+        raise BadInput(
+            f"{COMMAND_LINE}, {name}: an empty section changes nothing of one that is there; {remedy}"
+        )
     for word in reversed(words):
         value = {word: value}
     return YamlDocument(value, locations)

@@ -172,6 +172,11 @@ def test_a_section_that_was_typed_over_is_not_the_files_mistake_alone(
         ("steps.x.y=3", "command line: steps: expected a whole number, got a section"),
         ("data.corpora.code.shards.0=x", "command line: data.corpora.code.shards: expected a list of globs"),
         ("data.corpora.code=null", "7: data.corpora: expected at least 1, got 0"),
+        ("data.corpora={}", "changes nothing of one that is there; take one out with data.corpora.code=null"),
+        (
+            "model={}",
+            "command line, model: an empty section changes nothing of one that is there; name the keys",
+        ),
         ("steps=3\nlanes: 2", "command line, steps: expected one value, got more lines with keys: lanes"),
         ("seed=[1", "command line, seed:1: not YAML"),
         ("normalise=globl", "did you mean global?"),

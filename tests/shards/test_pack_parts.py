@@ -16,6 +16,7 @@ from data.prepare.merge_indexes import merge_indexes
 from data.prepare.pack import pack
 from data.prepare.verify import verify
 from data.shards.corpus import open_corpus
+from data.shards.find import find_documents
 from data.shards.index import Index
 from data.shards.samples import Reading
 from data.sources.pieces import PackShare, share_of
@@ -77,6 +78,26 @@ def test_a_job_array_and_the_command_that_joins_it(inputs: Path, tmp_path: Path)
     assert open_corpus("c", [str(tmp_path / "c-*.tar")]).index.path.name == "c.index"
     again = run(["bash", *script], env={**environment, "SLURM_ARRAY_TASK_ID": "4"})
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    alone = run(["bash", *script], env=environment)  # not as a task of an array
+    assert (alone.returncode, alone.stderr[:7], alone.stderr.count("\n")) == (2, "usage: ", 1)
+
+
+def test_a_key_of_a_part_is_found_without_reading_all(tmp_path: Path) -> None:
+    lines = "".join(f'{{"text": "{"word " * 3_000}{number}"}}\n' for number in range(60))
+    (tmp_path / "a.txt").write_text("first")
+    for name in "bc":
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    for number in (1, 2):
+        pack([tmp_path], tmp_path / "out" / "c", share=PackShare(number, 2), meta=False)
+    merge_indexes([str(tmp_path / "out" / "c-*.index")], tmp_path / "out" / "c.index")
+    corpus = open_corpus("c", [str(tmp_path / "out" / "c-*.tar")])
+    read: list[int] = []
+    look, corpus.read_unit = corpus.read_unit, lambda unit: read.append(unit) or look(unit)  # type: ignore
+    found = find_documents(corpus, ["2-000000037"])["2-000000037"]
+    assert [(one.shard, one.key) for one in found] == [("c-2of2-000000.tar", "2-000000037")]
+    # the ends of both shards, and the one unit where it lies
+    assert len(read) <= 5 < len(corpus)
+    assert find_documents(corpus, ["000000037"])["000000037"] == []
 
 
 def test_a_part_without_a_share_is_an_index_of_nothing(tmp_path: Path) -> None:
@@ -126,8 +147,12 @@ def test_merging_refuses_every_doubt(tmp_path: Path, inputs: Path) -> None:
     }.items():
         with pytest.raises(BadInput, match=what):
             merge_indexes([tmp_path / "d.index"], tmp_path / out)
+    for number in (1, 2):  # of a folder in which a file came meanwhile
+        pack([inputs], tmp_path / "h", share=PackShare(number, 2))
+        (inputs / f"zz{number}.txt").write_text(f"text {number}")
+    with pytest.raises(BadInput, match=r"h-2of2\.index: is a part of other inputs than .*h-1of2\.index"):
+        merge_indexes([tmp_path / f"h-{number}of2.index" for number in (1, 2)], tmp_path / "h.index")
     three = [tmp_path / f"c-{number}of3.index" for number in (3, 1, 2)]
-    (tmp_path / "elsewhere").mkdir()
     merged = merge_indexes(three, tmp_path / "elsewhere" / "c.index")
     assert not verify(merged.path).findings
     last = Path(merged.shards[-1])
