@@ -77,7 +77,7 @@ def entries(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("writing-"))
 
 
-@pytest.mark.parametrize("world, threads", [(1, 0), (2, 3), (5, 1)])
+@pytest.mark.parametrize("world, threads", [(1, 0), pytest.param(2, 3, marks=pytest.mark.full), (5, 1)])
 def test_rows_are_equal_with_it_on_any_ranks_threads_and_resume(
     history: History,
     small: dict[str, Corpus],
@@ -234,6 +234,7 @@ def test_a_disk_that_cannot_be_written_is_told_of_once(
     assert list((tmp_path / "full").iterdir()) == []
 
 
+@pytest.mark.faults
 def test_it_keeps_its_bound_with_several_processes(
     history: History, small: dict[str, Corpus], tokenizer: Tokenizer, straight: Emitted, tmp_path: Path
 ) -> None:

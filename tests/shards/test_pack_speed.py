@@ -256,9 +256,10 @@ def test_what_is_wrong_in_a_worker_is_raised_here(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.faults
 def test_an_interrupted_pack_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C goes to all processes of the terminal."""
-    (tmp_path / "in.jsonl").write_bytes(b'{"text": "short"}\n' * 2_000_000)
+    (tmp_path / "in.jsonl").write_bytes(b'{"text": "short"}\n' * 5_000_000)
     code = f"from data.prepare.pack import pack; pack(['{tmp_path}/in.jsonl'], '{tmp_path}/out/c', workers=2)"
     command = [sys.executable, "-c", code]
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
