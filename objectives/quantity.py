@@ -69,17 +69,17 @@ Quantity = int | Tokens | Minutes
 """An int: of steps, or of rows."""
 
 
-def steps_or_tokens(value: Any, least: int = 1) -> int | Tokens:
-    """A whole number from `least` on, or '20B tokens'. ValueError in one line."""
-    found = quantity(value, least)
+def steps_or_tokens(value: Any, least: int = 1, unit: str = "steps") -> int | Tokens:
+    """A whole number from `least` on, of `unit`, or '20B tokens'. ValueError in one line."""
+    found = quantity(value, least, unit=unit)
     if isinstance(found, Minutes):
         raise ValueError(f"expected a whole number, got {brief(value)}; minutes are for checkpoint.every")
     return found
 
 
-def quantity(value: Any, least: int = 1, minutes: bool = False) -> Quantity:
-    """A whole number from `least` on, '20B tokens', '30 minutes'. minutes: whether the latter are asked for.
-    ValueError in one line, with what may have been meant."""
+def quantity(value: Any, least: int = 1, minutes: bool = False, unit: str = "steps") -> Quantity:
+    """A whole number from `least` on, of `unit` (steps or rows), '20B tokens', '30 minutes'. minutes: whether
+    the latter are asked for. ValueError in one line, with what may have been meant."""
     if isinstance(value, int) and not isinstance(value, bool):
         if value < least:
             raise ValueError(f"expected at least {least}, got {value}")
@@ -92,7 +92,7 @@ def quantity(value: Any, least: int = 1, minutes: bool = False) -> Quantity:
     also = (
         "; or tokens or minutes, as in 20B tokens, 30 minutes" if minutes else "; or tokens, as in 20B tokens"
     )
-    guess = _meant(value, minutes) if isinstance(value, str) else None
+    guess = _meant(value, minutes, unit) if isinstance(value, str) else None
     raise ValueError(f"expected a whole number, got {brief(value)}{did_you_mean(guess) or also}")
 
 
@@ -115,7 +115,7 @@ def _minutes(count: float, text: str) -> Minutes:
     return Minutes(count)
 
 
-def _meant(text: str, minutes: bool) -> str | None:
+def _meant(text: str, minutes: bool, unit: str) -> str | None:
     """What a text that is none was to say: '20 B', '20b tokens', '1e9 tokens', '2 hours'."""
     match = _NEAR.fullmatch(re.sub(r"\s+|-(?=[a-z])", "", text, flags=re.IGNORECASE))
     if not match:
@@ -127,10 +127,10 @@ def _meant(text: str, minutes: bool) -> str | None:
     if not 0 < number <= MOST_TOKENS:
         return None
     word = match[3].lower()
-    if word in ("steps", "step", "rows", "row"):
+    if word in (unit, unit.removesuffix("s")):
         return str(int(number)) if number % 1 == 0 else None
-    if minutes and (unit := _CLOCK_WORDS.get(word)):
-        return str(Minutes(round(float(number * unit), 2)))
+    if minutes and (clock := _CLOCK_WORDS.get(word)):
+        return str(Minutes(round(float(number * clock), 2)))
     for ending in _TOKEN_WORDS:
         size = _SIZE_WORDS.get(word.removesuffix(ending)) if word.endswith(ending) else None
         if size is not None and word:

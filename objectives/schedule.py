@@ -78,7 +78,7 @@ def parse_places(places: list[Any]) -> tuple[list[int], bool]:
             not isinstance(place, int) or isinstance(place, bool) or place < 0
         ):
             raise ValueError(f"expected a global row (a whole number from 0 on), got {place!r}")
-        found.append(steps_or_tokens(place, least=0))
+        found.append(steps_or_tokens(place, least=0, unit="rows"))
     units = {type(place) for place in found if place != 0}  # the beginning is the same in both
     if len(units) > 1:
         raise ValueError(f"expected all places in rows or all in tokens, got {places}")

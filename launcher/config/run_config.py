@@ -112,6 +112,7 @@ class Config(Section):
         except ValueError as error:
             raise ValueError(f"objectives: {error}") from None
         self._require_weights()
+        self._require_learning()
         if twice := [name for name in self.eval.corpora if name in self.data.corpora]:
             raise ValueError(
                 f"eval.corpora.{twice[0]}: data.corpora has one of this name too, and losses go by name; "
@@ -150,6 +151,15 @@ class Config(Section):
                     f"data.corpora.{name}.weight: expected 0, or at least a millionth of all weights, got "
                     f"{corpus.weight.describe()}"
                 )
+
+    def _require_learning(self) -> None:
+        """ValueError where no target would count."""
+        why = "with 0 alone nothing is learned"
+        corpora = [corpus for corpus in self.data.corpora.values() if corpus.weight.most > 0]
+        if not any(corpus.coefficient for corpus in corpora):
+            raise ValueError(f"data.corpora: expected a corpus with a coefficient above 0: {why}")
+        if not any(entry.coefficient for entry in self.objectives.entries):
+            raise ValueError(f"objectives: expected one with a coefficient above 0: {why}")
 
     def _require_columns(self) -> None:
         """ValueError where the ranks of a sequence cannot share rows, or would not compute what one does."""

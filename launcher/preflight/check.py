@@ -30,7 +30,7 @@ from launcher.preflight import achieved, corpus_shares, estimates, evaluation, m
 from launcher.preflight.lossy import measure, refuse_lossy
 from launcher.preflight.packed_blocks import look_into, packing_warnings
 from launcher.preflight.prompts import require_room
-from launcher.preflight.schedule import schedule
+from launcher.preflight.schedule import decay_cut, schedule
 from launcher.preflight.unit_sizes import coarse
 from launcher.preflight.writable import require_writable
 from launcher.runs.beginning import beginning, not_compared
@@ -204,6 +204,9 @@ def _warnings(config: Config, timetable: Timetable, facts: dict[str, Any]) -> li
         )
     if timetable.warmup >= timetable.steps:
         lines.append(f"optimizer.warmup: {timetable.warmup} steps, the run has {timetable.steps}")
+    shortened = decay_cut(timetable)
+    if shortened:
+        lines.append(shortened)
     if config.ema.decay is not None and config.ema.every > timetable.steps:
         lines.append(
             f"ema.every: {config.ema.every} steps, the run has {timetable.steps}: it is never updated"

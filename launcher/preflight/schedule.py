@@ -42,6 +42,25 @@ def schedule(config: Config, timetable: Timetable, plan: Plan) -> list[dict[str,
     return lines
 
 
+def decay_cut(timetable: Timetable) -> str | None:
+    """A line where `wsd` has no room for the decay that is asked for."""
+    optimizer = timetable.optimizer
+    if optimizer.schedule != "wsd" or optimizer.decay is None:
+        return None
+    asked, positions = optimizer.decay, timetable.positions
+    steps = timetable.steps - timetable.warmup
+    if isinstance(asked, int):
+        fits = asked <= steps
+    else:
+        fits = asked.count <= positions - timetable.timeline.positions_after(timetable.warmup)
+    if fits:
+        return None
+    return (
+        f"optimizer.decay: {written(asked)}, the run has {max(steps, 0)} steps behind the warm-up: it decays "
+        f"over {timetable.decay}"
+    )
+
+
 def show_schedule(lines: list[dict[str, Any]]) -> None:
     """The lines as a table."""
     titles = ["schedule", "as written", "step", "tokens", "times"]

@@ -22,9 +22,7 @@ def estimate(config: Config, corpora: list[dict[str, Any]], vocabulary: int) -> 
     if not options.folder:
         return None
     width = 2 if vocabulary <= 1 << 16 else 4
-    needed = sum(
-        width * part["tokens"] + _A_DOCUMENT * part["documents"] for part in corpora if part["share"]
-    )
+    needed = sum(width * part["tokens"] + _A_DOCUMENT * part["documents"] for part in corpora if part["rows"])
     folder = nearest_folder(Path(options.folder))
     problem, free, kept = None, 0, 0
     try:

@@ -348,6 +348,13 @@ def test_weights_of_corpora_may_move(file: Path, weights: str, expected: str) ->
     assert refusal(file, f"data.corpora.code.weight={weights}").endswith(expected)
 
 
+def test_where_nothing_would_be_learned_is_refused(file: Path) -> None:
+    corpora = refusal(file, "data.corpora.code.coefficient=0")
+    assert "data.corpora: expected a corpus with a coefficient above 0: with 0 alone nothing" in corpora
+    both = refusal(file, "objectives.causal.coefficient=0", "objectives.mlm.coefficient=0")
+    assert "objectives: expected one with a coefficient above 0" in both
+
+
 def test_processes_that_cannot_be_grouped_are_refused(file: Path) -> None:
     config = run_config.load(file, ["layout={pipeline: 2, sequence: 2}"])
     require_processes(config, 48)

@@ -12,6 +12,7 @@ from data.plan.timeline import RowRate, Timeline
 from launcher.config import run_config
 from launcher.config.run_config import Config
 from launcher.config.timetable import Timetable
+from launcher.preflight.schedule import decay_cut
 from objectives.quantity import Minutes, Tokens, quantity, written
 from objectives.schedule import Schedule
 from tests.launcher.test_lr_change import made
@@ -43,6 +44,15 @@ def test_a_run_in_tokens_is_that_in_steps_to_the_bit(
         assert [table.lr(step) for step in range(1, steps + 3)] == [
             plain.lr(step) for step in range(1, steps + 3)
         ], edits
+
+
+def test_a_decay_that_has_no_room_is_told() -> None:
+    for decay, room in [(100, True), (101, False)]:
+        for asked in (f"{decay}", f"{decay * STEP} tokens"):
+            edits = ("steps=110", "optimizer.warmup=10", f"optimizer.decay={asked}")
+            line = decay_cut(edited(*edits, schedule="wsd").timetable())
+            assert (line is None) == room
+            assert room or str(line).endswith("100 steps behind the warm-up: it decays over 100")
 
 
 def test_after_an_edit_of_b_or_t_the_run_ends_after_as_many_tokens_and_the_rate_does_not_jump() -> None:
@@ -139,6 +149,8 @@ def test_schedules_in_tokens_come_to_rows_by_t_and_by_what_was_read_before() -> 
         ("objectives.causal.weight=[[5,1],[1B tokens,2]]", "expected all places in rows or all in tokens"),
         ("objectives.causal.weight=[[1B tokens,1],[1M tokens,2]]", "in ascending order, got ['1B tokens"),
         ("objectives.causal.weight=[[0,1],[64 tokens,0]]", "objectives: all weights are 0 at row 1"),
+        ("data.corpora.code.weight=[[0,1],[10 rows,2]]", "got '10 rows'; did you mean 10?"),
+        ("data.corpora.code.weight=[[0,1],[10 steps,2]]", "got '10 steps'; or tokens, as in 20B tokens"),
         ("batch_rows=[[0, 4], [1b tokens, 8]]", "batch_rows: expected a whole number, got '1b tokens'"),
         ("batch_rows=[[1B tokens, 4]]", "expected the first pair to begin at row 0, got 1B tokens"),
     ],
