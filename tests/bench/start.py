@@ -41,8 +41,8 @@ from data.shards.units import UNITS
 from data.stream import held_out
 from data.stream.block import Opener
 from objectives.mixture import Mixture
-from objectives.schedule import Schedule
 from objectives.rng import Rng, key
+from objectives.schedule import Schedule
 from tests.support.fake_tokenizer import FakeTokenizer
 from tests.support.memory import measured
 
