@@ -26,6 +26,8 @@ def require_same_run(old: Config, new: Config) -> None:
         )
     if line := other_model(old.model, new.model):
         raise BadInput(f"{line}; it cannot be edited: begin another run")
+    if new.model.positions == "learned" and old.model.rope_base != new.model.rope_base:
+        raise BadInput("model.rope_base: learned positions have none, it would change nothing; leave it out")
 
 
 def other_model(old: ModelConfig, new: ModelConfig) -> str | None:

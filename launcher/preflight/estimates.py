@@ -78,8 +78,7 @@ def corpus(
     held_out = sum(aside for _, aside in blocks.era_text) + sum(documents)
     text_bytes = corpus.index.text_bytes - held_out
     tokens = text_bytes / (sample.bytes_per_token or 1.0)
-    full = tokens / plan.length
-    waste = WASTE * len(blocks) / (full + WASTE * len(blocks)) if len(blocks) else 0.0
+    waste = padding_share(tokens / plan.length, len(blocks) / plan.slots)
     return {
         "name": part.name,
         "documents": corpus.index.samples,
@@ -101,6 +100,11 @@ def corpus(
         "unknown": sample.unknown_share,
         "not_lossless": sample.broken_share,
     }
+
+
+def padding_share(rows: float, blocks: float) -> float:
+    """Of the positions of blocks whose text would fill so many rows; those opened as one are one."""
+    return WASTE * blocks / (rows + WASTE * blocks) if blocks else 0.0
 
 
 def open_blocks(plan: Plan, corpora: list[dict[str, Any]], ranks: int) -> dict[str, int]:

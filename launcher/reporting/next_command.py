@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from launcher.checkpoint.retention import steps_in
 from launcher.config.timetable import Timetable
 from launcher.runs.lr_change import lr_change
 from launcher.runs.plan_history import timetable_of
@@ -24,15 +25,15 @@ def resume_command(folder: RunFolder, *edits: str) -> str:
 
 def further_command(folder: RunFolder) -> str:
     """For a finished run, which has nothing to do unless `steps` is raised: to twice what it is now."""
-    return resume_command(folder, _further(_twice(timetable_of(folder))))
+    return resume_command(folder, _further(_raised(folder, timetable_of(folder))))
 
 
 def further_commands(folder: RunFolder) -> list[str]:
     """The same with what it does to the learning rate behind a `#`, and those that let it go on from where it
     is."""
     now = timetable_of(folder)
-    more = _twice(now)
-    change = lr_change(now.steps, now, more)
+    more, stands = _raised(folder, now), max(now.steps, _saved(folder))
+    change = lr_change(stands, timetable_of(folder, stands), more)
     if change is None:
         return [further_command(folder)]
     smooth = [(resume_command(folder, _further(more), *one.edits), one.effect) for one in change.smooth]
@@ -40,10 +41,17 @@ def further_commands(folder: RunFolder) -> list[str]:
     return [f"{command}  # {effect}" for command, effect in told]
 
 
-def _twice(timetable: Timetable) -> Timetable:
-    """Of a run that goes on to twice what is asked now."""
+def _raised(folder: RunFolder, timetable: Timetable) -> Timetable:
+    """Of a run that goes on to twice what is asked now, or four times and so on, where that is less than it
+    has made."""
     asked = timetable.asked
-    return replace(timetable, asked=Tokens(2 * asked.count) if isinstance(asked, Tokens) else 2 * asked)
+    more = replace(timetable, asked=Tokens(2 * asked.count) if isinstance(asked, Tokens) else 2 * asked)
+    return more if more.steps > _saved(folder) else _raised(folder, more)
+
+
+def _saved(folder: RunFolder) -> int:
+    """The step of the newest checkpoint."""
+    return max(steps_in(folder.checkpoints), default=0)
 
 
 def _further(more: Timetable) -> str:

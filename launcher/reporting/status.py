@@ -32,6 +32,7 @@ def state(run: RunFolder) -> dict[str, Any]:
     writer = run.writer(watch_seconds=2 * BEAT_SECONDS)
     saved, weights = steps_in(run.checkpoints), steps_in(run.checkpoints, "weights")
     word, trunk = _word(writer, ledger, bool(attempts)), trunk_of(run)
+    done = word == "finished" or (word == "branched" and last_step <= max(saved, default=0))
     if not attempts and weights and not saved:
         word = WEIGHTS_ALONE
     return {
@@ -52,16 +53,16 @@ def state(run: RunFolder) -> dict[str, Any]:
         else None,
         "checkpoints": saved,
         "last_event": ledger[-1] if ledger else None,
-        "resume": _resume(run, word),
-        "go_on": further_commands(run) if word == "finished" else [resume_command(run)],
+        "resume": _resume(run, word, done),
+        "go_on": further_commands(run) if done else [resume_command(run)],
     }
 
 
-def _resume(run: RunFolder, word: str) -> str | None:
+def _resume(run: RunFolder, word: str, done: bool) -> str | None:
     """The command that goes on; None where nothing can."""
     if word == WEIGHTS_ALONE:
         return None
-    return further_command(run) if word == "finished" else resume_command(run)
+    return further_command(run) if done else resume_command(run)
 
 
 def _word(writer: str | None, ledger: list[dict[str, Any]], started: bool) -> str:

@@ -19,6 +19,7 @@ from data.stream.skipping import Identity, SkipNotice
 from data.tokenization.tokenizer import Tokenizer
 from launcher.config.run_config import Config
 from launcher.config.timetable import Timetable
+from launcher.runs.lineage import attempt_of, lineage
 from launcher.runs.progress import Progress
 from launcher.runs.run_folder import RunFolder, record
 from launcher.runs.stream_settings import stream_settings
@@ -39,10 +40,11 @@ def go_on(
     return known.extended(at.row, plan)
 
 
-def timetable_of(run: RunFolder) -> Timetable:
-    """Of the newest attempt of a run, by its files alone. BadInput where its plan is needed for that, and
-    damaged."""
-    config = run.current_config()
+def timetable_of(run: RunFolder, step: int | None = None) -> Timetable:
+    """Of the newest attempt of a run, or of the one that made a step, by its files alone. BadInput where its
+    plan is needed for that, and damaged."""
+    made = attempt_of(lineage(run), step) if step is not None else None
+    config = run.attempt_config(made) if made else run.current_config()
     timetable = config.timetable()
     return (
         config.timetable(read_history(run.plan)) if timetable.in_tokens and run.plan.exists() else timetable

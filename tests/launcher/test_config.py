@@ -525,3 +525,9 @@ def test_a_model_that_its_weights_do_not_mean_is_refused(file: Path, edits: list
     require_same_run(config, run_config.edit(config, ["model.dropout=0.1", "model.rope_base=5e5"]))
     with pytest.raises(BadInput, match=re.escape(line)):
         require_same_run(config, run_config.edit(config, edits))
+
+
+def test_a_rope_base_where_nothing_reads_it_is_refused(file: Path) -> None:
+    config = run_config.load(file, ["model.positions=learned"])
+    with pytest.raises(BadInput, match="learned positions have none"):
+        require_same_run(config, run_config.edit(config, ["model.rope_base=5e5"]))

@@ -13,6 +13,7 @@ from data.stream.loader import Loader
 from data.tokenization.tokenizer import Tokenizer
 from launcher.config import run_config
 from launcher.preflight.check import report
+from launcher.preflight.estimates import padding_share
 from launcher.runs.stream_settings import open_corpora, stream_settings
 from tests.support.commands import Commands
 from tests.support.helpers import Corpora, pack_texts
@@ -93,3 +94,11 @@ def test_data_show_says_what_was_cut(alike: Path, headrace: Commands) -> None:
     shown = headrace.ok("data", "show", alike, "--step", "1")
     assert 0 < shown.count("cut to fill the row") < 50
     assert "cut to fill" not in headrace.ok("data", "show", alike, "data.padding=never", "--step", "1")
+
+
+def test_blocks_that_are_too_large_to_be_looked_at_have_a_row_of_padding_each() -> None:
+    """Rows 16 times as long, of 16 blocks opened as one, lose the share that the planned ones lost."""
+    planned, longer = padding_share(1600, 32), padding_share(1600 / 16, 32 / 16)
+    assert planned == pytest.approx(longer)
+    assert 0 < planned < 0.02
+    assert padding_share(0, 0) == 0

@@ -99,6 +99,17 @@ def test_a_branch_is_its_trunk_bit_for_bit_whatever_becomes_of_that(
     assert headrace.ok("data", "seen", second / "run", key) == headrace.ok("data", "seen", trunk / "run", key)
 
 
+def test_a_branch_with_fewer_steps_than_it_has_is_told_what_goes_on(
+    headrace: Commands, trunk: Path, tmp_path: Path
+) -> None:
+    """`steps` is doubled until there is something to do."""
+    fewer = ("--step", "8", "--name", "fewer", "--folder", tmp_path, "steps=4")
+    line = f"go on with: headrace resume {tmp_path / 'fewer'} steps=16"
+    assert line in headrace.ok("branch", trunk / "run", *fewer)
+    assert line in headrace.ok("status", tmp_path / "fewer")
+    assert "goes on after step 8" in headrace.ok("resume", tmp_path / "fewer", "steps=16", "--dry-run")
+
+
 def test_edits_are_those_of_a_resume_and_what_is_refused_leaves_nothing(
     headrace: Commands, text: TrainingText, trunk: Path, tmp_path: Path
 ) -> None:
