@@ -13,6 +13,8 @@ from data.shards.units import UNIT_TEXT
 from launcher import output
 
 UNITS_A_BLOCK = 4
+_LEAST = 16 << 10
+"""The smallest units that `data index` makes."""
 
 
 def coarse(plan: Plan, corpora: Mapping[str, Corpus]) -> list[str]:
@@ -21,10 +23,10 @@ def coarse(plan: Plan, corpora: Mapping[str, Corpus]) -> list[str]:
     for name, corpus in corpora.items():
         unit, most = corpus.index.unit_text, plan.block_bytes // UNITS_A_BLOCK
         if unit > max(most, UNIT_TEXT):
-            fitting = max(most, UNIT_TEXT) >> 10
+            smaller = f"index it anew with headrace data index … --unit-kib {most >> 10}, or "
             lines.append(
                 f"corpus {name}: its units of {output.size(unit)} are more than a quarter of a block "
-                f"({output.size(plan.block_bytes)}), so blocks and held-out text come out uneven: index it "
-                f"anew with headrace data index … --unit-kib {fitting}, or raise data.block_bytes"
+                f"({output.size(plan.block_bytes)}), so blocks and held-out text come out uneven: "
+                f"{smaller if most >= _LEAST else ''}raise data.block_bytes to {UNITS_A_BLOCK * unit}"
             )
     return lines

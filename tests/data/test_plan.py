@@ -282,5 +282,7 @@ def test_units_above_a_quarter_of_a_block_are_told(tmp_path: Path, tokenizer: To
         lines = coarse(start(asked).at(0), both)
         assert len(lines) == told
         assert all("corpus grown" in line for line in lines)
-        fitting = {1 << 20: "", 512 << 10: "--unit-kib 128", 1 << 10: "--unit-kib 64"}[block_bytes]
+        fitting = {1 << 20: "", 512 << 10: "--unit-kib 128", 1 << 10: "raise data.block_bytes to 1048576"}[
+            block_bytes
+        ]
         assert all(fitting in line for line in lines)
