@@ -10,6 +10,7 @@ folder, and a single shard may be written without brackets.
 
 import json
 import os
+import re
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -51,6 +52,11 @@ def absolute(path: str) -> str:
         raise ValueError("expected a path without a zero character in it")
     if "://" in path or path.startswith("pipe:"):
         return path
+    if variable := re.search(r"\$\{?[A-Za-z_]\w*", path):
+        raise ValueError(
+            f"{variable[0]} would be taken as it stands: variables are not looked up here; write the path out, "
+            "or give it on the command line, where the shell does it"
+        )
     expanded = os.path.expanduser(path)
     first = path.split("/")[0]
     if path.startswith("~") and expanded == path and not os.path.lexists(first):

@@ -314,6 +314,13 @@ def test_a_password_in_a_url_is_not_taken(file: Path) -> None:
     assert "me:secret" not in text
 
 
+@pytest.mark.parametrize("key", ["data.token_cache.folder", "data.cache.folder", "run.folder", "init_from"])
+def test_a_variable_in_a_path_is_not_taken_for_a_name(file: Path, key: str) -> None:
+    for path in ("$SLURM_TMPDIR/x", "/scratch/${USER}/x"):
+        assert "variables are not looked up here; write the path out" in refusal(file, f"{key}='{path}'")
+    assert run_config.load(file, ["run.folder='/scratch/100$'"]).run.folder == "/scratch/100$"
+
+
 @pytest.mark.parametrize("query", ["X-Amz-Signature=secret", "sv=1&sig=secret", "access_token=secret"])
 def test_a_signature_in_a_url_is_not_taken(file: Path, query: str) -> None:
     text = refusal(file, f"data.corpora.code.shards=['https://host/a.tar?{query}']")
