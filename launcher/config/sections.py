@@ -54,8 +54,8 @@ def absolute(path: str) -> str:
         return path
     if variable := re.search(r"\$\{?[A-Za-z_]\w*", path):
         raise ValueError(
-            f"{variable[0]} would be taken as it stands: variables are not looked up here; write the path out, "
-            "or give it on the command line, where the shell does it"
+            f"{variable[0]} would be taken as it stands: variables are not looked up here; write the path "
+            "out, or give it on the command line, where the shell does it"
         )
     expanded = os.path.expanduser(path)
     first = path.split("/")[0]
