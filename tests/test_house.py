@@ -199,7 +199,7 @@ DOORS: dict[str, dict[str, str]] = {
         "beginning": "beginning not_compared on_record",
         "run_folder": "* Attempt RunFolder going_on open_run",
         "lineage": "first_line lineage merged newest steps",
-        "eval_corpora": "at_key located open_eval_corpora refuse_trained_on trained_on_before",
+        "eval_corpora": "at_key located open_all refuse_trained_on trained_on_before",
         "eval_rows": "require_same_rows rows_before rows_changed",
         "eval_text": "lines_of read_outside",
         "longer_rows": "longer_rows",
@@ -208,7 +208,8 @@ DOORS: dict[str, dict[str, str]] = {
         "progress": "Progress",
         "quarantine": "refuse_unknown",
         "resume_point": "StartPoint start_point",
-        "stream_settings": "OpenedCorpora open_corpora require_held_out require_same stream_settings",
+        "stream_settings": "OpenedCorpora open_corpora open_texts require_held_out require_same "
+        "stream_settings",
         "trunk": "Trunk marked trunk_of",
         "versions": "versions",
         "writer_lock": "BEAT_SECONDS",

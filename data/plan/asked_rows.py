@@ -40,9 +40,8 @@ class AskedRows:
         self._shares = [_shares(at) for at in values]
         self._asked = [[0] * len(weights)]
         for knot in range(1, len(self.knots)):
-            stretch = range(len(weights))
             rows = self.knots[knot] - self.knots[knot - 1]
-            self._asked.append([self._behind(i, knot - 1, rows) for i in stretch])
+            self._asked.append([self._behind(i, knot - 1, rows) for i in range(len(weights))])
 
     def shares(self, row: int) -> list[float]:
         """The share of each corpus at a global row; their sum is 1."""

@@ -55,6 +55,11 @@ class World:
     degrees: Degrees = field(default_factory=Degrees)
 
     @property
+    def looks(self) -> bool:
+        """This is the process that looks at files for all processes of its machine, which take its word."""
+        return self.local_rank == 0 or self.rank == 0
+
+    @property
     def mesh(self) -> Mesh:
         """Its coordinates."""
         return mesh(self.rank, self.size, self.degrees)

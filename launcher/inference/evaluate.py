@@ -17,10 +17,9 @@ from launcher.distributed.world import World
 from launcher.engine.forward import PlainModel
 from launcher.inference.held_out import HeldOut
 from launcher.inference.trained_model import load_model
-from launcher.runs.eval_corpora import open_eval_corpora, refuse_trained_on
+from launcher.runs.eval_corpora import open_all
 from launcher.runs.quarantine import refuse_unknown
 from launcher.runs.run_folder import RunFolder
-from launcher.runs.stream_settings import open_corpora
 from launcher.tracking.records import EvalCell
 
 READING = (("data", "patience"), ("data", "on_bad", "action"), ("data", "on_bad", "budget"))
@@ -34,8 +33,7 @@ def evaluate(run: RunFolder, overrides: Sequence[str], step: int | None, json: b
     with output.progress(f"evaluating {run.path}") as report:
         trained = load_model(run, step)
         done = trained.progress.step
-        corpora, evaluated = open_corpora(config), open_eval_corpora(config)
-        refuse_trained_on(config, corpora, evaluated)
+        corpora, evaluated = open_all(config)
         _warn(refuse_unknown(config, evaluated))
         plan = trained.progress.history.newest
         held_out = HeldOut(config, plan, corpora, evaluated, trained.tokenizer, World())

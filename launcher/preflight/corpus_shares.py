@@ -12,8 +12,8 @@ def shares(history: History, row: int, end: int) -> dict[str, dict[str, Any]]:
     """Corpus → `share`, asked for at the row where the start would go on; `share_at_end`, at the row after
     the last; `asked` and `achieved`, the shares of all rows of the run that it is asked for and gets;
     `rows`."""
-    plan, segments = history.newest, PlanSegments(history)
-    at = AskedRows([corpus.weight for corpus in plan.corpora])
+    segments = PlanSegments(history)
+    at = segments.last.corpus_mix.asked
     rows, asked = segments.rows_of(0, end), segments.asked_of(0, end)
     return {
         corpus.name: {
@@ -23,7 +23,7 @@ def shares(history: History, row: int, end: int) -> dict[str, dict[str, Any]]:
             "achieved": rows[corpus.name] / end,
             "rows": rows[corpus.name],
         }
-        for corpus, now, last in zip(plan.corpora, at.shares(row), at.shares(end))
+        for corpus, now, last in zip(history.newest.corpora, at.shares(row), at.shares(end))
     }
 
 

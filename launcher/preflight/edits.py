@@ -10,13 +10,13 @@ from launcher.checkpoint.read import StoredCheckpoint
 from launcher.config.run_config import Config
 from launcher.preflight.lossy import require_spelling
 from launcher.preflight.prompts import require_room
-from launcher.runs.eval_corpora import open_eval_corpora, refuse_trained_on
+from launcher.runs.eval_corpora import open_all
 from launcher.runs.lr_change import lr_change_from
 from launcher.runs.plan_history import go_on, left_out_before, run_tokenizer
 from launcher.runs.progress import Progress
 from launcher.runs.quarantine import refuse_unknown
 from launcher.runs.run_folder import RunFolder
-from launcher.runs.stream_settings import open_corpora, require_held_out
+from launcher.runs.stream_settings import require_held_out
 
 
 def refuse_edits(run: RunFolder, stored: StoredCheckpoint, before: Config, config: Config) -> list[str]:
@@ -26,9 +26,7 @@ def refuse_edits(run: RunFolder, stored: StoredCheckpoint, before: Config, confi
     tokenizer = run_tokenizer(run, at.history.newest.tokenizer)
     require_room(config, tokenizer)
     same = [name for name, text in config.texts.items() if before.texts.get(name) == text]
-    corpora = open_corpora(config, read_before=same)
-    evaluated = open_eval_corpora(config, read_before=same)
-    refuse_trained_on(config, corpora, evaluated)
+    corpora, evaluated = open_all(config, read_before=same)
     texts = {**corpora, **evaluated}
     warnings = list(refuse_unknown(config, texts, before=before))
     warnings += require_spelling(config, tokenizer, lambda: texts)

@@ -9,13 +9,14 @@ from data.tokenization.check import CheckReport
 from data.tokenization.tokenizer import Tokenizer
 from launcher import output
 from launcher.config.run_config import Config
-from launcher.runs.eval_corpora import open_eval_corpora, refuse_trained_on, trained_on_before
+from launcher.runs.eval_corpora import refuse_trained_on, trained_on_before
 from launcher.runs.eval_text import lines_of, read_outside
+from launcher.runs.stream_settings import open_texts
 
 
 def opened(config: Config, trained: Mapping[str, Corpus]) -> dict[str, Corpus]:
     """Those of the config. BadInput where one is trained on too."""
-    evaluated = open_eval_corpora(config)
+    evaluated = open_texts(config, config.eval.corpora)
     refuse_trained_on(config, trained, evaluated)
     return evaluated
 

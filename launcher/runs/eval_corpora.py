@@ -19,29 +19,25 @@ from data.errors import BadInput, PassingTrouble
 from data.plan.plan import Plan
 from data.shards.corpus import Corpus
 from launcher.config.run_config import Config
-from launcher.runs.stream_settings import OpenedCorpora, open_text, require_text
+from launcher.runs.stream_settings import OpenedCorpora, open_corpora, open_texts
 
 _CHUNK = 1 << 20
 """Units of a training corpus that are looked at together."""
 
 
-def open_eval_corpora(
+def open_all(
     config: Config,
     patience: Patience | None = None,
     *,
     read_before: Container[str] = (),
     known: OpenedCorpora | None = None,
-) -> dict[str, Corpus]:
-    """Every corpus of `eval.corpora`; the rest as in `open_corpora`."""
-    patience = patience or Patience(config.data.patience)
-    known = {} if known is None else known
-    opened = {
-        name: open_text(config, name, patience, read_before=name in read_before, known=known, look=True)
-        for name in config.eval.corpora
-    }
-    for name, corpus in opened.items():
-        require_text(corpus, config.location(name))
-    return opened
+) -> tuple[dict[str, Corpus], dict[str, Corpus]]:
+    """What the config trains on, and what it evaluates on, as `open_texts` opens them. BadInput also where
+    text is in both."""
+    corpora = open_corpora(config, patience, read_before=read_before, known=known)
+    evaluated = open_texts(config, config.eval.corpora, patience, read_before=read_before, known=known)
+    refuse_trained_on(config, corpora, evaluated)
+    return corpora, evaluated
 
 
 @contextmanager

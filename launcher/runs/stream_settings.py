@@ -4,7 +4,7 @@ One place, so that `check`, `data show`, training and a resume cannot ask for di
 """
 
 import socket
-from collections.abc import Container, Hashable, Mapping
+from collections.abc import Container, Hashable, Iterable, Mapping
 
 from data.access.patience import Patience
 from data.access.trouble import Transient
@@ -36,36 +36,42 @@ def open_corpora(
     read_before: the corpora that this run has read, so that a shard which is not there is such trouble
     too. known: what was opened before and is taken as it is; gets what is opened now. look: as of
     open_corpus."""
+    names = config.data.corpora
+    return open_texts(config, names, patience, read_before=read_before, known=known, look=look)
+
+
+def open_texts(
+    config: Config,
+    names: Iterable[str],
+    patience: Patience | None = None,
+    *,
+    read_before: Container[str] = (),
+    known: OpenedCorpora | None = None,
+    look: bool = True,
+) -> dict[str, Corpus]:
+    """These corpora of the config, trained on or evaluated on; the rest as in `open_corpora`."""
     patience = patience or Patience(config.data.patience)
     known = {} if known is None else known
-    opened = {
-        name: open_text(config, name, patience, read_before=name in read_before, known=known, look=look)
-        for name in config.data.corpora
-    }
+    opened = {name: _known(config, name, patience, name in read_before, known, look) for name in names}
     for name, corpus in opened.items():
-        require_text(corpus, f"corpus {name}")
+        if not corpus.index.has_text:
+            named = f"corpus {name}" if name in config.data.corpora else config.location(name)
+            raise BadInput(
+                f"{named}: no text in its {len(corpus.shards)} shards; why: "
+                f"headrace data verify {corpus.index.path}"
+            )
     return opened
 
 
-def open_text(
-    config: Config, name: str, patience: Patience, *, read_before: bool, known: OpenedCorpora, look: bool
+def _known(
+    config: Config, name: str, patience: Patience, read_before: bool, known: OpenedCorpora, look: bool
 ) -> Corpus:
-    """A corpus of the config, trained on or not, as `open_corpora` does it."""
     text = config.texts[name]
     asked = (name, *text.shards, text.index, text.text_field, text.text_member, config.data.cache)
     if asked in known:
         return known[asked].with_store(Store(config.data.cache, patience))
     known[asked] = opened = _opened(config, name, patience, read_before, look)
     return opened
-
-
-def require_text(corpus: Corpus, named: str) -> None:
-    """BadInput, beginning with what it is named, where a corpus has no text."""
-    if not corpus.index.has_text:
-        raise BadInput(
-            f"{named}: no text in its {len(corpus.shards)} shards; why: "
-            f"headrace data verify {corpus.index.path}"
-        )
 
 
 def require_same(corpora: Mapping[str, Corpus], checksums: Mapping[str, str]) -> None:

@@ -19,6 +19,7 @@ from typing import TextIO
 
 from data.access.patience import Patience
 from data.provenance.openings import OpeningsLog
+from data.shards.corpus import Corpus
 from data.stream.loader import Loader, RowShares, blank_batches
 from data.stream.skipping import LeftOut
 from data.stream.token_cache import token_cache
@@ -34,13 +35,13 @@ from launcher.inference.held_out import HeldOut
 from launcher.inference.samples import Sampler, no_room
 from launcher.inference.trained_model import plain_model
 from launcher.runs.beginning import on_record
-from launcher.runs.eval_corpora import open_eval_corpora, refuse_trained_on
+from launcher.runs.eval_corpora import refuse_trained_on
 from launcher.runs.eval_rows import require_same_rows, rows_before, rows_changed
 from launcher.runs.longer_rows import longer_rows
 from launcher.runs.lr_change import lr_change_from
 from launcher.runs.plan_history import keep, left_out_before, record_skip
 from launcher.runs.progress import Progress
-from launcher.runs.stream_settings import require_held_out
+from launcher.runs.stream_settings import open_texts, require_held_out
 from launcher.runs.versions import versions
 from launcher.tracking.start import tracking
 from launcher.tracking.tracker import Tracker
@@ -176,26 +177,37 @@ def _evaluation(
     stop: StopRequest,
     tracker: Tracker | None,
 ) -> HeldOut | None:
-    """The rows of evaluations, made on all ranks, and on rank 0 told of. A collective. BadInput on all ranks
-    where they are not the same on all."""
-    held_out = at_length(world, lambda: _held_out(world, claimed, restored, patience), stop)
+    """The rows of evaluations, made on all ranks, and on rank 0 told of. As with the stream, one process of
+    each machine looks at the shards first. A collective. BadInput on all ranks where the rows are not the
+    same on all."""
+    opened = partial(_evaluated, claimed, restored, patience)
+    first = at_length(world, lambda: opened(look=True) if world.looks else None, stop)
+
+    def follow() -> HeldOut | None:
+        return _held_out(world, claimed.config, restored.stream, first or opened(look=False))
+
+    held_out = at_length(world, follow, stop)
     if held_out is not None:
         own = held_out.fingerprints
-        first = from_first(world, lambda: own)
-        together(world, lambda: require_same_rows(own, first))
+        of_first = from_first(world, lambda: own)
+        together(world, lambda: require_same_rows(own, of_first))
     together(world, lambda: _tell_evaluation(claimed, held_out, tracker))
     return held_out
 
 
-def _held_out(
-    world: World, claimed: ClaimedAttempt, restored: Restored, patience: Patience
-) -> HeldOut | None:
+def _evaluated(
+    claimed: ClaimedAttempt, restored: Restored, patience: Patience, look: bool
+) -> dict[str, Corpus]:
+    """The corpora of `eval.corpora`, where there are evaluations."""
     config = claimed.config
+    names = config.eval.corpora if config.eval.every else ()
+    read_before = names if restored.checkpoint else ()
+    return open_texts(config, names, patience, read_before=read_before, known=claimed.opened, look=look)
+
+
+def _held_out(world: World, config: Config, stream: Stream, evaluated: dict[str, Corpus]) -> HeldOut | None:
     if not config.eval.every:
         return None
-    stream = restored.stream
-    read_before = config.eval.corpora if restored.checkpoint else ()
-    evaluated = open_eval_corpora(config, patience, read_before=read_before, known=claimed.opened)
     if world.rank == 0:
         refuse_trained_on(config, stream.corpora, evaluated)
     require_held_out(config, stream.plan, stream.corpora)

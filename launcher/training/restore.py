@@ -204,8 +204,8 @@ def _open_stream(
     """The text from the checkpoint's row on. One process of each machine verifies tables, looks at shards and
     works out blocks; then the others open the same, and take its word. A collective. BadInput on all ranks
     for whatever of it is not as the run needs it."""
-    leads = world.local_rank == 0 or world.rank == 0
-    stream = at_length(world, lambda: _stream(claimed, patience, stored, look=True) if leads else None, stop)
+    looks = world.looks
+    stream = at_length(world, lambda: _stream(claimed, patience, stored, look=True) if looks else None, stop)
     checksums = from_first(world, lambda: _checksums(stream))
 
     def follow() -> Stream:

@@ -36,13 +36,13 @@ from launcher.preflight.prompts import require_room
 from launcher.reporting.summary import show_summary
 from launcher.runs import run_folder
 from launcher.runs.beginning import beginning
-from launcher.runs.eval_corpora import open_eval_corpora, refuse_trained_on
+from launcher.runs.eval_corpora import open_all
 from launcher.runs.plan_history import run_tokenizer
 from launcher.runs.progress import Progress
 from launcher.runs.quarantine import refuse_unknown
 from launcher.runs.resume_point import StartPoint, start_point
 from launcher.runs.run_folder import Attempt, RunFolder
-from launcher.runs.stream_settings import OpenedCorpora, open_corpora
+from launcher.runs.stream_settings import OpenedCorpora
 from launcher.standard_streams import expendable
 from launcher.training.assemble import assemble
 from launcher.training.gc_schedule import collected_by_step
@@ -97,9 +97,7 @@ def _open_all(
 ) -> dict[str, Corpus]:
     """All text of a config, by name. BadInput also where what is evaluated on is trained on."""
     patience = Patience(config.data.patience, asked_to_stop=lambda: bool(stop))
-    corpora = open_corpora(config, patience, read_before=read_before, known=known)
-    evaluated = open_eval_corpora(config, patience, read_before=read_before, known=known)
-    refuse_trained_on(config, corpora, evaluated)
+    corpora, evaluated = open_all(config, patience, read_before=read_before, known=known)
     return {**corpora, **evaluated}
 
 
