@@ -57,6 +57,18 @@ def test_one_process_looks_and_the_next_start_finds_its_file(text: TrainingText,
     assert seen[1] == [Counter(shards=2), nothing]
 
 
+def test_one_process_looks_at_what_is_evaluated_on_too(text: TrainingText, tmp_path: Path) -> None:
+    plain = config(text, tmp_path, steps=2, objectives={"causal": {"weight": 1}})
+    own = plain["data"]["corpora"].pop("prose")
+    plain["data"]["cache"] = {"folder": str(tmp_path / "cache")}
+    plain["eval"] = {"every": 2, "corpora": {"own": {"shards": own["shards"]}}}
+    found = run(watched, 2, plain, timeout=120)
+    assert [left.code for left, _ in found] == [0, 0], [left.line for left, _ in found]
+    (first, other) = [done for _, done in found]
+    assert (first["shards"], first["tables"]) == (2, 2)
+    assert (other["shards"], other["tables"]) == (0, 0)
+
+
 def elsewhere(world: World, plain: dict[str, Any], what: str, other: str) -> Left:
     """The case: rank 1 is on a machine where `what` is otherwise."""
 
